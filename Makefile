@@ -1,0 +1,43 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+# One thread a process: more threads than free cores spin, measured 4 to 8 times slower.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test slow lint format install constraints clean
+
+demo: $(INSTALLED)  ## the whole way on the phantom, in a few minutes on two cores
+	$(BIN)/sadm-ray run --config configs/phantom.yaml
+
+test: $(INSTALLED)  ## everything but the slow tests
+	$(BIN)/pytest -m "not slow"
+
+slow: $(INSTALLED)  ## the slow tests alone
+	$(BIN)/pytest -m slow
+
+lint: $(INSTALLED)  ## style, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,eval]'
+	touch $@
+
+constraints: $(INSTALLED)  ## pin what is installed now, after a deliberate upgrade
+	{ sed -n 1p constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,159 @@
+"""The command line. It imports heavy things inside its commands, and alone maps errors to exit codes.
+
+0 fine · 1 a bug of ours · 2 usage or settings · 3 data
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sadm_ray import __version__
+from sadm_ray.config import Settings, dump_settings, load_settings
+from sadm_ray.errors import DataError, UserError
+
+app = typer.Typer(
+    help="Sequence-aware diffusion for longitudinal 3D scans: generate the visits that were never scanned.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file; none: the phantom.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides, such as train.steps=100 data.root=DIR.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sadm-ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None: ...
+
+
+@app.command()
+def prepare(config: Config = None, overrides: Overrides = None) -> None:
+    """Find the study's scans and turn them into shards."""
+    _fail_if(_say_study(_step("prepare", config, overrides)))
+
+
+@app.command()
+def train(config: Config = None, overrides: Overrides = None) -> None:
+    """Train the model; run again, it goes on where it was."""
+    _say_trained(_step("train", config, overrides))
+
+
+@app.command()
+def tune(config: Config = None, overrides: Overrides = None) -> None:
+    """Search the sampling settings on validation subjects."""
+    _say_swept(_step("tune", config, overrides))
+
+
+@app.command()
+def generate(config: Config = None, overrides: Overrides = None) -> None:
+    """Generate the missing and future frames of the test subjects as NIfTI."""
+    _fail_if(_say_generated(_step("generate", config, overrides)))
+
+
+@app.command()
+def evaluate(config: Config = None, overrides: Overrides = None) -> None:
+    """Compare with the truth and with copy-last; write the report."""
+    _fail_if(_say_evaluation(_step("evaluate", config, overrides)))
+
+
+@app.command()
+def run(config: Config = None, overrides: Overrides = None) -> None:
+    """All five steps, one after another."""
+    settings = load_settings(config, overrides or ())
+    from sadm_ray import steps
+    from sadm_ray.cluster import ray_session
+    from sadm_ray.tracking import tracking_uri
+
+    with ray_session(settings):
+        failures = _say_study(steps.prepare(settings))
+        _say_trained(steps.train(settings))
+        _say_swept(steps.tune(settings))
+        failures |= _say_generated(steps.generate(settings))
+        failures |= _say_evaluation(steps.evaluate(settings))
+    typer.echo(f"report   {settings.run_dir / 'report.html'}")
+    typer.echo(f"MLflow   {tracking_uri(settings)}")
+    _fail_if(failures)
+
+
+@app.command("settings")
+def show_settings(config: Config = None, overrides: Overrides = None) -> None:
+    """Print all settings as they would be used."""
+    typer.echo(dump_settings(load_settings(config, overrides or ())), nl=False)
+
+
+def _step(name: str, config: Path | None, overrides: Sequence[str] | None) -> Any:
+    settings = load_settings(config, overrides or ())  # before anything heavy: a typo is answered at once
+    from sadm_ray import steps
+
+    step: Callable[[Settings], Any] = getattr(steps, name)
+    return step(settings)
+
+
+def _say_study(study: Any) -> bool:
+    counts = ", ".join(f"{split} {len(names)}" for split, names in study.subjects.items())
+    typer.echo(f"prepare  {counts} subjects, {study.frames} frames of {'×'.join(map(str, study.shape))}")
+    for problem in study.problems:
+        typer.echo(f"  left out: {problem}", err=True)
+    return bool(study.problems)
+
+
+def _say_trained(trained: Any) -> None:
+    typer.echo(f"train    {trained.facts['parameters'] / 1e6:.1f} M parameters, {trained.folder}")
+
+
+def _say_swept(swept: Any) -> None:
+    best = ", ".join(f"{key} {value}" for key, value in swept.best.model_dump().items())
+    typer.echo(f"tune     best of {len(swept.trials)} trials on {len(swept.subjects)} validation subjects: {best}")
+
+
+def _say_generated(generated: Any) -> bool:
+    typer.echo(f"generate {generated.volumes} volumes in {generated.folder}")
+    for (subject, task), reason in generated.failures.items():
+        typer.echo(f"  failed: {subject}, {task}: {reason}", err=True)
+    return bool(generated.failures)
+
+
+def _fail_if(failures: bool) -> None:
+    if failures:
+        raise DataError("some subjects failed and are listed above; everything else is done")
+
+
+def _say_evaluation(evaluation: Any) -> bool:
+    from rich.console import Console
+
+    from sadm_ray.evaluate.tables import render_table
+
+    Console(width=None if sys.stdout.isatty() else 120).print(render_table(evaluation.table))
+    for problem in evaluation.problems:
+        typer.echo(f"  not scored: {problem}", err=True)
+    return bool(evaluation.problems)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: runs a command and exits with its code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        app(args=list(arguments) if arguments is not None else None, prog_name="sadm-ray")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        for problem in getattr(error, "problems", ()):
+            print(f"  {problem}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)

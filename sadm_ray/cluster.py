@@ -1,0 +1,89 @@
+"""Finding or starting Ray, and making it quiet."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sadm_ray.config import Settings
+from sadm_ray.errors import ConfigError
+
+QUIET = {
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # or what workers print comes twice
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",  # patients' data is near: nothing is reported anywhere
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # more threads than free cores spin: measured 4 to 8 times slower
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
+}
+
+
+@contextmanager
+def ray_session(settings: Settings) -> Iterator[None]:
+    """Ray for the time of the block.
+
+    Uses, in this order: a session that is already open in this process, the cluster at `ray.address` (`local`: never
+    one), the one that `RAY_ADDRESS` names, one that was started on this machine by `ray start` (as on the head of
+    `ray up`), and at last a new one on this machine.
+
+    Raises:
+        ConfigError: the cluster that was asked for by name does not answer.
+    """
+    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    _connect(settings)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(settings: Settings) -> None:
+    import ray
+
+    quiet = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
+    }
+    wanted = settings.ray.address or os.environ.get("RAY_ADDRESS")
+    if wanted != "local":
+        try:
+            ray.init(address=wanted or "auto", **quiet)
+        except ConnectionError as error:
+            if wanted:
+                raise ConfigError(
+                    f"ray.address: no Ray cluster answers at '{wanted}' ({str(error).splitlines()[0]})"
+                ) from None
+        else:
+            _quieten()
+            return
+    # A CPU here is a slot, not a core: workers, actors and the reading of their data must all find one.
+    slots = max(os.cpu_count() or 1, settings.train.workers + 1, settings.generate.actors + 1)
+    ray.init(
+        address="local",
+        num_cpus=slots,
+        include_dashboard=False,
+        object_store_memory=int(settings.ray.object_store_gb * 1e9),
+        **quiet,
+    )
+    _quieten()
+
+
+def _quieten() -> None:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # ours are shown, see `sadm_ray.progress`
+    context.execution_options.preserve_order = True
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,397 @@
+"""All settings: one frozen, validated tree, read from YAML, with `key=value` overrides on top.
+
+The defaults are the embedded phantom run, so that `sadm-ray run` works with no file at all; `configs/phantom.yaml`
+spells the same values out. An unknown or mistyped key is refused in one line with the nearest real key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sadm_ray.errors import ConfigError
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Grid = tuple[Positive, Positive, Positive]  # d, h, w
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+"""What a run, task or subject may be called: such a name can never leave the folder that it is written to."""
+
+
+def _safe_name(name: str) -> str:
+    if not SAFE_NAME.fullmatch(name):
+        raise ValueError("use letters, digits, '_', '-' and '.', beginning with a letter or digit")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_safe_name)]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunSettings(Section):
+    """Where a run lives. Everything that a run writes is below `dir/name`."""
+
+    name: Name = "phantom"
+    dir: Path = Path("runs")
+
+
+class PhantomSettings(Section):
+    """The beating-ventricle phantom that stands in for a study when `data.root` is not given."""
+
+    subjects: Positive = 112
+    shape: Grid = (8, 48, 48)
+    noise: Annotated[float, Field(ge=0)] = 0.01  # standard deviation, as a fraction of the intensity range
+
+
+class DataSettings(Section):
+    """The study on disk and how it becomes shards.
+
+    `root` is the study's folder (none: the phantom is written and used). `shape` is the model's grid (d h w), `frames`
+    the number of slots from end-diastole to end-systole. The fractions split the subjects, not the scans.
+    """
+
+    root: Path | None = None
+    layout: Literal["acdc"] = "acdc"
+    shape: Grid = (8, 32, 32)
+    frames: Annotated[int, Field(ge=2)] = 8
+    val_fraction: Fraction = 0.1
+    test_fraction: Fraction = 0.15
+
+    @model_validator(mode="after")
+    def _leaves_training_subjects(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction must stay below 1, or nobody is left to train on")
+        return self
+
+
+class ConditionerSettings(Section):
+    """The temporal encoder and spatial decoder that turn the observed sequence into the condition."""
+
+    widths: tuple[Positive, ...] = (32, 64)
+    heads: Positive = 4
+    layers: Positive = 2
+    channels: Positive = 32
+
+
+class DenoiserSettings(Section):
+    """The 3D U-Net: `patch` voxels (d h w) become channels at the stem; then one level a width, each half as fine."""
+
+    patch: Grid = (2, 4, 4)
+    widths: tuple[Positive, ...] = (64, 96)
+    blocks: Positive = 2
+    heads: Positive = 4
+
+
+class ModelSettings(Section):
+    """The networks and what they predict.
+
+    `target` states x: the volume itself (the paper), its difference from the nearest observed frame, or that difference
+    with motion compensation. Differences are divided by `difference_scale` (none: measured on the training subjects).
+    `voxel_variance` lets the denoiser say how much each voxel may change at all (`sadm_ray.diffusion.posterior`).
+    """
+
+    target: Literal["volume", "difference", "motion"] = "motion"
+    difference_scale: Annotated[float, Field(gt=0)] | None = None
+    voxel_variance: bool = True
+    conditioner: ConditionerSettings = ConditionerSettings()
+    denoiser: DenoiserSettings = DenoiserSettings()
+
+
+class DiffusionSettings(Section):
+    """The continuous-time process: log-SNR schedule over [log_snr_min, log_snr_max], shifted, and the prediction."""
+
+    schedule: Literal["cosine"] = "cosine"
+    log_snr_min: float = -12.0
+    log_snr_max: float = 12.0
+    shift: float = 0.0
+    prediction: Literal["v", "x", "eps"] = "v"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.log_snr_min >= self.log_snr_max:
+            raise ValueError("log_snr_min must be below log_snr_max")
+        return self
+
+
+class TrainSettings(Section):
+    """How the model is trained. `batch_size` is over all workers together."""
+
+    steps: Positive = 600
+    batch_size: Positive = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    condition_dropout: Fraction = 0.1
+    imputation: Fraction = 0.3  # how often later frames are observed too
+    subjects_in_memory: Positive = 64  # per worker: the pool from which batches are drawn
+    targets_per_subject: Positive = 50  # drawn from a subject each time it is read
+    workers: Positive = 2
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    checkpoint_every: Positive = 200
+    log_every: Positive = 20
+    max_failures: Annotated[int, Field(ge=0)] = 2
+
+
+class SamplingSettings(Section):
+    """How a volume is drawn from the trained model."""
+
+    sampler: Literal["ancestral", "ddim"] = "ddim"
+    num_steps: Positive = 4
+    guidance_scale: Annotated[float, Field(ge=0)] = 0.0
+    stochasticity: Fraction = 0.5  # v of the ancestral sampler; DDIM has none
+
+
+class TaskSettings(Section):
+    """A question to the model, in slots of the sequence (negative ones count from the end).
+
+    The `targets` are generated one after another, nearest in time first; each generated frame then counts as observed.
+    """
+
+    name: Name
+    observed: tuple[int, ...] = Field(min_length=1)
+    targets: tuple[int, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        both = set(self.observed) & set(self.targets)
+        if both:
+            raise ValueError(f"frame {min(both)} of task '{self.name}' is both observed and a target")
+        return self
+
+
+class TuneSettings(Section):
+    """The sweep of sampling settings on validation subjects (no retraining)."""
+
+    trials: Positive = 8
+    subjects: Positive = 8
+    concurrent: Positive = 2
+    sampler: tuple[Literal["ancestral", "ddim"], ...] = Field(default=("ancestral", "ddim"), min_length=1)
+    num_steps: tuple[Positive, ...] = Field(default=(1, 2, 4, 8), min_length=1)
+    guidance_scale: tuple[float, float] = (0.0, 1.5)
+    stochasticity: tuple[Fraction, Fraction] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        for key in ("guidance_scale", "stochasticity"):
+            low, high = getattr(self, key)
+            if not 0 <= low <= high:
+                raise ValueError(f"{key} is a range: [low, high] with 0 <= low <= high")
+        return self
+
+
+class GenerateSettings(Section):
+    """The generation job. Every test subject is asked every task; `tuned`: with the sweep's settings, if there are."""
+
+    tuned: bool = True
+    samples: Positive = 4
+    actors: Positive = 2
+    batch_size: Positive = 8  # subjects per call of an actor
+    gpus_per_actor: Annotated[float, Field(ge=0)] = 0.0
+    tasks: tuple[TaskSettings, ...] = Field(
+        default=(
+            TaskSettings(name="ed-to-es", observed=(0,), targets=(-1,)),
+            TaskSettings(name="three-to-es", observed=(0, 2, 4), targets=(-1,)),
+            TaskSettings(name="missing", observed=(0, 3, -1), targets=(1, 2, 4, 5, 6)),
+        ),
+        min_length=1,
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [task.name for task in self.tasks]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"two tasks are called '{min(twice)}'; their outputs would overwrite each other")
+        return self
+
+
+class EvaluateSettings(Section):
+    """The report: how many subjects it shows in pictures."""
+
+    pictures: Positive = 4
+
+
+class TrackingSettings(Section):
+    """MLflow. Without a `uri`, `MLFLOW_TRACKING_URI` is used, else a sqlite file in the run's folder."""
+
+    uri: str | None = None
+    experiment: str = "sadm-ray"
+
+
+class RaySettings(Section):
+    """The cluster: `address` of a running one (`auto`: find it), or none to start Ray on this machine."""
+
+    address: str | None = None
+    object_store_gb: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Settings(Section):
+    """The whole tree."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    run: RunSettings = RunSettings()
+    phantom: PhantomSettings = PhantomSettings()
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    diffusion: DiffusionSettings = DiffusionSettings()
+    train: TrainSettings = TrainSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    tune: TuneSettings = TuneSettings()
+    generate: GenerateSettings = GenerateSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    ray: RaySettings = RaySettings()
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder, absolute: a worker's own directory is another one."""
+        return (self.run.dir / self.run.name).expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for axis, size, patch in zip("dhw", self.data.shape, self.model.denoiser.patch, strict=True):
+            if size % patch:
+                raise ValueError(
+                    f"data.shape: {axis} is {size}, which the patch {patch} of model.denoiser.patch does not divide; "
+                    f"the nearest size that fits is {max(round(size / patch), 1) * patch}"
+                )
+        if self.diffusion.prediction != "v" and (self.model.target == "motion" or self.model.voxel_variance):
+            raise ValueError(
+                f"diffusion.prediction: '{self.diffusion.prediction}' goes with neither model.target=motion nor "
+                "model.voxel_variance=true; use v, or model.target=difference model.voxel_variance=false"
+            )
+        if self.train.batch_size % self.train.workers:
+            raise ValueError(
+                f"train.batch_size: {self.train.batch_size} cannot be shared equally by {self.train.workers} workers"
+            )
+        for task in self.generate.tasks:
+            for frame in (*task.observed, *task.targets):
+                if not -self.data.frames <= frame < self.data.frames:
+                    raise ValueError(
+                        f"generate.tasks: frame {frame} of '{task.name}' lies outside the {self.data.frames} frames "
+                        f"of data.frames (0 to {self.data.frames - 1})"
+                    )
+        return self
+
+
+def load_settings(file: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Read settings from `file` (none: the embedded default) and put `key=value` overrides on top.
+
+    Args:
+        file: a YAML file with any part of the tree.
+        overrides: such as `train.steps=100` or `model.denoiser.widths=[64,128]`; the values are YAML.
+
+    Raises:
+        ConfigError: a missing or unreadable file, an unknown key or a value that does not fit, in one line.
+    """
+    tree = _read_yaml(file) if file is not None else {}
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def dump_settings(settings: BaseModel) -> str:
+    """Settings as YAML that `load_settings` reads back to an equal tree."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and plain values, in the order of the tree: what MLflow records as parameters."""
+    flat: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such settings file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise ConfigError(f"{file}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: expected keys and values at the top, found {type(tree).__name__}")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"'{override}': an override is written key=value, such as train.steps=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{key}: the value '{text}' is not valid YAML") from None
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{key}: '{parent}' is a value, not a section")
+        node = child
+    node[last] = value
+
+
+def _known_keys(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _known_keys(field.annotation, f"{prefix}{name}.")
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem in one line: the dotted key, what is wrong, what would be right."""
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        hint = _nearest(key)
+        return f"{key}: no such setting" + (f"; did you mean {hint}?" if hint else "")
+    message = problem["msg"].removeprefix("Value error, ")
+    more = len(error.errors()) - 1
+    tail = f" (and {more} more)" if more else ""
+    if problem["type"] == "value_error":
+        return (f"{key}: " if key else "") + message + tail
+    value: Any = problem["input"]
+    shown = f", not {value!r}" if not isinstance(value, Mapping | list | tuple | BaseModel) else ""
+    return f"{key}: {message[0].lower()}{message[1:]}{shown}{tail}"
+
+
+def _nearest(key: str) -> str | None:
+    known = list(_known_keys())
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if close:
+        return close[0]
+    # The right word in the wrong section: look for the last part alone.
+    by_last = {name.rsplit(".", 1)[-1]: name for name in known}
+    close = difflib.get_close_matches(key.rsplit(".", 1)[-1], by_last, n=1, cutoff=0.75)
+    return by_last[close[0]] if close else None

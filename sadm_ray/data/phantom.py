@@ -1,0 +1,251 @@
+"""A beating heart in short-axis view, written as a study in ACDC's 4D layout.
+
+Left ventricle (bright cavity, dark muscle), right-ventricular crescent and a thorax that stands still. The heart is
+drawn at end-diastole and carried along by a smooth motion that preserves the area of the muscle ring, so that the wall
+thickens while the cavity shrinks and the speckle travels with the tissue.
+
+How strongly a heart contracts is drawn apart from everything that shows at end-diastole: the first frame alone cannot
+tell it, two frames can. That is what makes the phantom a test of a sequence-aware model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float32, Float64
+from scipy import ndimage, special
+
+from sadm_ray.config import PhantomSettings
+from sadm_ray.data.volume import set_geometry, write_image
+from sadm_ray.errors import DataError
+
+MARKER = "phantom.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """All that shows at end-diastole. Lengths are in half fields of view, angles in radians."""
+
+    centre: tuple[float, float]  # of the left ventricle (y, x)
+    cavity: float  # radius of its cavity at the base
+    wall: float  # thickness of its muscle at the base
+    stretch: float  # ratio of its short to its long in-plane axis
+    tilt: float  # direction of the long axis
+    right: float  # direction in which the right ventricle lies
+    taper: float  # how much narrower the apex is: 0 a cylinder, 1 a half ellipsoid
+    blood: float  # brightness; the muscle's and the coil's follow
+    muscle: float
+    bias: tuple[float, float]  # logarithm of the coil's sensitivity along (y, x)
+    texture_seed: int
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How the heart moves. Frames count from 0."""
+
+    contraction: float  # of the cavity's radius from end-diastole to end-systole
+    ed: int
+    es: int
+    frames: int
+    onset: float  # exponent of time in systole: above 1, the contraction starts late
+
+
+def draw_anatomy(rng: np.random.Generator) -> Anatomy:
+    """A heart of ordinary variety that fills about two thirds of the field of view."""
+    right = rng.uniform(0, 2 * np.pi)
+    # The right ventricle lies to one side; moving the left one to the other keeps the whole in view.
+    centre = rng.uniform(-0.06, 0.06, 2) - 0.2 * np.array([np.sin(right), np.cos(right)])
+    return Anatomy(
+        centre=(float(centre[0]), float(centre[1])),
+        cavity=rng.uniform(0.32, 0.40),
+        wall=rng.uniform(0.14, 0.20),
+        stretch=rng.uniform(0.82, 1.0),
+        tilt=rng.uniform(0, np.pi),
+        right=right,
+        taper=rng.uniform(0.65, 0.85),
+        blood=rng.uniform(0.8, 0.95),
+        muscle=rng.uniform(0.3, 0.4),
+        bias=(rng.uniform(-0.15, 0.15), rng.uniform(-0.15, 0.15)),
+        texture_seed=int(rng.integers(2**31)),
+    )
+
+
+def draw_motion(rng: np.random.Generator) -> Motion:
+    """A cycle of 16 to 24 frames with at least 8 from end-diastole, mostly the first one, to end-systole."""
+    ed = int(rng.choice([0, 1, 2], p=[0.8, 0.1, 0.1]))
+    return Motion(
+        contraction=rng.uniform(0.15, 0.6),
+        ed=ed,
+        es=ed + int(rng.integers(7, 11)),
+        frames=int(rng.integers(16, 25)),
+        onset=rng.uniform(0.85, 1.2),
+    )
+
+
+def heart(anatomy: Anatomy, motion: Motion, shape: Sequence[int]) -> Float32[np.ndarray, "t d h w"]:
+    """Draw the cycle without noise on a grid (d, h, w), base to apex; brightness is about 0 to 1.
+
+    The frame of end-diastole depends on the anatomy alone.
+    """
+    depth, height, width = shape
+    y, x = (_centres(height)[:, None], _centres(width)[None, :])
+    dy, dx = y - anatomy.centre[0], x - anatomy.centre[1]
+    along, across = _rotate(dy, dx, anatomy.tilt)
+    radius = np.hypot(along * np.sqrt(anatomy.stretch), across / np.sqrt(anatomy.stretch))
+
+    # One size a slice (d, 1, 1) and one state a frame and slice (t, d, 1, 1); radius is (h, w).
+    size = np.sqrt(1 - (anatomy.taper * np.linspace(0, 1, depth)) ** 2)[:, None, None].astype(np.float32)
+    inner_ed, outer_ed = anatomy.cavity * size, (anatomy.cavity + anatomy.wall) * size
+    state = _contraction_curve(motion)[:, None, None, None]
+    inner = inner_ed * (1 - motion.contraction * state)
+    outer = np.sqrt(outer_ed**2 - inner_ed**2 + inner**2)
+    ratio = _material_ratio(radius, inner, outer, inner_ed, outer_ed)
+    at_y, at_x = anatomy.centre[0] + ratio * dy, anatomy.centre[1] + ratio * dx
+
+    # The right ventricle is a disc behind the left one; its place is asked in the tissue's own coordinates.
+    offset_y, offset_x = 0.75 * outer_ed * np.sin(anatomy.right), 0.75 * outer_ed * np.cos(anatomy.right)
+    beside = np.hypot(ratio * dy - offset_y, ratio * dx - offset_x)
+
+    edge = 0.7 / max(height, width)  # a third of a voxel: edges as soft as the scanner's own
+    cavity, epicardium = _inside(inner - radius, edge), _inside(outer - radius, edge)
+    right, right_wall = _inside(1.05 * outer_ed - beside, edge), _inside(1.05 * outer_ed + 0.05 - beside, edge)
+
+    rng = np.random.default_rng(anatomy.texture_seed)
+    speckle = _carried(_smooth_noise(rng, (depth, 2 * height, 2 * width), 2.5), at_y, at_x)
+    thorax = np.clip(0.25 + 0.10 * _smooth_noise(rng, (depth, height, width), 3.0), 0.02, 0.6)
+    muscle = anatomy.muscle * (1 + 0.15 * speckle)
+    blood = anatomy.blood * (1 + 0.03 * speckle)
+    outside = right * 0.85 * blood + (right_wall - right) * muscle + (1 - right_wall) * thorax
+    image = cavity * blood + (epicardium - cavity) * muscle + (1 - epicardium) * outside
+    return (image * np.exp(anatomy.bias[0] * y + anatomy.bias[1] * x)).astype(np.float32)
+
+
+def write_phantom(root: Path, settings: PhantomSettings, seed: int) -> None:
+    """Write `settings.subjects` patients below `root`; nothing is done where the same phantom is already complete.
+
+    A patient depends on `seed` and its number only, so that a larger phantom contains the smaller one.
+
+    Raises:
+        DataError: `root` holds files of somebody else.
+    """
+    wanted = {"version": VERSION, "seed": seed, **settings.model_dump(mode="json")}
+    marker = root / MARKER
+    if marker.exists():
+        found = _read_marker(marker)
+        if found == {**wanted, "complete": True}:
+            return
+        for number in range(1, found["subjects"] + 1):
+            shutil.rmtree(root / _name(number), ignore_errors=True)
+    elif root.exists() and any(root.iterdir()):
+        raise DataError(f"{root}: not empty and not a phantom of ours; choose another folder or empty this one")
+    root.mkdir(parents=True, exist_ok=True)
+    # Marked before it is complete, so that a run that was cut short is known as ours and written again.
+    marker.write_text(json.dumps({**wanted, "complete": False}), encoding="utf-8")
+    for number in range(1, settings.subjects + 1):
+        _write_subject(root / _name(number), settings, [seed, number])
+    marker.write_text(json.dumps({**wanted, "complete": True}), encoding="utf-8")
+
+
+def _read_marker(marker: Path) -> dict[str, Any]:
+    try:
+        return {"subjects": 0, **json.loads(marker.read_text(encoding="utf-8"))}
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{marker}: cannot be read ({error}); remove {marker.parent} and run again") from None
+
+
+def _name(number: int) -> str:
+    return f"patient{number:03d}"
+
+
+def _write_subject(folder: Path, settings: PhantomSettings, seed: list[int]) -> None:
+    # A stream for each, so that no draw of one can shift, and thereby tell, the draws of another.
+    look, move, place, grain = (np.random.default_rng([*seed, stream]) for stream in range(4))
+    anatomy, motion = draw_anatomy(look), draw_motion(move)
+    frames = heart(anatomy, motion, settings.shape)
+    frames += settings.noise * grain.standard_normal(frames.shape, dtype=np.float32)
+    gain = place.uniform(400, 1500)
+    spacing = (float(place.uniform(80, 110)) / settings.shape[2],) * 2 + (float(place.uniform(8, 10)),)
+    affine = _oblique_affine(place, spacing)
+
+    image = nib.Nifti1Image(np.clip(np.rint(frames.T * gain), 0, 32767).astype(np.int16), affine)
+    image.header.set_xyzt_units("mm", "sec")
+    set_geometry(image, affine)
+    image.header.set_zooms((*image.header.get_zooms()[:3], 0.9 / motion.frames))
+    folder.mkdir(exist_ok=True)
+    write_image(folder / f"{folder.name}_4d.nii.gz", image)
+    group = ("WEAK", "USUAL", "STRONG")[min(int((motion.contraction - 0.15) / 0.15), 2)]
+    entries = {"ED": motion.ed + 1, "ES": motion.es + 1, "Group": group, "Height": 170.0, "NbFrame": motion.frames}
+    lines = "".join(f"{key}: {value}\n" for key, value in {**entries, "Weight": 70.0}.items())
+    (folder / "Info.cfg").write_text(lines, encoding="utf-8")
+
+
+def _contraction_curve(motion: Motion) -> Float32[np.ndarray, " t"]:
+    """0 at end-diastole, 1 at end-systole, and back over the rest of the cycle, early filling first."""
+    since_ed = (np.arange(motion.frames) - motion.ed) % motion.frames
+    systole = motion.es - motion.ed
+    squeezing = np.sin(np.pi / 2 * np.minimum(since_ed / systole, 1) ** motion.onset) ** 2
+    filling = np.clip((since_ed - systole) / (motion.frames - systole), 0, 1)
+    return (squeezing * np.cos(np.pi / 2 * filling**0.7) ** 2).astype(np.float32)
+
+
+def _material_ratio(
+    radius: Float64[np.ndarray, "h w"],
+    inner: Float32[np.ndarray, "t d 1 1"],
+    outer: Float32[np.ndarray, "t d 1 1"],
+    inner_ed: Float32[np.ndarray, "d 1 1"],
+    outer_ed: Float32[np.ndarray, "d 1 1"],
+) -> Float32[np.ndarray, "t d h w"]:
+    """How many times farther from the centre the tissue at `radius` was at end-diastole.
+
+    The cavity scales, the muscle keeps its area, and around it the pull dies away with the distance.
+    """
+    radius = radius.astype(np.float32)
+    muscle = np.sqrt(np.maximum(radius**2 + inner_ed**2 - inner**2, 1e-12))
+    around = radius + (outer_ed - outer) * np.exp(np.minimum((outer - radius) / 0.5, 0))
+    origin = np.where(radius < inner, radius * (inner_ed / inner), np.where(radius < outer, muscle, around))
+    return origin / np.maximum(radius, 1e-6)
+
+
+def _centres(size: int) -> Float32[np.ndarray, " size"]:
+    """Voxel centres along an axis whose field of view is −1 to 1."""
+    return ((np.arange(size) + 0.5) * 2 / size - 1).astype(np.float32)
+
+
+def _rotate(y: np.ndarray, x: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+
+
+def _inside(distance: np.ndarray, edge: float) -> np.ndarray:
+    return special.expit(distance / np.float32(edge))
+
+
+def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], sigma: float) -> Float32[np.ndarray, "d h w"]:
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), (0.7, sigma, sigma), mode="wrap")
+    return noise / noise.std()
+
+
+def _carried(texture: Float32[np.ndarray, "d H W"], y: np.ndarray, x: np.ndarray) -> Float32[np.ndarray, "t d h w"]:
+    """The texture slice by slice at the places (y, x), in half fields of view, where the tissue came from."""
+    _, height, width = texture.shape
+    at = np.stack([(y + 1) * (height / 2) - 0.5, (x + 1) * (width / 2) - 0.5])
+    slices = [ndimage.map_coordinates(layer, at[:, :, z], order=1, mode="nearest") for z, layer in enumerate(texture)]
+    return np.stack(slices, axis=1)
+
+
+def _oblique_affine(rng: np.random.Generator, spacing: Sequence[float]) -> Float64[np.ndarray, "4 4"]:
+    """A double-oblique short-axis plane; rounded to float32, which is what a NIfTI header keeps."""
+    a, b = rng.uniform(0.3, 0.8, 2)
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = about_z @ about_x @ np.diag([-spacing[0], -spacing[1], spacing[2]])
+    affine[:3, 3] = rng.uniform(-60, 60, 3)
+    return affine.astype(np.float32).astype(np.float64)

@@ -1,0 +1,57 @@
+"""Draw questions from sequences: which frame is the target and which others are observed.
+
+Plain PyTorch on whole batches; the frames stay where they are and only masks and indices are drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Question:
+    """A target and what is known, for each sequence of a batch."""
+
+    observed: Bool[Tensor, "b t"]
+    target: Int[Tensor, " b"]
+
+
+def draw_question(present: Bool[Tensor, "b t"], generator: torch.Generator, imputation: float = 0.0) -> Question:
+    """Draw a target among the present frames after the first, and which frames are observed (paper, section 2.3).
+
+    The first present frame is always observed. How many of the others are is uniform: each sequence draws a
+    probability and each of its frames then obeys it, so that one frame alone and all of them are both common.
+
+    Args:
+        present: which slots hold a frame, at least two a sequence.
+        imputation: probability that frames later than the target may be observed too.
+    """
+    batch, slots = present.shape
+    index = torch.arange(slots, device=present.device)
+    first = present.int().argmax(dim=1)
+
+    def uniform(*shape: int) -> Float[Tensor, "*shape"]:
+        return torch.rand(shape, generator=generator, device=generator.device).to(present.device)
+
+    eligible = present & (index > first[:, None])
+    target = torch.where(eligible, uniform(batch, slots), -1.0).argmax(dim=1)
+    chosen = present & (uniform(batch, slots) < uniform(batch, 1))
+    earlier, later = index < target[:, None], index > target[:, None]
+    allowed = earlier | (later & (uniform(batch, 1) < imputation))
+    return Question(observed=(chosen & allowed) | (index == first[:, None]), target=target)
+
+
+def take(frames: Tensor, index: Int[Tensor, " b"]) -> Tensor:
+    """Frame `index` of each sequence: b t … → b …."""
+    return frames[torch.arange(len(index), device=frames.device), index]
+
+
+def snap(frame: int, present: list[bool]) -> int:
+    """The present slot nearest to slot `frame` (negative: from the end); of two equally near, the earlier."""
+    slots = [slot for slot, here in enumerate(present) if here]
+    wanted = frame % len(present)
+    return min(slots, key=lambda slot: (abs(slot - wanted), slot))

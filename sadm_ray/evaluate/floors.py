@@ -1,0 +1,67 @@
+"""Predictions that need no model. Whatever is claimed for one has to be read beside these.
+
+Neighbouring frames are nearly alike, so copying the last observed one already scores well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+
+def last_observed(observed: Sequence[int], times: Float[np.ndarray, " t"], target: int) -> int:
+    """The slot that copy-last copies: the last observed one before the target, else the nearest in time.
+
+    Args:
+        observed: slots that were really observed, in any order.
+        times: when each slot was acquired, in the study's unit; need not be regular.
+        target: the slot that is predicted.
+
+    Raises:
+        ValueError: nothing is observed, or the target itself is.
+    """
+    before, after = _split(observed, times, target)
+    return before[-1] if before else after[0]
+
+
+def copy_last(
+    frames: Float[np.ndarray, "t d h w"], observed: Sequence[int], times: Float[np.ndarray, " t"], target: int
+) -> Float[np.ndarray, "d h w"]:
+    """The last observed frame before the target (none before: the nearest observed one), as it is.
+
+    Raises:
+        ValueError: nothing is observed, or the target itself is.
+    """
+    return frames[last_observed(observed, times, target)]
+
+
+def interpolation(
+    frames: Float[np.ndarray, "t d h w"], observed: Sequence[int], times: Float[np.ndarray, " t"], target: int
+) -> NDArray | None:
+    """Linear in time between the observed frames on both sides of the target, float32; None where a side has none.
+
+    Raises:
+        ValueError: nothing is observed, or the target itself is.
+    """
+    before, after = _split(observed, times, target)
+    if not before or not after:
+        return None
+    left, right = before[-1], after[0]
+    weight = np.float32((times[target] - times[left]) / (times[right] - times[left]))
+    return (1 - weight) * frames[left].astype(np.float32) + weight * frames[right].astype(np.float32)
+
+
+def _split(observed: Sequence[int], times: NDArray, target: int) -> tuple[list[int], list[int]]:
+    """Observed slots not later than the target, and those later, each in the order of time."""
+    if not len(observed):
+        raise ValueError("nothing is observed")
+    if target in observed:
+        raise ValueError(f"frame {target} is observed: there is nothing to predict")
+    slots = sorted((int(slot) for slot in observed), key=lambda slot: times[slot])
+    return (
+        [slot for slot in slots if times[slot] <= times[target]],
+        [slot for slot in slots if times[slot] > times[target]],
+    )

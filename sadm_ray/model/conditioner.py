@@ -1,0 +1,146 @@
+"""The sequence-aware conditioner: what the observed frames say about the target (paper, section 2.3).
+
+    frames ──encode──▶ features, coarse and fine      once a frame; a rollout keeps them
+    features, times, target time ──decode──▶ condition      once a target; it does not depend on the noise level
+
+The paper's transformer reads fixed 12-frame sequences in which an absent frame is a black image. Here absent frames
+are masked out of attention and times are continuous, so any number of frames, at any times, in any order, will do.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sadm_ray.config import ConditionerSettings
+from sadm_ray.diffusion.target import nearest_observed
+from sadm_ray.model.layers import (
+    Fourier,
+    Grid,
+    ResBlock,
+    SpatialAttention,
+    TemporalAttention,
+    depth_to_space,
+    space_to_depth,
+)
+
+Features = list[Float[Tensor, "b t c d h w"]]
+"""Encodings of frames: the stem's voxels first, then the levels from fine to coarse."""
+
+
+class FrameEncoder(nn.Module):
+    """Each frame by itself: the lossless stem, then features at every level."""
+
+    def __init__(self, channels: int, patch: Grid, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.patch = patch
+        stem = channels * math.prod(patch)
+        self.enter = nn.ModuleList(
+            nn.Conv3d(inputs, outputs, 3, stride=1 if level == 0 else 2, padding=1)
+            for level, (inputs, outputs) in enumerate(zip((stem, *widths), widths, strict=False))
+        )
+        self.blocks = nn.ModuleList(ResBlock(width, width) for width in widths)
+
+    def forward(self, volumes: Float[Tensor, "n c d h w"]) -> list[Float[Tensor, "n k e f g"]]:
+        x = space_to_depth(2.0 * volumes - 1.0, self.patch)
+        features = [x]
+        for enter, block in zip(self.enter, self.blocks, strict=True):
+            x = block(enter(x))
+            features.append(x)
+        return features
+
+
+class Level(nn.Module):
+    """One level of the temporal encoder: look at the frames, then at the neighbourhood."""
+
+    def __init__(self, width: int, heads: int, embedding: int, layers: int, *, everywhere: bool) -> None:
+        super().__init__()
+        self.temporal = nn.ModuleList(TemporalAttention(width, width, heads, embedding) for _ in range(layers))
+        self.spatial = nn.ModuleList(
+            SpatialAttention(width, heads) if everywhere else nn.Identity() for _ in range(layers)
+        )
+        self.blocks = nn.ModuleList(ResBlock(width, width, embedding) for _ in range(layers))
+
+    def forward(self, x: Tensor, frames: Tensor, observed: Bool[Tensor, "b t"], when: Tensor, target: Tensor) -> Tensor:
+        for temporal, spatial, block in zip(self.temporal, self.spatial, self.blocks, strict=True):
+            x = block(spatial(temporal(x, frames, observed, when)), target)
+        return x
+
+
+class Conditioner(nn.Module):
+    """Temporal encoder and spatial decoder.
+
+    At the coarsest level a target token a site, made from the target's time, gathers what the frames say by attention
+    over time and over space; the decoder brings it to the grid of the denoiser's stem, at every level looking at the
+    frames again through temporal attention. The nearest observed frame's own voxels go along unchanged.
+
+    Args:
+        channels: of a volume.
+        patch: of the stem (d h w).
+        time_scale: times are divided by it, so that one is a typical span of a sequence.
+    """
+
+    def __init__(self, settings: ConditionerSettings, channels: int, patch: Grid, time_scale: float = 1.0) -> None:
+        super().__init__()
+        widths, embedding = settings.widths, settings.widths[-1]
+        self.time_scale = time_scale
+        self.encoder = FrameEncoder(channels, patch, widths)
+        self.when = Fourier(3, embedding)
+        self.target_time = Fourier(1, embedding)
+        self.query = nn.Linear(embedding, widths[-1])
+        self.levels = nn.ModuleList(
+            Level(width, settings.heads, embedding, settings.layers if coarsest else 1, everywhere=coarsest)
+            for width, coarsest in [(width, index == len(widths) - 1) for index, width in enumerate(widths)]
+        )
+        self.rise = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairwise(widths))
+        self.out = nn.Conv3d(widths[0], settings.channels, 1)
+        self.decoded = settings.channels
+        self.channels = self.decoded + channels * math.prod(patch)
+
+    def encode(self, frames: Float[Tensor, "b t c d h w"], observed: Bool[Tensor, "b t"]) -> Features:
+        """Encode the observed frames, each by itself.
+
+        Only they go through the network; what stands in an absent frame is not read, and its features are zeros.
+        """
+        features = []
+        for packed in self.encoder(frames[observed]):
+            unpacked = packed.new_zeros(*observed.shape, *packed.shape[1:])
+            unpacked[observed] = packed
+            features.append(unpacked)
+        return features
+
+    def forward(
+        self,
+        features: Features,
+        observed: Bool[Tensor, "b t"],
+        times: Float[Tensor, "b t"],
+        target_time: Float[Tensor, " b"],
+    ) -> Float[Tensor, "b k e f g"]:
+        """The condition for one target a sequence, from what `encode` gave.
+
+        Returns:
+            `channels` channels on the grid of the stem.
+        """
+        stem, *levels = features
+        # What stands in the time of an absent frame must not matter either.
+        past = torch.where(observed, times, target_time[:, None]) / self.time_scale
+        now = (target_time / self.time_scale)[:, None]
+        when = self.when(torch.stack([past, now.expand_as(past), now - past], dim=-1))
+        target = self.target_time(now)
+        x = self.query(target)[..., None, None, None].expand(-1, -1, *levels[-1].shape[-3:])
+        x = self.levels[-1](x, levels[-1], observed, when, target)
+        for index in reversed(range(len(levels) - 1)):
+            x = F.interpolate(self.rise[index](x), size=levels[index].shape[-3:], mode="trilinear")
+            x = self.levels[index](x, levels[index], observed, when, target)
+        nearest = nearest_observed(observed, times, target_time)
+        reference = stem[torch.arange(len(nearest), device=nearest.device), nearest]
+        return torch.cat([self.out(F.silu(x)), reference], dim=1)
+
+    def reference(self, condition: Float[Tensor, "b k e f g"]) -> Float[Tensor, "b c d h w"]:
+        """The nearest observed frame in [0, 1], from the condition that holds its voxels; of the null one, all ½."""
+        return 0.5 * (depth_to_space(condition[:, self.decoded :], self.encoder.patch) + 1.0)

@@ -1,0 +1,211 @@
+"""SADM: conditioner and denoiser composed with the diffusion process (Yoon et al., IPMI 2023)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field, ValidationError
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from sadm_ray.config import DiffusionSettings, Grid, ModelSettings, SamplingSettings, Section
+from sadm_ray.diffusion.guidance import guide
+from sadm_ray.diffusion.objective import dropped, stratified_times, velocity_loss
+from sadm_ray.diffusion.posterior import gaussian_v
+from sadm_ray.diffusion.prediction import diffuse, to_v, to_x
+from sadm_ray.diffusion.rollout import rollout_order
+from sadm_ray.diffusion.samplers import SeededNoise, sample
+from sadm_ray.diffusion.schedule import CosineSchedule
+from sadm_ray.diffusion.target import Target, nearest_observed
+from sadm_ray.errors import DataError
+from sadm_ray.model.conditioner import Conditioner, Features
+from sadm_ray.model.denoiser import Denoiser
+from sadm_ray.model.motion import warp
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class SadmConfig(Section):
+    """What a model is, apart from its weights: stored beside them as `config.json`."""
+
+    shape: Grid
+    channels: Annotated[int, Field(gt=0)] = 1
+    model: ModelSettings = ModelSettings()
+    diffusion: DiffusionSettings = DiffusionSettings()
+
+
+class Sadm(nn.Module):
+    """The model. `forward` is its training loss, `generate` draws volumes.
+
+    Volumes are in [0, 1]. Frames that are not observed may hold anything, NaN too: they are never read.
+    """
+
+    def __init__(self, config: SadmConfig) -> None:
+        super().__init__()
+        self.config = config
+        model, diffusion = config.model, config.diffusion
+        patch = model.denoiser.patch
+        self.conditioner = Conditioner(model.conditioner, config.channels, patch)
+        self._has_motion, self._has_variance = model.target == "motion", model.voxel_variance
+        outputs = config.channels * (1 + self._has_variance) + 3 * self._has_motion
+        self.denoiser = Denoiser(model.denoiser, config.channels, self.conditioner.channels, outputs)
+        self.target = Target(model.target, model.difference_scale or 1.0)
+        self.schedule = CosineSchedule(diffusion.log_snr_min, diffusion.log_snr_max, diffusion.shift)
+
+    def forward(
+        self,
+        frames: Float[Tensor, "b t c d h w"],
+        observed: Bool[Tensor, "b t"],
+        times: Float[Tensor, "b t"],
+        target: Float[Tensor, "b c d h w"],
+        target_time: Float[Tensor, " b"],
+        generator: torch.Generator,
+        condition_dropout: float = 0.1,
+    ) -> Float[Tensor, " b"]:
+        """The training loss of each sample (before averaging), at a noise level drawn for it.
+
+        Args:
+            generator: on the device of the model.
+            condition_dropout: the probability of training the unconditional model on a sample.
+        """
+        batch, device = len(target), target.device
+        features = self.conditioner.encode(frames, observed)
+        condition = self.conditioner(features, observed, times, target_time)
+        unconditional = dropped(batch, condition_dropout, generator, device)
+        condition = torch.where(unconditional[:, None, None, None, None], 0.0, condition)
+        x = self.target.encode(target, self._reference(frames, observed, times, target_time))
+        log_snr = self.schedule.log_snr(stratified_times(batch, generator, device))
+        eps = torch.randn(x.shape, generator=generator, device=device)
+        z = diffuse(x, eps, log_snr)
+        return velocity_loss(self._velocity(z, log_snr, condition), x, eps, log_snr)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        frames: Float[Tensor, "b t c d h w"],
+        observed: Bool[Tensor, "b t"],
+        times: Float[Tensor, "b t"],
+        target_times: Float[Tensor, "b m"],
+        seeds: Sequence[int],
+        sampling: SamplingSettings | None = None,
+    ) -> Float[Tensor, "b m c d h w"]:
+        """Generate the frames at `target_times`, autoregressively, nearest in time first.
+
+        Each frame is encoded once; a generated one joins the observed ones for those that follow.
+
+        Args:
+            frames: in [0, 1]; absent ones may hold anything.
+            observed: which frames are observed, at least one a sequence.
+            times: when each frame was acquired.
+            target_times: when the wanted frames are.
+            seeds: one a sequence. A sample depends on its own seed, not on its batch-mates.
+            sampling: how to draw; none for the defaults.
+
+        Returns:
+            the frames in [0, 1], in the order of `target_times`.
+        """
+        sampling = sampling or SamplingSettings()
+        if not observed.any(dim=1).all():
+            raise ValueError("every sequence needs at least one observed frame")
+        rows = torch.arange(len(frames), device=frames.device)
+        orders = [
+            rollout_order(row[seen].tolist(), wanted.tolist())
+            for row, seen, wanted in zip(times, observed, target_times, strict=True)
+        ]
+        noise = SeededNoise(seeds, frames.device)
+        features = self.conditioner.encode(frames, observed)
+        generated = frames.new_zeros(*target_times.shape, *frames.shape[2:])
+        for following in torch.tensor(orders, device=frames.device).unbind(dim=1):
+            target_time = target_times[rows, following]
+            frame = self._generate_one(features, frames, observed, times, target_time, noise, sampling)
+            generated[rows, following] = frame
+            present = observed.new_ones(len(frames), 1)
+            new = self.conditioner.encode(frame[:, None], present)
+            features = [torch.cat([old, more], dim=1) for old, more in zip(features, new, strict=True)]
+            frames = torch.cat([frames, frame[:, None]], dim=1)
+            observed = torch.cat([observed, present], dim=1)
+            times = torch.cat([times, target_time[:, None]], dim=1)
+        return generated
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors` into `folder`, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        save_model(self, str(folder / WEIGHTS))
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu") -> Self:
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            DataError: the folder holds no model, or a damaged one.
+        """
+        folder = Path(folder)
+        try:
+            config = SadmConfig.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
+            model = cls(config)
+            load_model(model, str(folder / WEIGHTS))
+        except FileNotFoundError as error:
+            raise DataError(f"{folder}: no trained model here ({error.filename} is missing); train one first") from None
+        except (ValidationError, json.JSONDecodeError) as error:
+            raise DataError(f"{folder / CONFIG}: not a model's config ({str(error).splitlines()[0]})") from None
+        except Exception as error:  # safetensors raises its own bare exception type
+            raise DataError(f"{folder / WEIGHTS}: cannot be read ({str(error).splitlines()[0]})") from None
+        return model.to(device).eval()
+
+    def describe(self) -> dict[str, Any]:
+        """Facts of the model for tracking and the report."""
+        return {
+            "parameters": sum(p.numel() for p in self.parameters()),
+            "conditioner_parameters": sum(p.numel() for p in self.conditioner.parameters()),
+            "denoiser_parameters": sum(p.numel() for p in self.denoiser.parameters()),
+        }
+
+    def _generate_one(
+        self,
+        features: Features,
+        frames: Tensor,
+        observed: Tensor,
+        times: Tensor,
+        target_time: Tensor,
+        noise: SeededNoise,
+        sampling: SamplingSettings,
+    ) -> Float[Tensor, "b c d h w"]:
+        condition = self.conditioner(features, observed, times, target_time)
+        denoise = guide(self._denoise, condition, torch.zeros_like(condition), sampling.guidance_scale)
+        x_hat = sample(
+            denoise,
+            self.schedule,
+            noise,
+            frames.shape[2:],
+            sampler=sampling.sampler,
+            num_steps=sampling.num_steps,
+            stochasticity=sampling.stochasticity,
+        )
+        return self.target.decode(x_hat, self._reference(frames, observed, times, target_time)).clamp(0.0, 1.0)
+
+    def _velocity(self, z: Tensor, log_snr: Tensor, condition: Tensor) -> Float[Tensor, "b c d h w"]:
+        said = self.denoiser(z, log_snr, condition).float()
+        kind = self.config.diffusion.prediction
+        if kind != "v":
+            return to_v(said, kind, z, log_snr)
+        sizes = [self.config.channels * part for part in (1, self._has_variance)] + [3 * self._has_motion]
+        v_net, log_variance, field = said.split(sizes, dim=1)
+        mean: Tensor | float = 0.0
+        if self._has_motion:
+            reference = self.conditioner.reference(condition).float()
+            mean = (warp(reference, field) - reference) / self.target.scale
+        return gaussian_v(v_net, mean, log_variance if self._has_variance else None, z, log_snr)
+
+    def _denoise(self, z: Tensor, log_snr: Tensor, condition: Tensor) -> Tensor:
+        return to_x(self._velocity(z, log_snr, condition), "v", z, log_snr)
+
+    @staticmethod
+    def _reference(frames: Tensor, observed: Tensor, times: Tensor, target_time: Tensor) -> Tensor:
+        nearest = nearest_observed(observed, times, target_time)
+        return frames[torch.arange(len(frames), device=frames.device), nearest]

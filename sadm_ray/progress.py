@@ -1,0 +1,102 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere, fed by workers on any machine.
+
+Workers send what they have done to one small Ray actor; a thread beside the driver shows it. So the same few lines
+serve Train, Tune and Data, and nothing is printed from inside the mathematics.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import ray
+from ray.actor import ActorHandle
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_SECONDS = 15.0
+POLL_SECONDS = 0.5
+
+Reporter: TypeAlias = ActorHandle
+"""What workers hold: `reporter.add.remote(1)` or `reporter.reach.remote(step, "loss 0.12")`."""
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self.done, self.note = 0, ""
+
+    def add(self, count: int, note: str = "") -> None:
+        self.done += count
+        self.note = note or self.note
+
+    def reach(self, done: int, note: str = "") -> None:
+        self.done, self.note = done, note
+
+    def state(self) -> tuple[int, str]:
+        return self.done, self.note
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Reporter]:
+    """Show progress towards `total` while the block runs; give its workers the value."""
+    counter: Any = ray.remote(num_cpus=0)(_Counter).remote()
+    stop = threading.Event()
+    shown = threading.Thread(target=_show, args=(counter, title, total, stop), daemon=True)
+    shown.start()
+    try:
+        yield counter
+    finally:
+        stop.set()
+        shown.join()
+        ray.kill(counter)
+
+
+def _show(counter: Any, title: str, total: int, stop: threading.Event) -> None:
+    show = _bar if sys.stderr.isatty() else _lines
+    for _ in show(title, total, _states(counter, stop)):
+        pass
+
+
+def _states(counter: Any, stop: threading.Event) -> Iterator[tuple[int, str]]:
+    last = False
+    while not last:
+        last = stop.wait(POLL_SECONDS)
+        try:
+            yield ray.get(counter.state.remote(), timeout=5)
+        except ray.exceptions.RayError:  # the counter went with its node: the work itself will say so if it matters
+            return
+
+
+def _bar(title: str, total: int, states: Iterator[tuple[int, str]]) -> Iterator[None]:
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(title, total=total, note="")
+        for done, note in states:
+            bars.update(task, completed=done, note=note)
+            yield
+
+
+def _lines(title: str, total: int, states: Iterator[tuple[int, str]]) -> Iterator[None]:
+    start = said = time.monotonic()
+    done, note = 0, ""
+    for done, note in states:
+        if time.monotonic() - said >= LINE_SECONDS:
+            said = time.monotonic()
+            _say(title, done, total, said - start, note)
+        yield
+    _say(title, done, total, time.monotonic() - start, note)
+
+
+def _say(title: str, done: int, total: int, seconds: float, note: str) -> None:
+    print(f"{title}: {done}/{total} after {seconds:.0f} s{'  ' + note if note else ''}", file=sys.stderr, flush=True)

@@ -1,0 +1,88 @@
+"""Gathers what a run has left behind, in its folder and in MLflow, into its report."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sadm_ray.config import SamplingSettings, Settings, dump_settings
+from sadm_ray.data.shards import Study
+from sadm_ray.evaluate.launch import Evaluation
+from sadm_ray.evaluate.pictures import draw_curves, draw_sweep
+from sadm_ray.evaluate.report import Report, write_report
+from sadm_ray.model.sadm import Sadm
+from sadm_ray.tracking import step_history
+
+PACKAGES = ("sadm-ray", "torch", "ray", "mlflow", "nibabel", "numpy")
+
+
+def write_run_report(
+    path: Path, settings: Settings, study: Study, evaluation: Evaluation, sampling: SamplingSettings, trials: Path
+) -> None:
+    """Write the report of a run.
+
+    Args:
+        sampling: how the volumes were drawn.
+        trials: the table of the sweep (CSV), which may be missing.
+    """
+    rows = _trials(trials)
+    counts = ", ".join(f"{len(names)} to {_PURPOSE[split]}" for split, names in study.subjects.items())
+    report = Report(
+        title=settings.run.name,
+        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        evaluation=evaluation,
+        summary=[
+            f"{'The phantom' if settings.data.root is None else settings.data.root}: {counts}.",
+            "All scores are of test subjects, which neither the training nor the sweep has seen.",
+        ],
+        curves=_curves(settings),
+        sweep=rows,
+        sweep_png=_sweep_picture(rows),
+        problems=study.problems,
+        settings_yaml=dump_settings(settings),
+        versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        facts=_facts(settings, study, sampling),
+    )
+    write_report(path, report)
+
+
+_PURPOSE = {"train": "train on", "val": "choose settings on", "test": "test on"}
+
+
+def _trials(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
+        return []
+    table = pd.read_csv(file).sort_values("gain", ascending=False)
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def _sweep_picture(rows: list[dict[str, Any]]) -> bytes | None:
+    if not rows:
+        return None
+    floor = float(rows[0]["copy_last"])
+    return draw_sweep([{**row, "nfe": row["network_calls"]} for row in rows], copy_last=floor)
+
+
+def _curves(settings: Settings) -> dict[str, bytes]:
+    loss = step_history(settings, "train", "loss")
+    if not loss:
+        return {}
+    return {"Training loss (mean squared error of v)": draw_curves({"loss": loss}, "loss", log=True)}
+
+
+def _facts(settings: Settings, study: Study, sampling: SamplingSettings) -> dict[str, str]:
+    model = Sadm.from_pretrained(settings.run_dir / "model")
+    facts = {key.replace("_", " "): f"{value:,}" for key, value in model.describe().items()}
+    return facts | {
+        "target": model.config.model.target,
+        "training steps": f"{settings.train.steps} of batch {settings.train.batch_size}",
+        "grid": " × ".join(map(str, study.shape)) + f", {study.frames} frames",
+        "time": study.time_unit,
+        "study digest": study.digest[:16],
+        "sampling": ", ".join(f"{key} {value}" for key, value in sampling.model_dump().items()),
+    }

@@ -1,0 +1,133 @@
+"""The five steps and the whole way, as functions of the settings: what the command line and the pipelines call.
+
+Every step reads what the one before left in the run's folder and writes its own place in it:
+
+    study/        the phantom's NIfTI, when no study is given
+    shards/       Parquet by split, and _study.json
+    model/        the trained model; model.ray/ is Ray Train's own
+    tuned.yaml    the sweep's best sampling settings; sweeps/ is Ray Tune's own
+    generated/    NIfTI and predictions
+    evaluation/   metrics and tables
+    report.html   tracking.json   mlflow.db (unless another store is set)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from sadm_ray.cluster import ray_session
+from sadm_ray.config import SamplingSettings, Settings, flatten
+from sadm_ray.data.phantom import write_phantom
+from sadm_ray.data.shards import Study, data_digest, prepare_study, read_study
+from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.evaluate.launch import Evaluation, evaluate_predictions
+from sadm_ray.generate.launch import PREDICTIONS, Generated, generate_volumes
+from sadm_ray.model.sadm import Sadm
+from sadm_ray.reporting import write_run_report
+from sadm_ray.tracking import tracked_step
+from sadm_ray.train.launch import Trained, train_model
+from sadm_ray.tune.launch import Swept, tune_sampling, write_tuned
+
+
+def study_root(settings: Settings) -> Path:
+    """The study's folder: the one that the settings name, else the phantom's."""
+    return settings.data.root.expanduser().absolute() if settings.data.root else settings.run_dir / "study"
+
+
+def prepare(settings: Settings) -> Study:
+    """Catalog the study (the phantom is written first when none is given) and turn it into shards."""
+    with tracked_step(settings, "prepare") as tracked, ray_session(settings):
+        root = study_root(settings)
+        if settings.data.root is None:
+            write_phantom(root, settings.phantom, settings.seed)
+        study = prepare_study(settings, root, settings.run_dir / "shards")
+        tracked.params(flatten(settings.data, "data.") | {"digest": study.digest})
+        tracked.metrics({f"subjects_{split}": len(names) for split, names in study.subjects.items()})
+        tracked.metrics({"problems": len(study.problems)})
+        return study
+
+
+def train(settings: Settings) -> Trained:
+    """Train on the shards; run again, it goes on where it was."""
+    study = _study(settings)
+    with tracked_step(settings, "train") as tracked, ray_session(settings):
+        return train_model(settings, study, settings.run_dir / "shards", settings.run_dir / "model", tracked)
+
+
+def tune(settings: Settings) -> Swept:
+    """Sweep the sampling settings on validation subjects; the best go to `tuned.yaml`."""
+    study, run_dir = _study(settings), settings.run_dir
+    Sadm.from_pretrained(run_dir / "model")  # a missing or damaged model is said before any worker starts
+    with tracked_step(settings, "tune") as tracked, ray_session(settings):
+        swept = tune_sampling(settings, study, run_dir / "shards", run_dir / "model", run_dir / "sweeps", tracked)
+        write_tuned(run_dir / "tuned.yaml", swept)
+        swept.trials.to_csv(run_dir / "sweeps" / "trials.csv", index=False)
+        tracked.artifact(run_dir / "tuned.yaml")
+        tracked.artifact(run_dir / "sweeps" / "trials.csv")
+        return swept
+
+
+def generate(settings: Settings) -> Generated:
+    """Generate every task's frames for the test subjects, with the sweep's settings where there are any."""
+    study, run_dir = _study(settings), settings.run_dir
+    sampling = _sampling(settings)
+    Sadm.from_pretrained(run_dir / "model")
+    with tracked_step(settings, "generate") as tracked, ray_session(settings):
+        tracked.params(flatten(sampling, "sampling."))
+        generated = generate_volumes(
+            settings, study, run_dir / "shards", run_dir / "model", run_dir / "generated", sampling
+        )
+        tracked.metrics({"volumes": generated.volumes, "failures": len(generated.failures)})
+        return generated
+
+
+def evaluate(settings: Settings) -> Evaluation:
+    """Compare what was generated with the truth and with copy-last; write the tables and the report."""
+    study, run_dir = _study(settings), settings.run_dir
+    with tracked_step(settings, "evaluate") as tracked, ray_session(settings):
+        evaluation = evaluate_predictions(
+            run_dir / "shards",
+            run_dir / "generated" / PREDICTIONS,
+            run_dir / "evaluation",
+            pictures=settings.evaluate.pictures,
+        )
+        for row in evaluation.table.to_dict("records"):
+            prefix = f"{row['task']}.{row['method'].replace(' ', '_')}"
+            tracked.metrics({f"{prefix}.{key}": row[key] for key in ("psnr", "psnr_changed", "ssim", "nrmse")})
+        report = run_dir / "report.html"
+        write_run_report(
+            report, settings, study, evaluation, _sampling(settings), trials=run_dir / "sweeps" / "trials.csv"
+        )
+        for picture in evaluation.pictures:
+            file = run_dir / "evaluation" / f"{picture.task}_{picture.subject}_{picture.frame:02d}.png"
+            file.write_bytes(picture.png)
+            tracked.artifact(file, "pictures")
+        tracked.artifact(report)
+        tracked.artifact(run_dir / "evaluation" / "table.csv")
+        return evaluation
+
+
+def _study(settings: Settings) -> Study:
+    """The prepared study, refused when it was prepared with other settings than these."""
+    study = read_study(settings.run_dir / "shards")
+    wanted = data_digest(settings)
+    if study.digest != wanted:
+        raise ConfigError(
+            f"{settings.run_dir / 'shards'}: prepared with other data settings (digest {study.digest[:12]}, these "
+            f"have {wanted[:12]}); run `sadm-ray prepare` again, or take another run.name"
+        )
+    return study
+
+
+def _sampling(settings: Settings) -> SamplingSettings:
+    """The sweep's choice where there is one and `generate.tuned` is on, else the settings' own."""
+    tuned = settings.run_dir / "tuned.yaml"
+    if not settings.generate.tuned or not tuned.exists():
+        return settings.sampling
+    try:
+        return SamplingSettings.model_validate(yaml.safe_load(tuned.read_text(encoding="utf-8"))["sampling"])
+    except (yaml.YAMLError, ValidationError, KeyError, TypeError) as error:
+        raise DataError(f"{tuned}: not a sweep's result ({type(error).__name__}); run `sadm-ray tune` again") from None

@@ -1,0 +1,148 @@
+"""The sweep of sampling settings on a trained model: Ray Tune with Optuna."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from ray import tune
+from ray.tune.search import ConcurrencyLimiter
+from ray.tune.search.optuna import OptunaSearch
+
+from sadm_ray.config import SamplingSettings, Settings, dump_settings
+from sadm_ray.data.shards import Study, read_shards
+from sadm_ray.errors import DataError
+from sadm_ray.model.sadm import WEIGHTS, Sadm
+from sadm_ray.progress import Reporter, progress
+from sadm_ray.tracking import TrackedRun
+from sadm_ray.tune.objective import sampling_quality
+from sadm_ray.tune.spaces import chosen_sampling, network_calls, sampling_space
+
+METRIC = "gain"
+
+
+@dataclass(frozen=True)
+class Swept:
+    """The best settings, on which subjects they were chosen, and every trial (one row each)."""
+
+    best: SamplingSettings
+    subjects: tuple[str, ...]
+    trials: pd.DataFrame
+
+
+def tune_sampling(settings: Settings, study: Study, shards: Path, model: Path, out: Path, tracked: TrackedRun) -> Swept:
+    """Sweep sampler, steps, guidance and stochasticity on validation subjects; the test subjects are not touched.
+
+    An interrupted sweep of the same model and space goes on when it is run again. Every trial becomes a child of
+    `tracked`. The best by PSNR over copy-last wins; of equally good ones (0.01 dB), the one with fewer network calls.
+    """
+    if not study.subjects["val"]:
+        raise DataError("the study has no validation subjects to choose on; raise data.val_fraction")
+    rows = _validation_rows(settings, shards)
+    name = _sweep_name(settings, model)
+    with progress("tune", settings.tune.trials) as reporter:
+        trainable = tune.with_resources(
+            tune.with_parameters(_trial, model=model, rows=rows, settings=settings, reporter=reporter),
+            {"CPU": 1},
+        )
+        results = _tuner(settings, trainable, out, name, tracked).fit()
+    failed = [str(error) for error in results.errors]
+    table = results.get_dataframe()
+    if len(failed) == len(results):
+        raise RuntimeError(f"every trial of the sweep failed; the first: {failed[0]}")
+    table = table[table[METRIC].notna()] if METRIC in table else table.iloc[:0]
+    trials = pd.DataFrame(
+        [
+            {**chosen_sampling(_choice(row)).model_dump(), "network_calls": row["network_calls"], **_scores(row)}
+            for row in table.to_dict("records")
+        ]
+    )
+    near = trials[trials[METRIC] >= trials[METRIC].max() - 0.01]
+    winner = near.sort_values(["network_calls", METRIC], ascending=[True, False]).iloc[0]
+    best = SamplingSettings.model_validate({key: winner[key] for key in SamplingSettings.model_fields})
+    return Swept(best, tuple(str(subject) for subject in rows["subject"]), trials)
+
+
+def write_tuned(file: Path, swept: Swept) -> None:
+    """The settings as a file, with a note of where they come from."""
+    score = swept.trials[METRIC].max()
+    head = (
+        f"# Chosen by a sweep of {len(swept.trials)} trials on {len(swept.subjects)} validation subjects "
+        f"({', '.join(swept.subjects)}):\n# one sample is {score:+.2f} dB PSNR against copy-last there.\n"
+    )
+    new = file.with_suffix(".new")
+    new.write_text(head + dump_settings(swept.best), encoding="utf-8")
+    new.replace(file)
+
+
+def _tuner(settings: Settings, trainable: Any, out: Path, name: str, tracked: TrackedRun) -> tune.Tuner:
+    if tune.Tuner.can_restore(str(out / name)):
+        return tune.Tuner.restore(str(out / name), trainable, resume_unfinished=True, restart_errored=True)
+    search = OptunaSearch(metric=METRIC, mode="max", seed=settings.seed)
+    return tune.Tuner(
+        trainable,
+        param_space=sampling_space(settings.tune),
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="max",
+            num_samples=settings.tune.trials,
+            search_alg=ConcurrencyLimiter(search, max_concurrent=settings.tune.concurrent),
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(name=name, storage_path=str(out), verbose=0, callbacks=[_TrialsToMlflow(tracked)]),
+    )
+
+
+def _trial(
+    config: dict[str, Any], model: Path, rows: dict[str, np.ndarray], settings: Settings, reporter: Reporter
+) -> None:
+    torch.set_num_threads(1)
+    sampling = chosen_sampling(config)
+    scores = sampling_quality(_model(model), rows, settings.generate.tasks, sampling, settings.seed)
+    reporter.add.remote(1, f"{scores[METRIC]:+.2f} dB over copy-last")
+    tune.report({**scores, "network_calls": network_calls(sampling)})
+
+
+@lru_cache(maxsize=1)
+def _model(folder: Path) -> Sadm:
+    """Loaded once an actor, not once a trial."""
+    return Sadm.from_pretrained(folder)
+
+
+class _TrialsToMlflow(tune.Callback):
+    """Each finished trial as a child run, written by the driver alone: many writers would crowd a sqlite store."""
+
+    def __init__(self, tracked: TrackedRun) -> None:
+        self._tracked = tracked
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        child = self._tracked.child(trial.trial_id)
+        child.params(chosen_sampling(trial.config).model_dump())
+        child.metrics(_scores(trial.last_result) | {"network_calls": trial.last_result["network_calls"]})
+        child.finish()
+
+
+def _validation_rows(settings: Settings, shards: Path) -> dict[str, np.ndarray]:
+    columns = ["subject", "frames", "present", "times"]
+    return read_shards(shards, "val", columns=columns).take_batch(settings.tune.subjects, batch_format="numpy")
+
+
+def _sweep_name(settings: Settings, model: Path) -> str:
+    """A name that changes with the model and the question, so that an old sweep is not taken for this one."""
+    question = settings.tune.model_dump_json() + settings.generate.model_dump_json() + str(settings.seed)
+    digest = hashlib.sha256((model / WEIGHTS).read_bytes() + question.encode())
+    return f"sweep-{digest.hexdigest()[:12]}"
+
+
+def _choice(row: dict[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix("config/"): value for key, value in row.items() if key.startswith("config/")}
+
+
+def _scores(row: dict[str, Any]) -> dict[str, float]:
+    return {key: float(row[key]) for key in row if key in ("psnr", "copy_last") or key.startswith(METRIC)}

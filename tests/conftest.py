@@ -1,0 +1,57 @@
+"""What all tests share: one thread a process, one local Ray, one small phantom, and the real scans where there are."""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy and torch are imported: spinning threads on shared cores cost more than they bring.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+torch.set_num_threads(1)
+
+# The shapes that the signatures promise are checked whenever a test calls them.
+with install_import_hook("sadm_ray.data", "beartype.beartype"):
+    from sadm_ray.config import PhantomSettings
+    from sadm_ray.data import phantom, preprocess, rows, shards, slots, volume  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """A Ray of this test session alone; three CPUs, since Ray Train wants one beside its two workers."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=3,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=500 * 2**20,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real scans; a test without them is skipped."""
+    folder = Path(os.environ.get("SADM_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real scans in {folder}; set SADM_REAL_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom of 12 subjects on a tiny grid, written once; read it, do not change it."""
+    root = tmp_path_factory.mktemp("phantom")
+    phantom.write_phantom(root, PhantomSettings(subjects=12, shape=(4, 24, 24)), seed=0)
+    return root

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from sadm_ray.config import PhantomSettings
+from sadm_ray.data.catalog import find_subjects
+from sadm_ray.data.phantom import Anatomy, Motion, draw_anatomy, draw_motion, heart, write_phantom
+from sadm_ray.data.preprocess import normalise, to_grid
+from sadm_ray.data.slots import assign_slots
+from sadm_ray.data.volume import load_frames
+from sadm_ray.errors import DataError
+
+SHAPE = (6, 48, 48)
+TINY = PhantomSettings(subjects=2, shape=(4, 16, 16))
+
+
+@pytest.fixture
+def anatomy() -> Anatomy:
+    return draw_anatomy(np.random.default_rng(3))
+
+
+@pytest.fixture
+def motion() -> Motion:
+    return dataclasses.replace(draw_motion(np.random.default_rng(4)), ed=2, es=10)
+
+
+def test_the_first_frame_does_not_tell_how_strongly_the_heart_contracts(anatomy: Anatomy, motion: Motion) -> None:
+    weak, strong = (
+        heart(anatomy, dataclasses.replace(motion, contraction=contraction), SHAPE) for contraction in (0.2, 0.6)
+    )
+    np.testing.assert_array_equal(weak[motion.ed], strong[motion.ed])
+    assert np.abs(weak[motion.es] - strong[motion.es]).max() > 0.3
+    # Two frames do tell: the early change is larger in the stronger heart.
+    change = [np.square(frames[motion.ed + 3] - frames[motion.ed]).mean() for frames in (weak, strong)]
+    assert change[1] > 2 * change[0]
+
+
+def test_anatomy_and_motion_are_drawn_apart() -> None:
+    rng = np.random.default_rng(0)
+    draws = [(draw_anatomy(rng), draw_motion(rng)) for _ in range(300)]
+    contraction = [motion.contraction for _, motion in draws]
+    for name in ("cavity", "wall", "stretch", "taper", "blood", "muscle"):
+        visible = [getattr(anatomy, name) for anatomy, _ in draws]
+        assert abs(np.corrcoef(visible, contraction)[0, 1]) < 0.2
+    assert min(contraction) < 0.18
+    assert max(contraction) > 0.57
+
+
+def test_the_cavity_shrinks_and_the_muscle_keeps_its_area(motion: Motion) -> None:
+    plain = dataclasses.replace(
+        draw_anatomy(np.random.default_rng(3)), blood=1.0, muscle=0.0, bias=(0.0, 0.0), centre=(0.0, 0.0), stretch=1.0
+    )
+    frames = heart(plain, dataclasses.replace(motion, contraction=0.5), (1, 96, 96))[:, 0]
+    y, x = np.mgrid[:96, :96] + 0.5 - 48
+    radius = np.hypot(y, x) / 48
+    left = radius < plain.cavity + 0.02  # stays clear of the right ventricle's blood
+
+    def cavity_area(frame: int) -> float:
+        return float(frames[frame][left].sum() * (2 / 96) ** 2)
+
+    expected = np.pi * plain.cavity**2
+    assert cavity_area(motion.ed) == pytest.approx(expected, rel=0.05)
+    assert cavity_area(motion.es) == pytest.approx(expected * 0.25, rel=0.1)
+
+
+def test_sequences_are_long_enough() -> None:
+    rng = np.random.default_rng(1)
+    motions = [draw_motion(rng) for _ in range(200)]
+    assert all(motion.es - motion.ed + 1 >= 8 and motion.es < motion.frames for motion in motions)
+    assert {motion.ed for motion in motions} == {0, 1, 2}
+
+
+def test_it_is_a_study_like_any_other(phantom_study: Path) -> None:
+    catalog = find_subjects(phantom_study)
+    assert len(catalog.subjects) == 12
+    assert catalog.problems == ()
+    image = nib.load(catalog.subjects[0].frames[0].path)
+    assert image.get_data_dtype() == np.int16
+    assert image.shape[:3] == (24, 24, 4)
+    rotation = image.affine[:3, :3] / np.linalg.norm(image.affine[:3, :3], axis=0)
+    assert (np.abs(rotation) > 0.05).sum() >= 8, "the planes are oblique"
+    assert len({subject.affine for subject in catalog.subjects}) == 12
+    np.testing.assert_allclose(image.header.get_qform(), image.affine, atol=1e-3)
+
+
+def test_copying_is_a_floor_worth_beating(tmp_path: Path) -> None:
+    write_phantom(tmp_path / "study", PhantomSettings(subjects=10), seed=0)
+    early, late = [], []
+    for subject in find_subjects(tmp_path / "study").subjects:
+        frames = load_frames(subject)
+        slots, _ = normalise(to_grid(frames[assign_slots(len(frames), 8)], (8, 32, 32)))
+        early.append(-10 * np.log10(np.square(slots[0] - slots[-1]).mean()))
+        late.append(-10 * np.log10(np.square(slots[4] - slots[-1]).mean()))
+    assert 17 < np.mean(early) < 22
+    assert 24 < np.mean(late) < 29
+
+
+def test_a_patient_depends_on_the_seed_and_its_number_only(tmp_path: Path) -> None:
+    write_phantom(tmp_path / "few", TINY, seed=5)
+    write_phantom(tmp_path / "more", TINY.model_copy(update={"subjects": 3}), seed=5)
+    write_phantom(tmp_path / "other", TINY, seed=6)
+    file = "patient002/patient002_4d.nii.gz"
+    assert (tmp_path / "few" / file).read_bytes() == (tmp_path / "more" / file).read_bytes()
+    assert (tmp_path / "few" / file).read_bytes() != (tmp_path / "other" / file).read_bytes()
+
+
+def test_written_once_and_again_when_the_settings_change(tmp_path: Path) -> None:
+    write_phantom(tmp_path, TINY, seed=0)
+    file = tmp_path / "patient001" / "patient001_4d.nii.gz"
+    before = file.stat().st_mtime_ns
+    write_phantom(tmp_path, TINY, seed=0)
+    assert file.stat().st_mtime_ns == before
+    write_phantom(tmp_path, TINY.model_copy(update={"subjects": 1}), seed=0)
+    assert [subject.name for subject in find_subjects(tmp_path).subjects] == ["patient001"]
+
+
+def test_a_phantom_that_was_cut_short_is_written_again(tmp_path: Path) -> None:
+    write_phantom(tmp_path, TINY, seed=0)
+    marker = tmp_path / "phantom.json"
+    marker.write_text(json.dumps({**json.loads(marker.read_text()), "complete": False}))
+    (tmp_path / "patient002" / "Info.cfg").unlink()
+    write_phantom(tmp_path, TINY, seed=0)
+    assert len(find_subjects(tmp_path).subjects) == 2
+
+
+def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(DataError, match="not empty"):
+        write_phantom(tmp_path, TINY, seed=0)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]

@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from sadm_ray.data.sequence import draw_question, snap, take
+
+PRESENT = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 0, 1, 0, 0, 1], [0, 1, 0, 0, 1, 0]], dtype=torch.bool).repeat(400, 1)
+
+
+@pytest.mark.parametrize("imputation", [0.0, 0.5, 1.0])
+def test_questions_can_be_asked(imputation: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    question = draw_question(PRESENT, generator, imputation)
+    rows = torch.arange(len(PRESENT))
+    index = torch.arange(6)
+    first = PRESENT.int().argmax(dim=1)
+    assert PRESENT[rows, question.target].all()
+    assert (question.target > first).all()
+    assert not question.observed[rows, question.target].any()
+    assert question.observed[rows, first].all()
+    assert not (question.observed & ~PRESENT).any()
+    later = (question.observed & (index > question.target[:, None])).any()
+    assert bool(later) == (imputation > 0)
+
+
+def test_every_frame_is_asked_for_and_every_count_is_common() -> None:
+    generator = torch.Generator().manual_seed(0)
+    present = torch.ones(6000, 6, dtype=torch.bool)
+    question = draw_question(present, generator)
+    asked = torch.bincount(question.target, minlength=6)[1:] / len(present)
+    assert asked.min() > 0.17
+    last = question.target == 5
+    counts = torch.bincount(question.observed[last].sum(dim=1), minlength=6)[1:] / last.sum()
+    assert counts.min() > 0.14  # uniform over 1 to 5 observed frames
+
+
+def test_take_picks_each_rows_own_frame() -> None:
+    frames = torch.arange(6).reshape(2, 3)
+    assert take(frames, torch.tensor([2, 0])).tolist() == [2, 3]
+
+
+def test_snap_finds_the_nearest_present_slot() -> None:
+    present = [True, False, True, False, False, True]
+    assert [snap(frame, present) for frame in (0, 1, 2, 3, 4, 5, -1)] == [0, 0, 2, 2, 5, 5, 5]

@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from sadm_ray.diffusion.posterior import gaussian_v
+from sadm_ray.diffusion.prediction import to_x
+from sadm_ray.diffusion.schedule import alpha_sigma, per_sample
+
+LOG_SNR = torch.tensor([-12.0, -3.0, 0.0, 4.0, 12.0], dtype=torch.float64)
+
+
+@pytest.fixture
+def volumes() -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(5, 1, 2, 3, 4, generator=generator, dtype=torch.float64) for _ in range(4))
+
+
+def test_it_is_the_posterior_mean_of_a_gaussian(volumes: tuple[torch.Tensor, ...]) -> None:
+    z, mean, log_variance, _ = volumes
+    alpha, sigma = (per_sample(a, z) for a in alpha_sigma(LOG_SNR))
+    variance = log_variance.exp()
+    # By precisions: the prior's 1/s² at μ, the observation's α²/σ² at z/α.
+    expected = (mean / variance + alpha * z / sigma**2) / (1 / variance + alpha**2 / sigma**2)
+    v = gaussian_v(torch.zeros_like(z), mean, log_variance, z, LOG_SNR)
+    torch.testing.assert_close(to_x(v, "v", z, LOG_SNR), expected)
+
+
+def test_unit_variance_is_plain_v_prediction(volumes: tuple[torch.Tensor, ...]) -> None:
+    z, mean, _, v_net = volumes
+    plain = gaussian_v(v_net, mean, None, z, LOG_SNR)
+    torch.testing.assert_close(gaussian_v(v_net, mean, torch.zeros_like(z), z, LOG_SNR), plain)
+    sigma2 = torch.sigmoid(-LOG_SNR)[:, None, None, None, None]
+    moved = to_x(plain, "v", z, LOG_SNR) - to_x(v_net, "v", z, LOG_SNR)
+    torch.testing.assert_close(moved, sigma2 * mean)
+
+
+def test_a_voxel_that_keeps_still_ignores_the_noise(volumes: tuple[torch.Tensor, ...]) -> None:
+    z, _, _, v_net = volumes
+    v = gaussian_v(v_net, 0.0, torch.full_like(z, -1e9), z, LOG_SNR)
+    x_hat = to_x(v, "v", z, LOG_SNR)
+    assert torch.isfinite(x_hat).all()
+    assert x_hat[:3].abs().max() < 0.02  # down to λ = 0; the variance is bounded below, and so is the trust in it

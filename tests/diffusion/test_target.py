@@ -1,0 +1,29 @@
+import pytest
+import torch
+
+from sadm_ray.diffusion.rollout import rollout_order
+from sadm_ray.diffusion.target import Target, nearest_observed
+
+
+@pytest.mark.parametrize("target", [Target("volume"), Target("difference", scale=0.07)])
+def test_decode_inverts_encode(target: Target) -> None:
+    volume, reference = torch.rand(2, 2, 1, 3, 4, 5)
+    torch.testing.assert_close(target.decode(target.encode(volume, reference), reference), volume)
+
+
+def test_no_difference_is_the_reference() -> None:
+    reference = torch.rand(2, 1, 3, 4, 5)
+    assert torch.equal(Target("difference", 0.1).decode(torch.zeros_like(reference), reference), reference)
+
+
+def test_nearest_observed_is_in_time_not_in_order() -> None:
+    times = torch.tensor([[0.0, 0.25, 0.75, 1.0]]).expand(3, 4)
+    observed = torch.tensor([[True, True, False, False], [True, False, False, True], [True, True, True, False]])
+    assert nearest_observed(observed, times, torch.tensor([0.875, 0.45, 0.5])).tolist() == [1, 0, 1]
+
+
+def test_rollout_goes_from_the_known_outwards() -> None:
+    assert rollout_order([0, 1, 2], [5, 3, 4]) == [1, 2, 0]  # 3, 4, 5
+    assert rollout_order([0, 10], [5, 9, 2]) == [1, 2, 0]  # 9, then 2, then 5
+    assert rollout_order([0], [0.25, -0.25]) == [1, 0]  # equally near: the earlier first
+    assert rollout_order([3.5], []) == []

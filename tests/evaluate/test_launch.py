@@ -1,0 +1,161 @@
+"""The evaluation job on a tiny study whose scores are known beforehand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import ray
+
+from sadm_ray.data.shards import SCHEMA_VERSION, STUDY_FILE, Study, row_arrays
+from sadm_ray.errors import DataError
+from sadm_ray.evaluate.launch import Evaluation, choose_pictures, evaluate_predictions
+from sadm_ray.evaluate.metrics import PSNR_CAP
+from sadm_ray.evaluate.tables import METRICS_COLUMNS, TABLE_COLUMNS
+
+pytestmark = pytest.mark.ray
+
+SUBJECTS = ("anna", "ben", "cleo")
+TASKS = {"future": ([0], [3]), "missing": ([0, 3], [1, 2])}
+TIMES = np.array([0.0, 0.2, 0.3, 1.0], dtype=np.float32)
+
+Predict = Callable[[np.ndarray, list[int], int], np.ndarray]
+
+
+def true_frames(subject: str) -> np.ndarray:
+    """A bright cube that shrinks, over noise that stays: t c d h w."""
+    rng = np.random.default_rng(len(subject))
+    frames = np.broadcast_to(rng.uniform(0.1, 0.3, (4, 8, 8)), (4, 1, 4, 8, 8)).copy()
+    for slot in range(4):
+        frames[slot, :, :, slot : 8 - slot, 2:6] += 0.5
+    return frames.astype(np.float16)
+
+
+def perfect(frames: np.ndarray, observed: list[int], target: int) -> np.ndarray:
+    return np.stack([frames[target]] * 3)
+
+
+def copying(frames: np.ndarray, observed: list[int], target: int) -> np.ndarray:
+    return frames[[max(slot for slot in observed if slot < target)]]
+
+
+def prediction(subject: str, task: str, frame: int, predict: Predict) -> dict[str, Any]:
+    observed = TASKS[task][0]
+    row = {"subject": subject, "task": task, "frame": frame, "time": float(TIMES[frame]), "observed": observed}
+    return row | {"samples": predict(true_frames(subject), observed, frame)}
+
+
+@pytest.fixture(scope="module")
+def shards(ray_local: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    shape = (4, 8, 8)
+    blank = {name: np.zeros(size, dtype) for name, (dtype, size) in row_arrays(4, shape).items()}
+    blank |= {"group": "NOR", "source": "[]", "error": "", "times": TIMES, "present": np.ones(4, dtype=bool)}
+    rows = [{**blank, "subject": name, "frames": true_frames(name)} for name in SUBJECTS]
+    gap = {**rows[0], "subject": "gap", "present": np.array([True, False, True, True])}
+    ray.data.from_items([*rows, gap]).write_parquet(str(folder / "test"))
+    study = Study("", 4, shape, "", {"test": (*SUBJECTS, "gap")}, (), 1.0)
+    (folder / STUDY_FILE).write_text(json.dumps({"schema_version": SCHEMA_VERSION, **asdict(study)}))
+    return folder
+
+
+def evaluate(shards: Path, folder: Path, rows: list[dict[str, Any]], **options: Any) -> Evaluation:
+    ray.data.from_items(rows).write_parquet(str(folder / "predictions"))
+    return evaluate_predictions(shards, folder / "predictions", folder / "evaluation", **options)
+
+
+def all_predictions(predict: Predict) -> list[dict[str, Any]]:
+    return [
+        prediction(subject, task, frame, predict)
+        for subject in SUBJECTS
+        for task, (_, targets) in TASKS.items()
+        for frame in targets
+    ]
+
+
+def test_a_perfect_predictor_reaches_the_cap(shards: Path, tmp_path: Path) -> None:
+    found = evaluate(shards, tmp_path, all_predictions(perfect), pictures=3)
+    table = found.table.set_index(["task", "method"])
+    for task in TASKS:
+        for method in ("sample", "mean of 3"):
+            row = table.loc[(task, method)]
+            assert row[["psnr", "psnr_changed"]].tolist() == [PSNR_CAP, PSNR_CAP]
+            assert row["ssim"] == pytest.approx(1)
+            assert row["nrmse"] == 0
+            assert row["better"] == row["subjects"] == len(SUBJECTS)
+    assert ("missing", "interpolation") in table.index
+    assert ("future", "interpolation") not in table.index  # the target does not lie between two observed frames
+    assert table.loc[("missing", "copy-last"), "frames"] == 6
+    assert not found.problems
+
+    assert [picture.task for picture in found.pictures] == ["future", "future", "missing"]
+    assert all(picture.png.startswith(b"\x89PNG") for picture in found.pictures)
+
+    written = tmp_path / "evaluation"
+    assert sorted(file.name for file in written.iterdir()) == [
+        "definitions.json",
+        "metrics.csv",
+        "metrics.parquet",
+        "table.csv",
+    ]
+    pd.testing.assert_frame_equal(pd.read_parquet(written / "metrics.parquet"), found.metrics)
+    assert list(found.metrics.columns) == METRICS_COLUMNS
+    assert list(pd.read_csv(written / "table.csv").columns) == TABLE_COLUMNS
+    assert "dB" in json.loads((written / "definitions.json").read_text())["psnr"]
+
+
+def test_copying_scores_as_copy_last_does(shards: Path, tmp_path: Path) -> None:
+    found = evaluate(shards, tmp_path, all_predictions(copying), pictures=0)
+    table = found.table.set_index(["task", "method"])
+    for task in TASKS:
+        pd.testing.assert_series_equal(table.loc[(task, "sample")], table.loc[(task, "copy-last")], check_names=False)
+        assert table.loc[(task, "sample"), "delta_psnr"] == 0
+    assert "mean of 1" not in set(found.metrics["method"])
+    assert found.pictures == ()
+
+
+def test_a_bad_prediction_is_listed_and_the_rest_is_scored(shards: Path, tmp_path: Path) -> None:
+    stranger = prediction("anna", "future", 3, perfect) | {"subject": "nobody"}
+    broken = prediction("ben", "future", 3, perfect)
+    broken["samples"] = np.full_like(broken["samples"], np.nan)
+    blind = prediction("anna", "missing", 2, perfect) | {"subject": "gap", "observed": [0, 1]}
+    unknowable = prediction("anna", "missing", 1, perfect) | {"subject": "gap"}  # no true frame there: no row
+    found = evaluate(shards, tmp_path, [prediction("anna", "future", 3, perfect), stranger, broken, blind, unknowable])
+
+    assert [problem.split(":")[0] for problem in found.problems] == [
+        "ben, future, frame 3",
+        "nobody, future, frame 3",
+        "gap, missing, frame 2",
+    ]
+    assert "not finite" in found.problems[0]
+    assert "frame 1 is said to be observed" in found.problems[2]
+    assert set(found.metrics["subject"]) == {"anna", "ben", "nobody", "gap"}
+    assert found.table["subjects"].tolist() == [1, 1, 1]
+    assert [picture.subject for picture in found.pictures] == ["anna"]
+
+
+def test_no_predictions_and_doubled_ones_are_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no predictions here"):
+        evaluate_predictions(shards, tmp_path / "nothing", tmp_path / "evaluation")
+    with pytest.raises(DataError, match="anna is predicted twice"):
+        evaluate(shards, tmp_path, [prediction("anna", "future", 3, perfect)] * 2)
+
+
+def test_pictures_are_spread_over_the_ranks_not_picked() -> None:
+    common = {"task": "t", "frame": 1, "time": 0.0, "psnr_changed": 0.0, "ssim": 0.0, "nrmse": 0.0, "error": ""}
+    metrics = pd.DataFrame(
+        [
+            {**common, "subject": f"s{i}", "method": method, "psnr": 20 + i * (method == "sample")}
+            for i in range(9)
+            for method in ("copy-last", "sample")
+        ]
+    )
+    assert [subject for subject, _, _ in choose_pictures(metrics, 3)] == ["s1", "s4", "s7"]
+    assert [subject for subject, _, _ in choose_pictures(metrics, 1)] == ["s4"]
+    assert len(choose_pictures(metrics, 100)) == 9

@@ -1,0 +1,191 @@
+"""What the model promises, whatever its weights are."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, SamplingSettings
+from sadm_ray.errors import DataError
+from sadm_ray.model.sadm import Sadm, SadmConfig
+
+SHAPE = (4, 16, 16)
+
+
+def small(target: str = "motion", **diffusion: str) -> Sadm:
+    """A small model whose every layer matters: the ones that start at zero are made random."""
+    torch.manual_seed(0)
+    settings = ModelSettings(
+        target=target,
+        difference_scale=0.1,
+        voxel_variance="prediction" not in diffusion,
+        conditioner=ConditionerSettings(widths=(16, 32), layers=2, channels=8),
+        denoiser=DenoiserSettings(patch=(2, 4, 4), widths=(16, 32), blocks=1),
+    )
+    model = Sadm(SadmConfig(shape=SHAPE, model=settings, diffusion=diffusion))
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+@pytest.fixture
+def sequences() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    frames = torch.rand(3, 5, 1, *SHAPE, generator=generator)
+    observed = torch.tensor([[1, 0, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 0, 1]], dtype=torch.bool)
+    times = torch.tensor([0.0, 0.2, 0.45, 0.7, 1.0]).expand(3, 5).clone()
+    return {"frames": frames, "observed": observed, "times": times}
+
+
+def loss(model: Sadm, sequences: dict[str, Tensor]) -> Tensor:
+    target = torch.rand(3, 1, *SHAPE, generator=torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(3)
+    return model(**sequences, target=target, target_time=torch.full((3,), 0.8), generator=generator)
+
+
+@pytest.mark.parametrize("target", ["motion", "difference", "volume"])
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, 7.0])
+def test_what_stands_in_an_absent_frame_changes_no_bit(sequences: dict[str, Tensor], target: str, junk: float) -> None:
+    model = small(target)
+    soiled = {key: value.clone() for key, value in sequences.items()}
+    soiled["frames"][~soiled["observed"]] = junk
+    soiled["times"][~soiled["observed"]] = junk
+    results = []
+    for each in (sequences, soiled):
+        model.zero_grad()
+        value = loss(model, each)
+        value.mean().backward()
+        generated = model.generate(**each, target_times=torch.tensor([[0.7, 1.1]] * 3), seeds=[1, 2, 3])
+        results.append([value, generated, *(parameter.grad for parameter in model.parameters())])
+    assert torch.isfinite(results[0][0]).all()
+    for clean, same in zip(*results, strict=True):
+        assert torch.equal(clean, same)
+
+
+def test_order_and_padding_of_the_frames_do_not_matter(sequences: dict[str, Tensor]) -> None:
+    model = small()
+    order = torch.tensor([3, 0, 4, 2, 1])
+    permuted = {key: value[:, order] for key, value in sequences.items()}
+    padded = {key: torch.cat([value, torch.zeros_like(value[:, :2])], dim=1) for key, value in sequences.items()}
+    wanted = {"target_times": torch.tensor([[0.7, 1.1]] * 3), "seeds": [1, 2, 3]}
+    expected = model.generate(**sequences, **wanted)
+    for other in (permuted, padded):
+        torch.testing.assert_close(model.generate(**other, **wanted), expected, atol=1e-5, rtol=0)
+
+
+def test_a_masked_frame_is_not_a_black_one(sequences: dict[str, Tensor]) -> None:
+    model = small()
+    black = {key: value.clone() for key, value in sequences.items()}
+    black["frames"][:, 3] = 0.0
+    black["observed"][:, 3] = True
+    wanted = {"target_times": torch.tensor([[1.1]] * 3), "seeds": [1, 2, 3]}
+    assert not torch.allclose(model.generate(**sequences, **wanted), model.generate(**black, **wanted), atol=1e-4)
+
+
+def test_times_matter(sequences: dict[str, Tensor]) -> None:
+    model = small()
+    wanted = {"target_times": torch.tensor([[1.1]] * 3), "seeds": [1, 2, 3]}
+    later = {**sequences, "times": sequences["times"] * 0.8}
+    assert not torch.allclose(model.generate(**sequences, **wanted), model.generate(**later, **wanted), atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+def test_a_sample_does_not_depend_on_its_batch_mates(sequences: dict[str, Tensor], sampler: str) -> None:
+    model, sampling = small(), SamplingSettings(sampler=sampler, num_steps=3, guidance_scale=0.5)
+    wanted = torch.tensor([[0.7, 1.1]] * 3)
+    together = model.generate(**sequences, target_times=wanted, seeds=[5, 6, 7], sampling=sampling)
+    for row in range(3):
+        alone = {key: value[[row]] for key, value in sequences.items()}
+        volume = model.generate(**alone, target_times=wanted[[row]], seeds=[5 + row], sampling=sampling)
+        torch.testing.assert_close(volume[0], together[row], atol=1e-5, rtol=0)
+
+
+def test_a_rollout_encodes_each_frame_once(sequences: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, encoded = small(), []
+    encoder = model.conditioner.encoder.forward
+    monkeypatch.setattr(
+        model.conditioner.encoder, "forward", lambda volumes: (encoded.append(len(volumes)), encoder(volumes))[1]
+    )
+    model.generate(**sequences, target_times=torch.tensor([[0.7, 1.1, 1.2]] * 3), seeds=[1, 2, 3])
+    assert encoded == [int(sequences["observed"].sum()), 3, 3, 3]
+
+
+def test_a_rollout_equals_generating_step_by_step(sequences: dict[str, Tensor]) -> None:
+    """The cache of encodings changes nothing: the second frame is what a fresh call would give for it."""
+    model, sampling = small(), SamplingSettings(num_steps=1)  # one draw a frame, so that the seeds can be matched
+    rolled = model.generate(**sequences, target_times=torch.tensor([[1.1]] * 3), seeds=[1, 2, 3], sampling=sampling)
+    longer = {
+        "frames": torch.cat([sequences["frames"], rolled], dim=1),
+        "observed": torch.cat([sequences["observed"], torch.ones(3, 1, dtype=torch.bool)], dim=1),
+        "times": torch.cat([sequences["times"], torch.full((3, 1), 1.1)], dim=1),
+    }
+    both = model.generate(**sequences, target_times=torch.tensor([[1.1, 1.3]] * 3), seeds=[1, 2, 3], sampling=sampling)
+    torch.testing.assert_close(both[:, 0], rolled[:, 0], atol=1e-5, rtol=0)
+    features = model.conditioner.encode(longer["frames"], longer["observed"])
+    condition = model.conditioner(features, longer["observed"], longer["times"], torch.full((3,), 1.3))
+    cached = model.conditioner.encode(sequences["frames"], sequences["observed"])
+    new = model.conditioner.encode(rolled, torch.ones(3, 1, dtype=torch.bool))
+    joined = [torch.cat(pair, dim=1) for pair in zip(cached, new, strict=True)]
+    again = model.conditioner(joined, longer["observed"], longer["times"], torch.full((3,), 1.3))
+    torch.testing.assert_close(condition, again, atol=1e-5, rtol=0)
+
+
+def test_gradients_reach_every_parameter(sequences: dict[str, Tensor]) -> None:
+    model = small()
+    loss(model, sequences).mean().backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("target", "diffusion"), [("motion", {}), ("difference", {"prediction": "x"}), ("volume", {"prediction": "v"})]
+)
+def test_one_subject_can_be_learned_by_heart(target: str, diffusion: dict[str, str]) -> None:
+    torch.manual_seed(0)
+    grid = torch.stack(torch.meshgrid(*(torch.linspace(-1, 1, n) for n in SHAPE), indexing="ij")).square().sum(0)
+    frames = torch.stack([torch.sigmoid(8 * (0.8 - 0.1 * t - grid)) for t in range(4)])
+    frames = frames[None, :, None].repeat(8, 1, 1, 1, 1, 1)
+    times = torch.linspace(0, 1, 4).expand(8, 4)
+    observed = torch.tensor([True, True, False, False]).expand(8, 4)
+    model = small(target, **diffusion)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(300):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 300)
+        model(frames, observed, times, frames[:, 3], times[:, 3], generator).mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    drawn = model.generate(frames[:1], observed[:1], times[:1], times[:1, 3:], [0], SamplingSettings(num_steps=4))
+    error, copied = ((volume - frames[0, 3]).square().mean() for volume in (drawn[0, 0], frames[0, 1]))
+    gain = 10 * torch.log10(copied / error).item()
+    assert gain > (6 if target == "volume" else 12), f"{gain:.1f} dB better than copying"
+
+
+def test_pretrained_comes_back_equal(sequences: dict[str, Tensor], tmp_path: Path) -> None:
+    model = small()
+    model.save_pretrained(tmp_path / "model")
+    again = Sadm.from_pretrained(tmp_path / "model")
+    assert again.config == model.config
+    wanted = {"target_times": torch.tensor([[1.1]] * 3), "seeds": [1, 2, 3]}
+    assert torch.equal(again.generate(**sequences, **wanted), model.eval().generate(**sequences, **wanted))
+
+
+def test_a_missing_or_damaged_model_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no trained model here"):
+        Sadm.from_pretrained(tmp_path)
+    small().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"model\.safetensors: cannot be read"):
+        Sadm.from_pretrained(tmp_path)
+
+
+def test_a_sequence_without_observed_frames_is_refused(sequences: dict[str, Tensor]) -> None:
+    with pytest.raises(ValueError, match="at least one observed"):
+        small().generate(
+            sequences["frames"], torch.zeros_like(sequences["observed"]), sequences["times"],
+            torch.ones(3, 1), [1, 2, 3],
+        )  # fmt: skip

@@ -1,0 +1,92 @@
+"""Imports point one way, and the command line starts without the heavy packages."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = [
+    {"errors"},
+    {"config"},
+    {"tracking", "progress", "cluster"},
+    {"data"},
+    {"diffusion"},
+    {"model"},
+    {"train", "generate", "evaluate"},
+    {"tune"},
+    {"reporting"},
+    {"steps"},
+    {"cli"},
+    {"pipelines"},
+]
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+NO_RAY = {"diffusion", "model"}
+"""What does mathematics is plain PyTorch."""
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[0] if parts[0] == "pipelines" else (parts[1] if len(parts) > 1 else "")
+
+
+def imports(source: str) -> set[str]:
+    """Every module that the text imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def upward(module: str, source: str) -> list[str]:
+    """The imports of `module` that point up, or sideways into another room."""
+    here = room_of(module)
+    return [
+        f"{module} imports {target}"
+        for target in sorted(imports(source))
+        if target.startswith("sadm_ray.") and (there := room_of(target)) in LEVEL
+        if there != here and LEVEL[there] >= LEVEL[here]
+    ]
+
+
+def modules() -> dict[str, str]:
+    files = [*ROOT.glob("sadm_ray/**/*.py"), *ROOT.glob("pipelines/*.py")]
+    named = {".".join(file.relative_to(ROOT).with_suffix("").parts): file.read_text() for file in files}
+    return {name: text for name, text in named.items() if room_of(name) not in ("", "__init__")}
+
+
+def test_every_room_has_its_place() -> None:
+    assert {room_of(name) for name in modules()} == set(LEVEL)
+
+
+def test_imports_point_one_way() -> None:
+    assert [arrow for name, text in modules().items() for arrow in upward(name, text)] == []
+
+
+def test_the_walk_sees_an_arrow_that_points_up() -> None:
+    assert upward("sadm_ray.data.shards", "def f():\n    from sadm_ray.model.sadm import Sadm")
+    assert upward("sadm_ray.train.loop", "from sadm_ray import generate")
+    assert not upward("sadm_ray.train.loop", "from sadm_ray.model import sadm")
+
+
+def test_mathematics_knows_nothing_of_ray() -> None:
+    for name, text in modules().items():
+        if room_of(name) in NO_RAY or name in ("sadm_ray.train.step", "sadm_ray.data.sequence"):
+            assert not any(target.split(".")[0] in ("ray", "mlflow") for target in imports(text)), name
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["settings"], ["train", "train.stpes=1"]])
+def test_the_command_line_is_light(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom sadm_ray.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "heavy = {'ray', 'torch', 'mlflow', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
