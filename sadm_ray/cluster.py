@@ -67,6 +67,8 @@ def _connect(settings: Settings) -> None:
         else:
             _quieten()
             return
+    # Ray warns of four times as many processes as may start at once, which an ordinary step here already has.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     # A CPU here is a slot, not a core: workers, actors and the reading of their data must all find one.
     slots = max(os.cpu_count() or 1, settings.train.workers + 1, settings.generate.actors + 1)
     ray.init(

@@ -115,7 +115,7 @@ class DiffusionSettings(Section):
     schedule: Literal["cosine"] = "cosine"
     log_snr_min: float = -12.0
     log_snr_max: float = 12.0
-    shift: float = 0.0
+    shift: float = -3.0
     prediction: Literal["v", "x", "eps"] = "v"
 
     @model_validator(mode="after")
@@ -128,7 +128,7 @@ class DiffusionSettings(Section):
 class TrainSettings(Section):
     """How the model is trained. `batch_size` is over all workers together."""
 
-    steps: Positive = 600
+    steps: Positive = 400
     batch_size: Positive = 16
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 50

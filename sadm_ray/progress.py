@@ -88,15 +88,16 @@ def _bar(title: str, total: int, states: Iterator[tuple[int, str]]) -> Iterator[
 
 
 def _lines(title: str, total: int, states: Iterator[tuple[int, str]]) -> Iterator[None]:
-    start = said = time.monotonic()
+    start = due = time.monotonic()
     done, note = 0, ""
     for done, note in states:
-        if time.monotonic() - said >= LINE_SECONDS:
-            said = time.monotonic()
-            _say(title, done, total, said - start, note)
+        if time.monotonic() >= due and done < total:
+            due = time.monotonic() + LINE_SECONDS
+            _say(title, done, total, start, note)
         yield
-    _say(title, done, total, time.monotonic() - start, note)
+    _say(title, done, total, start, note)
 
 
-def _say(title: str, done: int, total: int, seconds: float, note: str) -> None:
-    print(f"{title}: {done}/{total} after {seconds:.0f} s{'  ' + note if note else ''}", file=sys.stderr, flush=True)
+def _say(title: str, done: int, total: int, start: float, note: str) -> None:
+    spent = f"{time.monotonic() - start:.0f} s"
+    print(f"{title}: {done}/{total} after {spent}{'  ' + note if note else ''}", file=sys.stderr, flush=True)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import torch
+import yaml
 from ray import tune
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
-from sadm_ray.config import SamplingSettings, Settings, dump_settings
+from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.data.shards import Study, read_shards
 from sadm_ray.errors import DataError
 from sadm_ray.model.sadm import WEIGHTS, Sadm
@@ -53,16 +56,10 @@ def tune_sampling(settings: Settings, study: Study, shards: Path, model: Path, o
         )
         results = _tuner(settings, trainable, out, name, tracked).fit()
     failed = [str(error) for error in results.errors]
-    table = results.get_dataframe()
     if len(failed) == len(results):
         raise RuntimeError(f"every trial of the sweep failed; the first: {failed[0]}")
-    table = table[table[METRIC].notna()] if METRIC in table else table.iloc[:0]
-    trials = pd.DataFrame(
-        [
-            {**chosen_sampling(_choice(row)).model_dump(), "network_calls": row["network_calls"], **_scores(row)}
-            for row in table.to_dict("records")
-        ]
-    )
+    good = [(result.config, result.metrics) for result in results if not result.error]
+    trials = pd.DataFrame([{**chosen_sampling(config).model_dump(), **_scores(metrics)} for config, metrics in good])
     near = trials[trials[METRIC] >= trials[METRIC].max() - 0.01]
     winner = near.sort_values(["network_calls", METRIC], ascending=[True, False]).iloc[0]
     best = SamplingSettings.model_validate({key: winner[key] for key in SamplingSettings.model_fields})
@@ -77,13 +74,14 @@ def write_tuned(file: Path, swept: Swept) -> None:
         f"({', '.join(swept.subjects)}):\n# one sample is {score:+.2f} dB PSNR against copy-last there.\n"
     )
     new = file.with_suffix(".new")
-    new.write_text(head + dump_settings(swept.best), encoding="utf-8")
+    new.write_text(head + yaml.safe_dump({"sampling": swept.best.model_dump()}, sort_keys=False), encoding="utf-8")
     new.replace(file)
 
 
 def _tuner(settings: Settings, trainable: Any, out: Path, name: str, tracked: TrackedRun) -> tune.Tuner:
     if tune.Tuner.can_restore(str(out / name)):
         return tune.Tuner.restore(str(out / name), trainable, resume_unfinished=True, restart_errored=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = OptunaSearch(metric=METRIC, mode="max", seed=settings.seed)
     return tune.Tuner(
         trainable,
@@ -124,7 +122,7 @@ class _TrialsToMlflow(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         child = self._tracked.child(trial.trial_id)
         child.params(chosen_sampling(trial.config).model_dump())
-        child.metrics(_scores(trial.last_result) | {"network_calls": trial.last_result["network_calls"]})
+        child.metrics(_scores(trial.last_result))
         child.finish()
 
 
@@ -140,9 +138,7 @@ def _sweep_name(settings: Settings, model: Path) -> str:
     return f"sweep-{digest.hexdigest()[:12]}"
 
 
-def _choice(row: dict[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix("config/"): value for key, value in row.items() if key.startswith("config/")}
-
-
-def _scores(row: dict[str, Any]) -> dict[str, float]:
-    return {key: float(row[key]) for key in row if key in ("psnr", "copy_last") or key.startswith(METRIC)}
+def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What `_trial` reported, without what Ray Tune adds."""
+    named = ("psnr", "copy_last", "network_calls")
+    return {key: metrics[key] for key in metrics if key in named or key.startswith(METRIC)}
