@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # patients' data is near: nothing is reported anywhere
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # or Ray complains on our terminal of how its own actor pools are made
 }
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # more threads than free cores spin: measured 4 to 8 times slower
@@ -87,5 +89,7 @@ def _quieten() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours are shown, see `sadm_ray.progress`
     context.execution_options.preserve_order = True
+    # A study smaller than the pool of actors is no reason to warn.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)

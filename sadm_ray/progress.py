@@ -88,7 +88,8 @@ def _bar(title: str, total: int, states: Iterator[tuple[int, str]]) -> Iterator[
 
 
 def _lines(title: str, total: int, states: Iterator[tuple[int, str]]) -> Iterator[None]:
-    start = due = time.monotonic()
+    start = time.monotonic()
+    due = start + LINE_SECONDS
     done, note = 0, ""
     for done, note in states:
         if time.monotonic() >= due and done < total:

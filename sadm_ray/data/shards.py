@@ -171,8 +171,14 @@ def read_study(out: Path) -> Study:
     )
 
 
-def read_shards(out: Path, split: str, columns: Sequence[str] | None = None) -> Dataset:
+def read_shards(
+    out: Path, split: str, columns: Sequence[str] | None = None, blocks: int | None = None
+) -> Dataset:
     """The rows of a split as a Ray dataset, lazily; batches in numpy format are stacked arrays.
+
+    Args:
+        columns: only these are read.
+        blocks: into how many parts the rows are cut at least, so that as many workers can share them.
 
     Raises:
         DataError: the study is missing or the split has no subjects.
@@ -181,7 +187,7 @@ def read_shards(out: Path, split: str, columns: Sequence[str] | None = None) -> 
 
     if not read_study(out).subjects.get(split):
         raise DataError(f"{out / split}: no subjects in this split; add subjects or raise data.{split}_fraction")
-    rows = ray.data.read_parquet(str((out / split).absolute()), partitioning=None)
+    rows = ray.data.read_parquet(str((out / split).absolute()), partitioning=None, override_num_blocks=blocks)
     return rows if columns is None else rows.select_columns(list(columns))  # Parquet then reads no others
 
 

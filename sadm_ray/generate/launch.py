@@ -51,7 +51,8 @@ def generate_volumes(
     predictions.mkdir(parents=True)
     with progress("generate", len(study.subjects[split])) as reporter:
         job = Job(model, out, wanted.tasks, sampling, wanted.samples, settings.seed, study.time_unit, reporter)
-        subjects = read_shards(shards, split, columns=COLUMNS)
+        blocks = max(wanted.actors, -(-len(study.subjects[split]) // wanted.batch_size))
+        subjects = read_shards(shards, split, columns=COLUMNS, blocks=blocks)
         answers = subjects.map_batches(
             GenerateActor,
             fn_constructor_args=(job,),

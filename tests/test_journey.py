@@ -1,0 +1,174 @@
+"""The whole way on a tiny phantom: every step, its files, its MLflow runs, and doing it again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from sadm_ray import steps
+from sadm_ray.config import Settings
+from sadm_ray.data.catalog import find_subjects
+from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.tracking import step_history, tracking_uri
+
+pytestmark = pytest.mark.ray
+
+
+def settings_for(folder: Path, **train: Any) -> Settings:
+    tree = {
+        "run": {"name": "tiny", "dir": str(folder)},
+        "phantom": {"subjects": 12, "shape": [4, 32, 32]},
+        "data": {"shape": [4, 16, 16], "frames": 6, "val_fraction": 0.2, "test_fraction": 0.25},
+        "model": {
+            "conditioner": {"widths": [8, 16], "heads": 2, "layers": 1, "channels": 4},
+            "denoiser": {"widths": [16, 16], "blocks": 1, "heads": 2},
+        },
+        "train": {"steps": 4, "batch_size": 4, "workers": 2, "checkpoint_every": 2, "log_every": 1, **train},
+        "tune": {"trials": 3, "subjects": 2, "num_steps": [1, 2]},
+        "generate": {
+            "samples": 2,
+            "actors": 2,
+            "batch_size": 2,
+            "tasks": [
+                {"name": "future", "observed": [0, 2], "targets": [3, -1]},
+                {"name": "gap", "observed": [0, -1], "targets": [2]},
+            ],
+        },
+    }
+    return Settings.model_validate(tree)
+
+
+@pytest.fixture(scope="module")
+def journey(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> dict[str, Any]:
+    settings = settings_for(tmp_path_factory.mktemp("runs"))
+    results = {step: getattr(steps, step)(settings) for step in ("prepare", "train", "tune", "generate", "evaluate")}
+    return {"settings": settings, **results}
+
+
+def test_every_target_of_every_subject_is_written_in_its_own_grid(journey: dict[str, Any]) -> None:
+    settings, study = journey["settings"], journey["prepare"]
+    originals = {subject.name: subject for subject in find_subjects(settings.run_dir / "study").subjects}
+    generated = settings.run_dir / "generated"
+    files = sorted(generated.glob("*/*/*.nii.gz"))
+    assert len(files) == len(study.subjects["test"]) * 3 * 3 == journey["generate"].volumes  # targets × estimates
+    assert journey["generate"].failures == {}
+    for file in files:
+        image = nib.load(file)
+        subject = originals[file.parent.name.removeprefix("sub-")]
+        original = nib.load(subject.frames[0].path)
+        assert image.shape == original.shape[:3]
+        assert np.array_equal(image.affine, original.affine)
+        assert image.header.get_zooms() == pytest.approx(original.header.get_zooms()[:3])
+        sidecar = json.loads(file.with_name(file.name.replace(".nii.gz", ".json")).read_text())
+        assert "not for clinical use" in sidecar["Notice"]
+        assert sidecar["Subject"] == subject.name
+        assert sidecar["ObservedTimes"][0] == 0.0
+
+
+def test_intensities_are_the_subjects_own(journey: dict[str, Any]) -> None:
+    settings = journey["settings"]
+    for folder in (settings.run_dir / "generated" / "future").iterdir():
+        name = folder.name.removeprefix("sub-")
+        original = np.asarray(nib.load(settings.run_dir / "study" / name / f"{name}_4d.nii.gz").dataobj)
+        sample = nib.load(next(folder.glob("*desc-sample.nii.gz"))).get_fdata()
+        assert original.min() - 1 <= sample.min() < sample.max() <= original.max() + 1
+        assert np.corrcoef(sample.ravel(), original[..., 0].ravel())[0, 1] > 0.5
+        spread = nib.load(next(folder.glob("*desc-std.nii.gz"))).get_fdata()
+        assert spread.min() >= 0
+        assert spread.max() < np.ptp(original)
+
+
+def test_the_table_has_copy_last_beside_every_task(journey: dict[str, Any]) -> None:
+    table = journey["evaluate"].table.set_index(["task", "method"])
+    assert set(table.index.get_level_values("task")) == {"future", "gap"}
+    for task in ("future", "gap"):
+        assert {"copy-last", "sample", "mean of 2"} <= set(table.loc[task].index)
+    assert (table["subjects"] == len(journey["prepare"].subjects["test"])).all()
+    assert journey["evaluate"].problems == ()
+
+
+def test_the_report_stands_and_names_what_it_shows(journey: dict[str, Any]) -> None:
+    text = (journey["settings"].run_dir / "report.html").read_text()
+    assert "copy-last" in text
+    assert "data:image/png" in text
+    assert journey["prepare"].digest[:16] in text
+
+
+def test_mlflow_has_the_run_its_steps_and_its_trials(journey: dict[str, Any]) -> None:
+    from mlflow import MlflowClient
+
+    settings = journey["settings"]
+    client = MlflowClient(tracking_uri(settings))
+    experiment = client.get_experiment_by_name("sadm-ray")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    parent = runs["tiny"].info.run_id
+    for step in ("prepare", "train", "tune", "generate", "evaluate"):
+        run = runs[f"tiny/{step}"]
+        assert run.data.tags["mlflow.parentRunId"] == parent
+        assert run.info.status == "FINISHED"
+    sweep = runs["tiny/tune"].info.run_id
+    trials = [run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") == sweep]
+    assert len(trials) == 3
+    assert all({"psnr", "copy_last", "gain"} <= set(run.data.metrics) for run in trials)
+    assert [step for step, _ in step_history(settings, "train", "loss")] == [1, 2, 3, 4]
+    assert "report.html" in [file.path for file in client.list_artifacts(runs["tiny/evaluate"].info.run_id)]
+
+
+def test_the_sweep_chooses_on_validation_subjects(journey: dict[str, Any]) -> None:
+    swept, study = journey["tune"], journey["prepare"]
+    assert set(swept.subjects) <= set(study.subjects["val"])
+    assert len(swept.trials) == 3
+    assert f"num_steps: {swept.best.num_steps}" in (journey["settings"].run_dir / "tuned.yaml").read_text()
+
+
+def test_the_same_command_again_goes_on_where_it_was(journey: dict[str, Any]) -> None:
+    before = journey["settings"]
+    longer = settings_for(before.run.dir, steps=6)
+    steps.train(longer)
+    # Steps 1 to 4 were not done again: MLflow would have their points twice.
+    history = [step for step, _ in step_history(longer, "train", "loss")]
+    assert history == [1, 2, 3, 4, 5, 6]
+    states = (before.run_dir / "model.ray" / "train").glob("checkpoint_*/state.json")
+    assert max(json.loads(state.read_text())["step"] for state in states) == 6
+
+
+def test_a_run_is_not_continued_with_another_model(journey: dict[str, Any]) -> None:
+    tree = journey["settings"].model_dump()
+    tree["model"]["denoiser"]["blocks"] = 2
+    with pytest.raises(ConfigError, match=r"model\.denoiser\.blocks \(1 before, 2 now\)"):
+        steps.train(Settings.model_validate(tree))
+
+
+def test_shards_of_other_settings_are_refused(journey: dict[str, Any]) -> None:
+    tree = journey["settings"].model_dump()
+    tree["data"]["frames"] = 8
+    with pytest.raises(ConfigError, match="prepared with other data settings"):
+        steps.train(Settings.model_validate(tree))
+
+
+def test_steps_out_of_order_say_what_is_missing(tmp_path: Path, ray_local: None) -> None:
+    settings = settings_for(tmp_path)
+    with pytest.raises(DataError, match="prepare"):
+        steps.train(settings)
+    steps.prepare(settings)
+    with pytest.raises(DataError, match="train one first"):
+        steps.generate(settings)
+    with pytest.raises(DataError, match="train one first"):
+        steps.tune(settings)
+    with pytest.raises(DataError, match="generate some first"):
+        steps.evaluate(settings)
+
+
+def test_a_damaged_scan_is_listed_and_the_others_go_on(tmp_path: Path, ray_local: None) -> None:
+    settings = settings_for(tmp_path)
+    study = steps.prepare(settings)
+    everybody = sum(map(len, study.subjects.values()))
+    victim = settings.run_dir / "study" / "patient003" / "patient003_4d.nii.gz"
+    victim.write_bytes(victim.read_bytes()[:2000])
+    again = steps.prepare(settings)
+    assert sum(map(len, again.subjects.values())) == everybody - 1
+    assert len(again.problems) == 1
+    assert "patient003_4d.nii.gz" in again.problems[0]
