@@ -28,6 +28,8 @@ from sadm_ray.errors import DataError
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+    from sadm_ray.progress import Reporter
+
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
 STUDY_FILE = "_study.json"
@@ -93,6 +95,8 @@ def prepare_study(settings: Settings, root: Path, out: Path) -> Study:
     """
     import ray
 
+    from sadm_ray.progress import progress
+
     catalog = find_subjects(root)
     problems = [str(problem) for problem in catalog.problems]
     if not catalog.subjects:
@@ -109,22 +113,24 @@ def prepare_study(settings: Settings, root: Path, out: Path) -> Study:
     # Subjects of one split side by side, so that a block, hence a file, mostly has rows of one split.
     ordered = [{"subject": name} for name in sorted(split_of, key=lambda name: (split_of[name], name))]
     blocks = -(-len(ordered) // _SUBJECTS_PER_FILE)
-    rows = ray.data.from_items(ordered, override_num_blocks=blocks).map(
-        _prepare_row,
-        fn_kwargs={
-            "subjects": {subject.name: subject for subject in catalog.subjects},
-            "split_of": split_of,
-            "shape": shape,
-            "slots": slots,
-        },
-    )
-    rows.write_parquet(
-        str(out),
-        partition_cols=["split"],
-        partitioning_flavor=None,  # folders named `train`, not `split=train`
-        compression="zstd",
-        row_group_size=_SUBJECTS_PER_FILE,
-    )
+    with progress("prepare", len(ordered)) as reporter:
+        rows = ray.data.from_items(ordered, override_num_blocks=blocks).map(
+            _prepare_row,
+            fn_kwargs={
+                "subjects": {subject.name: subject for subject in catalog.subjects},
+                "split_of": split_of,
+                "shape": shape,
+                "slots": slots,
+                "reporter": reporter,
+            },
+        )
+        rows.write_parquet(
+            str(out),
+            partition_cols=["split"],
+            partitioning_flavor=None,  # folders named `train`, not `split=train`
+            compression="zstd",
+            row_group_size=_SUBJECTS_PER_FILE,
+        )
     problems += _take_problems(out)
     subjects = {split: tuple(sorted(_column(out / split, "subject"))) for split in SPLITS}
     if not subjects["train"]:
@@ -171,9 +177,7 @@ def read_study(out: Path) -> Study:
     )
 
 
-def read_shards(
-    out: Path, split: str, columns: Sequence[str] | None = None, blocks: int | None = None
-) -> Dataset:
+def read_shards(out: Path, split: str, columns: Sequence[str] | None = None, blocks: int | None = None) -> Dataset:
     """The rows of a split as a Ray dataset, lazily; batches in numpy format are stacked arrays.
 
     Args:
@@ -214,9 +218,11 @@ def _prepare_row(
     split_of: Mapping[str, str],
     shape: tuple[int, int, int],
     slots: int,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """A row for the Parquet file of its split; a subject that fails becomes an empty row that tells why."""
     name = item["subject"]
+    reporter.add.remote(1)
     try:
         return {**prepare_subject(subjects[name], shape, slots), "split": split_of[name]}
     except DataError as error:

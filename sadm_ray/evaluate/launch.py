@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,9 @@ from sadm_ray.evaluate import floors
 from sadm_ray.evaluate.metrics import DEFINITIONS, changed_region, require_scikit_image, score
 from sadm_ray.evaluate.pictures import draw_prediction
 from sadm_ray.evaluate.tables import COPY_LAST, INTERPOLATION, KEYS, METRICS_COLUMNS, SAMPLE, rank, signed, summarise
+
+if TYPE_CHECKING:
+    from sadm_ray.progress import Reporter
 
 Row = dict[str, Any]
 Key = tuple[str, str, int]  # subject, task, frame
@@ -74,11 +77,14 @@ def evaluate_predictions(
     require_scikit_image()
     import ray
 
+    from sadm_ray.progress import progress
+
     if not any(predictions_dir.glob("**/*.parquet")):
         raise DataError(f"{predictions_dir}: no predictions here; generate some first")
     predictions = ray.data.read_parquet(str(predictions_dir.absolute()), partitioning=None)
     truth = {"shards_dir": shards_dir.absolute(), "split": split}  # a worker's own directory is another one
-    scored = predictions.flat_map(score_prediction, fn_kwargs=truth).take_all()
+    with progress("evaluate", predictions.count()) as reporter:
+        scored = predictions.flat_map(score_row, fn_kwargs={"reporter": reporter, **truth}).take_all()
     rows = pd.DataFrame(scored, columns=METRICS_COLUMNS)
     if rows.empty:
         raise DataError(f"{predictions_dir}: no predicted frame has a true scan in '{split}' to compare with")
@@ -106,14 +112,24 @@ def evaluate_predictions(
     return Evaluation(metrics=metrics, table=table, pictures=shown, problems=problems)
 
 
+def score_row(row: Row, reporter: Reporter, **truth: Any) -> list[Row]:
+    """`score_prediction`, which is told of."""
+    scores = score_prediction(row, **truth)
+    reporter.add.remote(1)
+    return scores
+
+
 def score_prediction(row: Row, shards_dir: Path, split: str) -> list[Row]:
     """The metrics of one predicted frame, one row a method; none when there is no true frame; never raises.
 
     Args:
-        row: `subject`, `task`, `frame`, `time`, `observed` (a mask of slots), `samples` (S, 1, d, h, w) in [0, 1].
+        row: `subject`, `task`, `frame`, `time`, `observed` (a mask of slots), `samples` (S, 1, d, h, w) in [0, 1], and
+            `error`, not empty where the generation failed.
     """
     common = {"subject": row["subject"], "task": row["task"], "frame": int(row["frame"]), "time": float(row["time"])}
     blank = dict.fromkeys(("psnr", "psnr_changed", "ssim", "nrmse"), float("nan"))
+    if row["error"]:
+        return [{**common, "method": "", **blank, "error": row["error"]}]
     try:
         compared = _Compared.read(row, shards_dir, split)
         if compared is None:

@@ -47,8 +47,12 @@ def copying(frames: np.ndarray, observed: list[int], target: int) -> np.ndarray:
 
 def prediction(subject: str, task: str, frame: int, predict: Predict) -> dict[str, Any]:
     observed = TASKS[task][0]
-    row = {"subject": subject, "task": task, "frame": frame, "time": float(TIMES[frame]), "observed": observed}
-    return row | {"samples": predict(true_frames(subject), observed, frame)}
+    row = {"subject": subject, "task": task, "frame": frame, "time": float(TIMES[frame]), "observed": mask(observed)}
+    return row | {"samples": predict(true_frames(subject), observed, frame), "error": ""}
+
+
+def mask(slots: list[int]) -> np.ndarray:
+    return np.isin(np.arange(len(TIMES)), slots)
 
 
 @pytest.fixture(scope="module")
@@ -124,17 +128,20 @@ def test_a_bad_prediction_is_listed_and_the_rest_is_scored(shards: Path, tmp_pat
     stranger = prediction("anna", "future", 3, perfect) | {"subject": "nobody"}
     broken = prediction("ben", "future", 3, perfect)
     broken["samples"] = np.full_like(broken["samples"], np.nan)
-    blind = prediction("anna", "missing", 2, perfect) | {"subject": "gap", "observed": [0, 1]}
+    blind = prediction("anna", "missing", 2, perfect) | {"subject": "gap", "observed": mask([0, 1])}
     unknowable = prediction("anna", "missing", 1, perfect) | {"subject": "gap"}  # no true frame there: no row
-    found = evaluate(shards, tmp_path, [prediction("anna", "future", 3, perfect), stranger, broken, blind, unknowable])
+    failed = prediction("ben", "missing", 1, perfect) | {"frame": -1, "error": "could not be generated"}
+    rows = [prediction("anna", "future", 3, perfect), stranger, broken, blind, unknowable, failed]
+    found = evaluate(shards, tmp_path, rows)
 
     assert [problem.split(":")[0] for problem in found.problems] == [
         "ben, future, frame 3",
         "nobody, future, frame 3",
+        "ben, missing, frame -1",
         "gap, missing, frame 2",
     ]
     assert "not finite" in found.problems[0]
-    assert "frame 1 is said to be observed" in found.problems[2]
+    assert "frame 1 is said to be observed" in found.problems[3]
     assert set(found.metrics["subject"]) == {"anna", "ben", "nobody", "gap"}
     assert found.table["subjects"].tolist() == [1, 1, 1]
     assert [picture.subject for picture in found.pictures] == ["anna"]

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_learning_rate_warms_up_and_ends_at_nothing() -> None:
     rates = [learning_rate(step, SETTINGS) for step in range(11)]
     assert rates[:3] == pytest.approx([5e-4, 1e-3, 1e-3])
     assert rates[10] == pytest.approx(0)
-    assert all(later <= earlier for earlier, later in zip(rates[2:], rates[3:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[2:]))
 
 
 def test_norms_and_biases_are_not_decayed() -> None:
