@@ -20,6 +20,7 @@ from sadm_ray.errors import ConfigError
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Grid = tuple[Positive, Positive, Positive]  # d, h, w
+SamplerName = Literal["ancestral", "ddim", "dpm++"]
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 """What a run, task or subject may be called: such a name can never leave the folder that it is written to."""
@@ -110,13 +111,18 @@ class ModelSettings(Section):
 
 
 class DiffusionSettings(Section):
-    """The continuous-time process: log-SNR schedule over [log_snr_min, log_snr_max], shifted, and the prediction."""
+    """The continuous-time process: log-SNR schedule over [log_snr_min, log_snr_max], shifted, and the prediction.
 
-    schedule: Literal["cosine"] = "cosine"
+    `weighting` of the loss by noise level; `weighting_parameter` is γ of min-snr (usually 5), b of sigmoid (−3 to 3).
+    """
+
+    schedule: Literal["cosine", "linear", "sigmoid"] = "cosine"
     log_snr_min: float = -12.0
     log_snr_max: float = 12.0
     shift: float = -3.0
     prediction: Literal["v", "x", "eps"] = "v"
+    weighting: Literal["v", "min-snr", "sigmoid"] = "v"
+    weighting_parameter: float = 5.0
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -149,12 +155,18 @@ class TrainSettings(Section):
 
 
 class SamplingSettings(Section):
-    """How a volume is drawn from the trained model."""
+    """How a volume is drawn from the trained model.
 
-    sampler: Literal["ancestral", "ddim"] = "ddim"
+    `guidance_interval`: guidance has its strength between these two λ only and costs nothing outside; none: everywhere.
+    """
+
+    sampler: SamplerName = "ddim"
     num_steps: Positive = 4
+    spacing: Literal["time", "log_snr", "karras"] = "time"
     guidance_scale: Annotated[float, Field(ge=0)] = 0.0
-    stochasticity: Fraction = 0.5  # v of the ancestral sampler; DDIM has none
+    guidance_interval: tuple[float, float] | None = None
+    guidance_split: bool = False  # two calls of half the memory instead of one
+    stochasticity: Fraction = 0.5  # v of the ancestral sampler; the others have none
 
 
 class TaskSettings(Section):
@@ -181,7 +193,7 @@ class TuneSettings(Section):
     trials: Positive = 8
     subjects: Positive = 8
     concurrent: Positive = 2
-    sampler: tuple[Literal["ancestral", "ddim"], ...] = Field(default=("ancestral", "ddim"), min_length=1)
+    sampler: tuple[SamplerName, ...] = Field(default=("ancestral", "ddim", "dpm++"), min_length=1)
     num_steps: tuple[Positive, ...] = Field(default=(1, 2, 4, 8), min_length=1)
     guidance_scale: tuple[float, float] = (0.0, 1.5)
     stochasticity: tuple[Fraction, Fraction] = (0.0, 1.0)

@@ -13,23 +13,41 @@ from jaxtyping import Float
 from torch import Tensor
 
 Volume = Float[Tensor, "b c d h w"]
-Denoise = Callable[[Volume, Float[Tensor, " b"]], Volume]
-"""(z, λ) → x̂."""
-ConditionalDenoise = Callable[[Volume, Float[Tensor, " b"], Tensor], Volume]
+Denoise = Callable[[Volume, float], Volume]
+"""(z, λ) → x̂, at one noise level for the whole batch: what a sampler wants."""
+ConditionalDenoise = Callable[[Volume, float, Tensor], Volume]
 """(z, λ, condition) → x̂."""
 
+EVERYWHERE = (float("-inf"), float("inf"))
 
-def guide(denoise: ConditionalDenoise, condition: Tensor, null: Tensor, scale: float) -> Denoise:
+
+def guide(
+    denoise: ConditionalDenoise,
+    condition: Tensor,
+    null: Tensor,
+    scale: float,
+    interval: tuple[float, float] = EVERYWHERE,
+    *,
+    split: bool = False,
+) -> Denoise:
     """A denoiser of z alone, guided with strength w = `scale`.
 
-    Both branches go through the network as one batch. Without strength there is one branch and its cost.
-    """
-    if scale == 0:
-        return lambda z, log_snr: denoise(z, log_snr, condition)
-    both = torch.cat([condition, null.expand_as(condition)])
+    Without strength, and outside of the interval, there is no unconditional branch and its cost.
 
-    def guided(z: Volume, log_snr: Float[Tensor, " b"]) -> Volume:
-        conditional, unconditional = denoise(z.repeat(2, 1, 1, 1, 1), log_snr.repeat(2), both).chunk(2)
+    Args:
+        null: the condition of the unconditional branch.
+        interval: the λ between which guidance has its strength (Kynkäänniemi et al., 2024).
+        split: put the two branches through the network one after the other rather than as one batch: half the memory.
+    """
+
+    def guided(z: Volume, log_snr: float) -> Volume:
+        if scale == 0 or not interval[0] <= log_snr <= interval[1]:
+            return denoise(z, log_snr, condition)
+        if split:
+            conditional, unconditional = denoise(z, log_snr, condition), denoise(z, log_snr, null)
+        else:
+            both = torch.cat([condition, null.expand_as(condition)])
+            conditional, unconditional = denoise(torch.cat([z, z]), log_snr, both).chunk(2)
         return torch.lerp(unconditional, conditional, 1.0 + scale)
 
     return guided

@@ -1,25 +1,23 @@
-"""Samplers: pure functions of a denoiser (z, λ) → x̂. They know nothing of networks, conditions or guidance."""
+"""Samplers: pure functions of a denoiser (z, λ) → x̂. They know nothing of networks, conditions or guidance.
+
+The coefficients are Python floats, hence float64, and no device is waited for.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sadm_ray.diffusion.guidance import Denoise, Volume
-from sadm_ray.diffusion.prediction import to_eps
-from sadm_ray.diffusion.schedule import alpha_sigma
 
-Sampler = Literal["ancestral", "ddim"]
-
-
-class Schedule(Protocol):
-    """A noise schedule: λ as a falling function of t in [0, 1]."""
-
-    def log_snr(self, t: Tensor) -> Tensor: ...
+Sampler = Literal["ancestral", "ddim", "dpm++"]
+Callback = Callable[[int, Volume], None]
 
 
 class SeededNoise:
@@ -39,66 +37,112 @@ class SeededNoise:
         return torch.stack(rows).to(self._device)
 
 
+def _alpha_sigma(log_snr: float) -> tuple[float, float]:
+    # Written so that neither exponential can overflow.
+    if log_snr >= 0:
+        small = math.exp(-log_snr)
+        return math.sqrt(1.0 / (1.0 + small)), math.sqrt(small / (1.0 + small))
+    sigma, alpha = _alpha_sigma(-log_snr)
+    return alpha, sigma
+
+
 def ancestral_step(
-    z: Volume, x_hat: Volume, log_snr_t: Tensor, log_snr_s: Tensor, eps: Volume, stochasticity: float
+    z: Volume, x_hat: Volume, log_snr_t: float, log_snr_s: float, eps: Volume, stochasticity: float
 ) -> Volume:
     """From t to s < t by the posterior q(z_s | z_t, x̂), its variance interpolated (paper, section 2; VDM).
 
     With r = exp(λ_t − λ_s): mean r (α_s/α_t) z + (1 − r) α_s x̂, and variance (σ̃²)^{1−v} (σ²_{t|s})^{v} between
-    σ̃² = (1 − r) σ_s² and σ²_{t|s} = (1 − r) σ_t².
+    σ̃² = (1 − r) σ_s² and σ²_{t|s} = (1 − r) σ_t², v the stochasticity.
     """
-    alpha_t, sigma_t = alpha_sigma(log_snr_t)
-    alpha_s, sigma_s = alpha_sigma(log_snr_s)
-    r = torch.exp(log_snr_t - log_snr_s)
-    one_minus_r = -torch.expm1(log_snr_t - log_snr_s)  # 1 − r without cancellation when the step is small
-    mean = r * (alpha_s / alpha_t) * z + one_minus_r * alpha_s * x_hat
-    deviation = one_minus_r.sqrt() * sigma_s ** (1.0 - stochasticity) * sigma_t**stochasticity
-    return mean + deviation * eps
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = _alpha_sigma(log_snr_t), _alpha_sigma(log_snr_s)
+    r, one_minus_r = math.exp(log_snr_t - log_snr_s), -math.expm1(log_snr_t - log_snr_s)
+    deviation = math.sqrt(one_minus_r) * sigma_s ** (1.0 - stochasticity) * sigma_t**stochasticity
+    return r * (alpha_s / alpha_t) * z + one_minus_r * alpha_s * x_hat + deviation * eps
 
 
-def ddim_step(z: Volume, x_hat: Volume, log_snr_t: Tensor, log_snr_s: Tensor) -> Volume:
-    """From t to s < t along the probability flow: z_s = α_s x̂ + σ_s ε̂ (Song et al., DDIM, 2021)."""
-    alpha_s, sigma_s = alpha_sigma(log_snr_s)
-    return alpha_s * x_hat + sigma_s * to_eps(x_hat, z, log_snr_t.expand(z.shape[0]))
+def ddim_step(z: Volume, x_hat: Volume, log_snr_t: float, log_snr_s: float) -> Volume:
+    """From t to s < t along the probability flow, x̂ held still: z_s = α_s x̂ + σ_s ε̂ (Song et al., DDIM, 2021)."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = _alpha_sigma(log_snr_t), _alpha_sigma(log_snr_s)
+    ratio = sigma_s / sigma_t
+    return ratio * z + (alpha_s - ratio * alpha_t) * x_hat
+
+
+def extrapolate(x_hat: Volume, before: Volume, log_snr: Sequence[float]) -> Volume:
+    """x̂ in the middle of the next step, from this evaluation and the one before it: DPM-Solver++(2M).
+
+    A DDIM step with this x̂ is the second-order multistep solver of Lu et al. (2022), algorithm 2.
+
+    Args:
+        log_snr: λ at the evaluation before, at this one, and at the end of the step.
+    """
+    ratio = (log_snr[1] - log_snr[0]) / (log_snr[2] - log_snr[1])
+    return x_hat + (x_hat - before) / (2.0 * ratio)
+
+
+@torch.no_grad()
+def integrate(
+    denoise: Denoise,
+    log_snrs: Sequence[float],
+    z: Volume,
+    noise: SeededNoise | None = None,
+    *,
+    sampler: Sampler = "ddim",
+    stochasticity: float = 0.5,
+    callback: Callback | None = None,
+) -> Volume:
+    """Bring z from the first of the noise levels to the last, one evaluation of `denoise` a step.
+
+    Args:
+        log_snrs: λ of the nodes, rising.
+        noise: of every sample; only the ancestral sampler draws from it.
+        callback: called with the step and its x̂.
+
+    Returns:
+        z at the last noise level.
+    """
+    before: Volume | None = None
+    for step, (log_snr_t, log_snr_s) in enumerate(pairwise(log_snrs)):
+        x_hat = denoise(z, log_snr_t)
+        if callback is not None:
+            callback(step, x_hat)
+        if sampler == "ancestral":
+            if noise is None:
+                raise ValueError("the ancestral sampler needs noise")
+            z = ancestral_step(z, x_hat, log_snr_t, log_snr_s, noise(z.shape[1:]), stochasticity)
+        elif sampler == "dpm++" and before is not None:
+            middle = extrapolate(x_hat, before, log_snrs[step - 1 : step + 2])
+            z = ddim_step(z, middle, log_snr_t, log_snr_s)
+        else:
+            z = ddim_step(z, x_hat, log_snr_t, log_snr_s)
+        before = x_hat
+    return z
 
 
 @torch.no_grad()
 def sample(
     denoise: Denoise,
-    schedule: Schedule,
+    log_snrs: Sequence[float],
     noise: SeededNoise,
     shape: Sequence[int],
     *,
     sampler: Sampler = "ddim",
-    num_steps: int = 10,
     stochasticity: float = 0.5,
-    callback: Callable[[int, Volume], None] | None = None,
+    callback: Callback | None = None,
 ) -> Volume:
-    """Draw x by `num_steps` evaluations of `denoise`, equally spaced in t.
+    """Draw x from noise, with as many evaluations of `denoise` as there are steps between the nodes.
 
     Args:
-        denoise: (z, λ) → x̂.
-        noise: gives the noise of every sample.
+        log_snrs: λ of the nodes (`Schedule.steps`), rising.
         shape: of one sample, c d h w.
-        stochasticity: v of `ancestral_step`; DDIM has none.
-        callback: called with the step and its x̂.
+        stochasticity: v of `ancestral_step`; the other samplers have none.
 
     Returns:
-        x̂ of the last step: at t = 0 what is left of the noise is not worth another evaluation.
+        x̂ at the last node but one: the noise that is left between it and the last is taken off in one go.
     """
-    z = noise(shape)
-    # In float64: 1 − r and the ends of the schedule lose digits in float32.
-    log_snrs = schedule.log_snr(torch.linspace(1.0, 0.0, num_steps + 1, dtype=torch.float64)).to(z)
-    x_hat = z
-    for step in range(num_steps):
-        log_snr_t, log_snr_s = log_snrs[step], log_snrs[step + 1]
-        x_hat = denoise(z, log_snr_t.expand(z.shape[0]))
-        if callback is not None:
-            callback(step, x_hat)
-        if step == num_steps - 1:
-            break
-        if sampler == "ddim":
-            z = ddim_step(z, x_hat, log_snr_t, log_snr_s)
-        else:
-            z = ancestral_step(z, x_hat, log_snr_t, log_snr_s, noise(shape), stochasticity)
+    z = integrate(
+        denoise, log_snrs[:-1], noise(shape), noise, sampler=sampler, stochasticity=stochasticity, callback=callback
+    )
+    x_hat = denoise(z, log_snrs[-2])
+    if callback is not None:
+        callback(len(log_snrs) - 2, x_hat)
     return x_hat

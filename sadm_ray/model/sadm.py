@@ -14,13 +14,13 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from sadm_ray.config import DiffusionSettings, Grid, ModelSettings, SamplingSettings, Section
-from sadm_ray.diffusion.guidance import guide
-from sadm_ray.diffusion.objective import dropped, stratified_times, velocity_loss
+from sadm_ray.diffusion.guidance import EVERYWHERE, guide
+from sadm_ray.diffusion.objective import dropped, loss_weight, stratified_times, velocity_loss
 from sadm_ray.diffusion.posterior import gaussian_v
 from sadm_ray.diffusion.prediction import diffuse, to_v, to_x
 from sadm_ray.diffusion.rollout import rollout_order
 from sadm_ray.diffusion.samplers import SeededNoise, sample
-from sadm_ray.diffusion.schedule import CosineSchedule
+from sadm_ray.diffusion.schedule import Schedule
 from sadm_ray.diffusion.target import Target, nearest_observed
 from sadm_ray.errors import DataError
 from sadm_ray.model.conditioner import Conditioner, Features
@@ -55,7 +55,7 @@ class Sadm(nn.Module):
         outputs = config.channels * (1 + self._has_variance) + 3 * self._has_motion
         self.denoiser = Denoiser(model.denoiser, config.channels, self.conditioner.channels, outputs)
         self.target = Target(model.target, model.difference_scale or 1.0)
-        self.schedule = CosineSchedule(diffusion.log_snr_min, diffusion.log_snr_max, diffusion.shift)
+        self.schedule = Schedule(diffusion.schedule, diffusion.log_snr_min, diffusion.log_snr_max, diffusion.shift)
 
     def forward(
         self,
@@ -82,7 +82,9 @@ class Sadm(nn.Module):
         log_snr = self.schedule.log_snr(stratified_times(batch, generator, device))
         eps = torch.randn(x.shape, generator=generator, device=device)
         z = diffuse(x, eps, log_snr)
-        return velocity_loss(self._velocity(z, log_snr, condition), x, eps, log_snr)
+        loss = velocity_loss(self._velocity(z, log_snr, condition), x, eps, log_snr)
+        process = self.config.diffusion
+        return loss * loss_weight(process.weighting, log_snr, process.weighting_parameter)
 
     @torch.no_grad()
     def generate(
@@ -177,14 +179,20 @@ class Sadm(nn.Module):
         sampling: SamplingSettings,
     ) -> Float[Tensor, "b c d h w"]:
         condition = self.conditioner(features, observed, times, target_time)
-        denoise = guide(self._denoise, condition, torch.zeros_like(condition), sampling.guidance_scale)
+        denoise = guide(
+            self._denoise,
+            condition,
+            torch.zeros_like(condition),
+            sampling.guidance_scale,
+            sampling.guidance_interval or EVERYWHERE,
+            split=sampling.guidance_split,
+        )
         x_hat = sample(
             denoise,
-            self.schedule,
+            self.schedule.steps(sampling.num_steps, sampling.spacing),
             noise,
             frames.shape[2:],
             sampler=sampling.sampler,
-            num_steps=sampling.num_steps,
             stochasticity=sampling.stochasticity,
         )
         return self.target.decode(x_hat, self._reference(frames, observed, times, target_time)).clamp(0.0, 1.0)
@@ -202,8 +210,9 @@ class Sadm(nn.Module):
             mean = (warp(reference, field) - reference) / self.target.scale
         return gaussian_v(v_net, mean, log_variance if self._has_variance else None, z, log_snr)
 
-    def _denoise(self, z: Tensor, log_snr: Tensor, condition: Tensor) -> Tensor:
-        return to_x(self._velocity(z, log_snr, condition), "v", z, log_snr)
+    def _denoise(self, z: Tensor, log_snr: float, condition: Tensor) -> Tensor:
+        levels = torch.full((len(z),), log_snr, device=z.device)
+        return to_x(self._velocity(z, levels, condition), "v", z, levels)
 
     @staticmethod
     def _reference(frames: Tensor, observed: Tensor, times: Tensor, target_time: Tensor) -> Tensor:
