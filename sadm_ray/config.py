@@ -7,6 +7,7 @@ spells the same values out. An unknown or mistyped key is refused in one line wi
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -77,9 +78,25 @@ class DataSettings(Section):
         return self
 
 
-class ConditionerSettings(Section):
-    """The temporal encoder and spatial decoder that turn the observed sequence into the condition."""
+class CovariateSettings(Section):
+    """Something known of a subject or a visit: a category with `levels`, else a number with its mean and deviation."""
 
+    name: Name
+    of: Literal["subject", "visit"] = "subject"
+    levels: tuple[str, ...] = ()
+    mean: float = 0.0
+    deviation: Annotated[float, Field(gt=0)] = 1.0
+
+
+class ConditionerSettings(Section):
+    """The temporal encoder and spatial decoder that turn the observed sequence into the condition.
+
+    `patch` voxels (d h w) become channels at its stem; none: those of the denoiser. Times are divided by `time_scale`,
+    so that one is a typical span of a sequence.
+    """
+
+    patch: Grid | None = None
+    time_scale: Annotated[float, Field(gt=0)] = 1.0
     widths: tuple[Positive, ...] = (32, 64)
     heads: Positive = 4
     layers: Positive = 2
@@ -101,13 +118,23 @@ class ModelSettings(Section):
     `target` states x: the volume itself (the paper), its difference from the nearest observed frame, or that difference
     with motion compensation. Differences are divided by `difference_scale` (none: measured on the training subjects).
     `voxel_variance` lets the denoiser say how much each voxel may change at all (`sadm_ray.diffusion.posterior`).
+    `pad`: volumes that the patches do not divide are padded, rather than refused.
     """
 
     target: Literal["volume", "difference", "motion"] = "motion"
     difference_scale: Annotated[float, Field(gt=0)] | None = None
     voxel_variance: bool = True
+    pad: bool = False
+    covariates: tuple[CovariateSettings, ...] = ()
     conditioner: ConditionerSettings = ConditionerSettings()
     denoiser: DenoiserSettings = DenoiserSettings()
+
+    @property
+    def patch(self) -> Grid:
+        """What has to divide a volume: both stems' patches do (d h w)."""
+        other = self.conditioner.patch or self.denoiser.patch
+        d, h, w = (math.lcm(*sizes) for sizes in zip(self.denoiser.patch, other, strict=True))
+        return d, h, w
 
 
 class DiffusionSettings(Section):
@@ -277,11 +304,11 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for axis, size, patch in zip("dhw", self.data.shape, self.model.denoiser.patch, strict=True):
-            if size % patch:
+        for axis, size, patch in zip("dhw", self.data.shape, self.model.patch, strict=True):
+            if size % patch and not self.model.pad:
                 raise ValueError(
-                    f"data.shape: {axis} is {size}, which the patch {patch} of model.denoiser.patch does not divide; "
-                    f"the nearest size that fits is {max(round(size / patch), 1) * patch}"
+                    f"data.shape: {axis} is {size}, which the patch {patch} of the model does not divide; "
+                    f"the nearest size that fits is {max(round(size / patch), 1) * patch}, or set model.pad=true"
                 )
         if self.diffusion.prediction != "v" and (self.model.target == "motion" or self.model.voxel_variance):
             raise ValueError(

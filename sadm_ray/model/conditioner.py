@@ -17,20 +17,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sadm_ray.config import ConditionerSettings
+from sadm_ray.config import ConditionerSettings, CovariateSettings
 from sadm_ray.diffusion.target import nearest_observed
+from sadm_ray.model.covariates import Covariates
 from sadm_ray.model.layers import (
     Fourier,
     Grid,
-    ResBlock,
     SpatialAttention,
+    Stage,
     TemporalAttention,
+    Tokens,
     depth_to_space,
     space_to_depth,
 )
 
 Features = list[Float[Tensor, "b t c d h w"]]
-"""Encodings of frames: the stem's voxels first, then the levels from fine to coarse."""
+"""Encodings of frames: their own voxels (in [-1, 1]) first, then the levels from fine to coarse."""
 
 
 class FrameEncoder(nn.Module):
@@ -42,15 +44,15 @@ class FrameEncoder(nn.Module):
         stem = channels * math.prod(patch)
         self.enter = nn.ModuleList(
             nn.Conv3d(inputs, outputs, 3, stride=1 if level == 0 else 2, padding=1)
-            for level, (inputs, outputs) in enumerate(zip((stem, *widths), widths, strict=False))
+            for level, (inputs, outputs) in enumerate(pairwise((stem, *widths)))
         )
-        self.blocks = nn.ModuleList(ResBlock(width, width) for width in widths)
+        self.stages = nn.ModuleList(Stage(width, width, 1) for width in widths)
 
     def forward(self, volumes: Float[Tensor, "n c d h w"]) -> list[Float[Tensor, "n k e f g"]]:
-        x = space_to_depth(2.0 * volumes - 1.0, self.patch)
-        features = [x]
-        for enter, block in zip(self.enter, self.blocks, strict=True):
-            x = block(enter(x))
+        features = [2.0 * volumes - 1.0]
+        x = space_to_depth(features[0], self.patch)
+        for enter, stage in zip(self.enter, self.stages, strict=True):
+            x = stage(enter(x))
             features.append(x)
         return features
 
@@ -58,17 +60,27 @@ class FrameEncoder(nn.Module):
 class Level(nn.Module):
     """One level of the temporal encoder: look at the frames, then at the neighbourhood."""
 
-    def __init__(self, width: int, heads: int, embedding: int, layers: int, *, everywhere: bool) -> None:
+    def __init__(self, width: int, heads: int, embedding: int, layers: int, *, everywhere: bool, tokens: bool) -> None:
         super().__init__()
-        self.temporal = nn.ModuleList(TemporalAttention(width, width, heads, embedding) for _ in range(layers))
+        self.temporal = nn.ModuleList(
+            TemporalAttention(width, width, heads, embedding, tokens=tokens) for _ in range(layers)
+        )
         self.spatial = nn.ModuleList(
             SpatialAttention(width, heads) if everywhere else nn.Identity() for _ in range(layers)
         )
-        self.blocks = nn.ModuleList(ResBlock(width, width, embedding) for _ in range(layers))
+        self.stages = nn.ModuleList(Stage(width, width, 1, embedding) for _ in range(layers))
 
-    def forward(self, x: Tensor, frames: Tensor, observed: Bool[Tensor, "b t"], when: Tensor, target: Tensor) -> Tensor:
-        for temporal, spatial, block in zip(self.temporal, self.spatial, self.blocks, strict=True):
-            x = block(spatial(temporal(x, frames, observed, when)), target)
+    def forward(
+        self,
+        x: Tensor,
+        frames: Tensor,
+        observed: Bool[Tensor, "b t"],
+        when: Tensor,
+        target: Tensor,
+        tokens: Tokens | None,
+    ) -> Tensor:
+        for temporal, spatial, stage in zip(self.temporal, self.spatial, self.stages, strict=True):
+            x = stage(spatial(temporal(x, frames, observed, when, tokens)), target)
         return x
 
 
@@ -81,21 +93,36 @@ class Conditioner(nn.Module):
 
     Args:
         channels: of a volume.
-        patch: of the stem (d h w).
-        time_scale: times are divided by it, so that one is a typical span of a sequence.
+        patch: of the denoiser's stem (d h w).
+        covariates: what else may be known of subjects and visits.
     """
 
-    def __init__(self, settings: ConditionerSettings, channels: int, patch: Grid, time_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        settings: ConditionerSettings,
+        channels: int,
+        patch: Grid,
+        covariates: tuple[CovariateSettings, ...] = (),
+    ) -> None:
         super().__init__()
         widths, embedding = settings.widths, settings.widths[-1]
-        self.time_scale = time_scale
-        self.encoder = FrameEncoder(channels, patch, widths)
+        self.time_scale, self.patch = settings.time_scale, patch
+        self.encoder = FrameEncoder(channels, settings.patch or patch, widths)
         self.when = Fourier(3, embedding)
         self.target_time = Fourier(1, embedding)
         self.query = nn.Linear(embedding, widths[-1])
+        self.covariates = Covariates(covariates, embedding) if covariates else None
+        last = len(widths) - 1
         self.levels = nn.ModuleList(
-            Level(width, settings.heads, embedding, settings.layers if coarsest else 1, everywhere=coarsest)
-            for width, coarsest in [(width, index == len(widths) - 1) for index, width in enumerate(widths)]
+            Level(
+                width,
+                settings.heads,
+                embedding,
+                settings.layers if index == last else 1,
+                everywhere=index == last,
+                tokens=bool(covariates),
+            )
+            for index, width in enumerate(widths)
         )
         self.rise = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         self.out = nn.Conv3d(widths[0], settings.channels, 1)
@@ -120,27 +147,36 @@ class Conditioner(nn.Module):
         observed: Bool[Tensor, "b t"],
         times: Float[Tensor, "b t"],
         target_time: Float[Tensor, " b"],
+        covariates: Float[Tensor, "b n"] | None = None,
+        visit_covariates: Float[Tensor, "b t m"] | None = None,
     ) -> Float[Tensor, "b k e f g"]:
         """The condition for one target a sequence, from what `encode` gave.
 
+        Args:
+            covariates, visit_covariates: values of those of the subjects and of the visits; NaN is missing.
+
         Returns:
-            `channels` channels on the grid of the stem.
+            `channels` channels on the grid of the denoiser's stem.
         """
-        stem, *levels = features
+        volumes, *levels = features
         # What stands in the time of an absent frame must not matter either.
         past = torch.where(observed, times, target_time[:, None]) / self.time_scale
         now = (target_time / self.time_scale)[:, None]
         when = self.when(torch.stack([past, now.expand_as(past), now - past], dim=-1))
         target = self.target_time(now)
+        tokens = None if self.covariates is None else self.covariates(covariates, visit_covariates, observed, when)
         x = self.query(target)[..., None, None, None].expand(-1, -1, *levels[-1].shape[-3:])
-        x = self.levels[-1](x, levels[-1], observed, when, target)
+        x = self.levels[-1](x, levels[-1], observed, when, target, tokens)
         for index in reversed(range(len(levels) - 1)):
             x = F.interpolate(self.rise[index](x), size=levels[index].shape[-3:], mode="trilinear")
-            x = self.levels[index](x, levels[index], observed, when, target)
+            x = self.levels[index](x, levels[index], observed, when, target, tokens)
         nearest = nearest_observed(observed, times, target_time)
-        reference = stem[torch.arange(len(nearest), device=nearest.device), nearest]
-        return torch.cat([self.out(F.silu(x)), reference], dim=1)
+        reference = space_to_depth(volumes[torch.arange(len(nearest), device=nearest.device), nearest], self.patch)
+        decoded = self.out(F.silu(x))
+        if decoded.shape[-3:] != reference.shape[-3:]:
+            decoded = F.interpolate(decoded, size=reference.shape[-3:], mode="trilinear")
+        return torch.cat([decoded, reference.to(decoded.dtype)], dim=1)
 
     def reference(self, condition: Float[Tensor, "b k e f g"]) -> Float[Tensor, "b c d h w"]:
         """The nearest observed frame in [0, 1], from the condition that holds its voxels; of the null one, all ½."""
-        return 0.5 * (depth_to_space(condition[:, self.decoded :], self.encoder.patch) + 1.0)
+        return 0.5 * (depth_to_space(condition[:, self.decoded :], self.patch) + 1.0)

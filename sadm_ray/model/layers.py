@@ -13,8 +13,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 Grid = tuple[int, int, int]
+Tokens = tuple[Float[Tensor, "b k e"], Bool[Tensor, "b k"]]
+"""Embeddings, and which of them count."""
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -28,6 +31,11 @@ def depth_to_space(x: Float[Tensor, "b k e f g"], patch: Grid) -> Float[Tensor, 
     """The inverse of `space_to_depth`."""
     p, q, r = patch
     return rearrange(x, "b (c p q r) d h w -> b c (d p) (h q) (w r)", p=p, q=q, r=r)
+
+
+def recomputed(block: nn.Module, *inputs: Tensor | None) -> Tensor:
+    """Call a block without keeping what is inside of it for the backward pass."""
+    return checkpoint(block, *inputs, use_reentrant=False)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -79,7 +87,12 @@ class ResBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Residual blocks one after another, the first of which may change the number of channels."""
+    """Residual blocks one after another, the first of which may change the number of channels.
+
+    With `recompute` their activations are not kept for the backward pass but computed again: less memory, more time.
+    """
+
+    recompute = False
 
     def __init__(self, inputs: int, outputs: int, blocks: int, embedding: int | None = None) -> None:
         super().__init__()
@@ -91,7 +104,7 @@ class Stage(nn.Module):
         self, x: Float[Tensor, "b c d h w"], embedding: Float[Tensor, "b e"] | None = None
     ) -> Float[Tensor, "b k d h w"]:
         for block in self.blocks:
-            x = block(x, embedding)
+            x = recomputed(block, x, embedding) if self.recompute and self.training else block(x, embedding)
         return x
 
 
@@ -116,16 +129,17 @@ class TemporalAttention(nn.Module):
     """Every site of the target attends to the same site of the observed frames.
 
     Keys and values are modulated by when a frame was acquired and when the target is. Absent frames are masked; their
-    features have to be finite.
+    features have to be finite. Tokens, which belong to no site, are attended to beside the frames.
     """
 
-    def __init__(self, channels: int, frame_channels: int, heads: int, embedding: int) -> None:
+    def __init__(self, channels: int, frame_channels: int, heads: int, embedding: int, *, tokens: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.norm = group_norm(channels)
         self.query = nn.Conv3d(channels, channels, 1)
         self.key_value = nn.Linear(frame_channels, 2 * channels)
         self.when = nn.Linear(embedding, 3 * channels + heads)
+        self.token = nn.Linear(embedding, 2 * channels) if tokens else None
         self.out = zeroed(nn.Conv3d(channels, channels, 1))
 
     def forward(
@@ -134,6 +148,7 @@ class TemporalAttention(nn.Module):
         frames: Float[Tensor, "b t k d h w"],
         observed: Bool[Tensor, "b t"],
         when: Float[Tensor, "b t e"],
+        tokens: Tokens | None = None,
     ) -> Float[Tensor, "b c d h w"]:
         d, h, w = x.shape[-3:]
         q = rearrange(self.query(self.norm(x)), "b (m e) d h w -> b (d h w) m e", m=self.heads)
@@ -144,7 +159,17 @@ class TemporalAttention(nn.Module):
         value = rearrange(
             value * (1 + value_scale[:, :, None]) + value_shift[:, :, None], "b t n (m e) -> b t n m e", m=self.heads
         )
-        logits = torch.einsum("bnme,btnme->btnm", q, key) * q.shape[-1] ** -0.5 + bias[:, :, None]
-        weights = logits.masked_fill(~observed[:, :, None, None], -torch.inf).softmax(dim=1)
-        mixed = torch.einsum("btnm,btnme->bnme", weights, value)
+        q = q * q.shape[-1] ** -0.5
+        logits = torch.einsum("bnme,btnme->btnm", q, key) + bias[:, :, None]
+        logits = logits.masked_fill(~observed[:, :, None, None], -torch.inf)
+        if self.token is None or tokens is None:
+            mixed = torch.einsum("btnm,btnme->bnme", logits.softmax(dim=1), value)
+        else:
+            more_key, more_value = rearrange(self.token(tokens[0]), "b k (two m e) -> two b k m e", two=2, m=self.heads)
+            more = torch.einsum("bnme,bkme->bknm", q, more_key)
+            more = more.masked_fill(~tokens[1][:, :, None, None], -torch.inf)
+            sizes = [logits.shape[1], more.shape[1]]
+            weights, more_weights = torch.cat([logits, more], dim=1).softmax(dim=1).split(sizes, dim=1)
+            mixed = torch.einsum("btnm,btnme->bnme", weights, value)
+            mixed = mixed + torch.einsum("bknm,bkme->bnme", more_weights, more_value)
         return x + self.out(rearrange(mixed, "b (d h w) m e -> b (m e) d h w", d=d, h=h, w=w))

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field, ValidationError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sadm_ray.config import DiffusionSettings, Grid, ModelSettings, SamplingSettings, Section
 from sadm_ray.diffusion.guidance import EVERYWHERE, guide
@@ -23,7 +24,7 @@ from sadm_ray.diffusion.samplers import SeededNoise, sample
 from sadm_ray.diffusion.schedule import Schedule
 from sadm_ray.diffusion.target import Target, nearest_observed
 from sadm_ray.errors import DataError
-from sadm_ray.model.conditioner import Conditioner, Features
+from sadm_ray.model.conditioner import Conditioner
 from sadm_ray.model.denoiser import Denoiser
 from sadm_ray.model.motion import warp
 
@@ -49,8 +50,7 @@ class Sadm(nn.Module):
         super().__init__()
         self.config = config
         model, diffusion = config.model, config.diffusion
-        patch = model.denoiser.patch
-        self.conditioner = Conditioner(model.conditioner, config.channels, patch)
+        self.conditioner = Conditioner(model.conditioner, config.channels, model.denoiser.patch, model.covariates)
         self._has_motion, self._has_variance = model.target == "motion", model.voxel_variance
         outputs = config.channels * (1 + self._has_variance) + 3 * self._has_motion
         self.denoiser = Denoiser(model.denoiser, config.channels, self.conditioner.channels, outputs)
@@ -66,16 +66,20 @@ class Sadm(nn.Module):
         target_time: Float[Tensor, " b"],
         generator: torch.Generator,
         condition_dropout: float = 0.1,
+        covariates: Float[Tensor, "b n"] | None = None,
+        visit_covariates: Float[Tensor, "b t m"] | None = None,
     ) -> Float[Tensor, " b"]:
         """The training loss of each sample (before averaging), at a noise level drawn for it.
 
         Args:
             generator: on the device of the model.
             condition_dropout: the probability of training the unconditional model on a sample.
+            covariates, visit_covariates: as in `generate`.
         """
         batch, device = len(target), target.device
+        frames, target = self._padded(frames), self._padded(target)
         features = self.conditioner.encode(frames, observed)
-        condition = self.conditioner(features, observed, times, target_time)
+        condition = self.conditioner(features, observed, times, target_time, covariates, visit_covariates)
         unconditional = dropped(batch, condition_dropout, generator, device)
         condition = torch.where(unconditional[:, None, None, None, None], 0.0, condition)
         x = self.target.encode(target, self._reference(frames, observed, times, target_time))
@@ -95,6 +99,8 @@ class Sadm(nn.Module):
         target_times: Float[Tensor, "b m"],
         seeds: Sequence[int],
         sampling: SamplingSettings | None = None,
+        covariates: Float[Tensor, "b n"] | None = None,
+        visit_covariates: Float[Tensor, "b t m"] | None = None,
     ) -> Float[Tensor, "b m c d h w"]:
         """Generate the frames at `target_times`, autoregressively, nearest in time first.
 
@@ -107,9 +113,28 @@ class Sadm(nn.Module):
             target_times: when the wanted frames are.
             seeds: one a sequence. A sample depends on its own seed, not on its batch-mates.
             sampling: how to draw; none for the defaults.
+            covariates: what is known of the subjects, in the order of the settings; a category as the index of its
+                level, NaN for what is missing.
+            visit_covariates: the same of the visits; a generated frame has none.
 
         Returns:
             the frames in [0, 1], in the order of `target_times`.
+
+        Raises:
+            ValueError: a sequence without observed frames, or volumes of a size that does not fit the patches.
+
+        Example:
+            Two subjects of three slots, of which the second lacks one; both are asked for two later times.
+
+            >>> import torch
+            >>> from sadm_ray.model.sadm import Sadm, SadmConfig
+            >>> model = Sadm(SadmConfig(shape=(4, 16, 16)))  # or Sadm.from_pretrained("runs/phantom/model")
+            >>> frames = torch.rand(2, 3, 1, 4, 16, 16)  # b t c d h w
+            >>> observed = torch.tensor([[True, True, True], [True, False, True]])
+            >>> times = torch.tensor([[0.0, 0.2, 0.5], [0.0, 0.0, 0.4]])
+            >>> target_times = torch.tensor([[0.75, 1.0], [0.6, 1.0]])
+            >>> model.generate(frames, observed, times, target_times, seeds=[0, 1]).shape
+            torch.Size([2, 2, 1, 4, 16, 16])
         """
         sampling = sampling or SamplingSettings()
         if not observed.any(dim=1).all():
@@ -119,12 +144,16 @@ class Sadm(nn.Module):
             rollout_order(row[seen].tolist(), wanted.tolist())
             for row, seen, wanted in zip(times, observed, target_times, strict=True)
         ]
-        noise = SeededNoise(seeds, frames.device)
+        noise, size = SeededNoise(seeds, frames.device), frames.shape[-3:]
+        frames = self._padded(frames)
         features = self.conditioner.encode(frames, observed)
         generated = frames.new_zeros(*target_times.shape, *frames.shape[2:])
         for following in torch.tensor(orders, device=frames.device).unbind(dim=1):
             target_time = target_times[rows, following]
-            frame = self._generate_one(features, frames, observed, times, target_time, noise, sampling)
+            condition = self.conditioner(features, observed, times, target_time, covariates, visit_covariates)
+            reference = self._reference(frames, observed, times, target_time)
+            frame = self.target.decode(self._sample(condition, noise, frames.shape[2:], sampling), reference)
+            frame = frame.clamp(0.0, 1.0)
             generated[rows, following] = frame
             present = observed.new_ones(len(frames), 1)
             new = self.conditioner.encode(frame[:, None], present)
@@ -132,7 +161,11 @@ class Sadm(nn.Module):
             frames = torch.cat([frames, frame[:, None]], dim=1)
             observed = torch.cat([observed, present], dim=1)
             times = torch.cat([times, target_time[:, None]], dim=1)
-        return generated
+            if visit_covariates is not None:
+                nothing = torch.full_like(visit_covariates[:, :1], torch.nan)
+                visit_covariates = torch.cat([visit_covariates, nothing], dim=1)
+        d, h, w = size
+        return generated[..., :d, :h, :w]
 
     def save_pretrained(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors` into `folder`, which is made."""
@@ -168,17 +201,9 @@ class Sadm(nn.Module):
             "denoiser_parameters": sum(p.numel() for p in self.denoiser.parameters()),
         }
 
-    def _generate_one(
-        self,
-        features: Features,
-        frames: Tensor,
-        observed: Tensor,
-        times: Tensor,
-        target_time: Tensor,
-        noise: SeededNoise,
-        sampling: SamplingSettings,
+    def _sample(
+        self, condition: Tensor, noise: SeededNoise, shape: torch.Size, sampling: SamplingSettings
     ) -> Float[Tensor, "b c d h w"]:
-        condition = self.conditioner(features, observed, times, target_time)
         denoise = guide(
             self._denoise,
             condition,
@@ -187,15 +212,28 @@ class Sadm(nn.Module):
             sampling.guidance_interval or EVERYWHERE,
             split=sampling.guidance_split,
         )
-        x_hat = sample(
+        return sample(
             denoise,
             self.schedule.steps(sampling.num_steps, sampling.spacing),
             noise,
-            frames.shape[2:],
+            shape,
             sampler=sampling.sampler,
             stochasticity=sampling.stochasticity,
         )
-        return self.target.decode(x_hat, self._reference(frames, observed, times, target_time)).clamp(0.0, 1.0)
+
+    def _padded(self, volumes: Float[Tensor, "... d h w"]) -> Float[Tensor, "... D H W"]:
+        """Volumes of a size that the patches divide, the border voxels repeated behind them where it takes that."""
+        missing = [-size % patch for size, patch in zip(volumes.shape[-3:], self.config.model.patch, strict=True)]
+        if not any(missing):
+            return volumes
+        if not self.config.model.pad:
+            raise ValueError(
+                f"volumes of {tuple(volumes.shape[-3:])} (d h w) are not divided by the model's patch "
+                f"{self.config.model.patch}; resize them, or set model.pad=true"
+            )
+        d, h, w = missing
+        flat = functional.pad(volumes.flatten(0, -5), (0, w, 0, h, 0, d), mode="replicate")
+        return flat.reshape(*volumes.shape[:-3], *flat.shape[-3:])
 
     def _velocity(self, z: Tensor, log_snr: Tensor, condition: Tensor) -> Float[Tensor, "b c d h w"]:
         said = self.denoiser(z, log_snr, condition).float()

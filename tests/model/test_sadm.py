@@ -21,7 +21,8 @@ def small(target: str = "motion", **diffusion: str) -> Sadm:
         difference_scale=0.1,
         voxel_variance="prediction" not in diffusion,
         conditioner=ConditionerSettings(widths=(16, 32), layers=2, channels=8),
-        denoiser=DenoiserSettings(patch=(2, 4, 4), widths=(16, 32), blocks=1),
+        # To say a whole volume, a site has to carry more channels than the patch has voxels.
+        denoiser=DenoiserSettings(patch=(2, 4, 4), widths=(64 if target == "volume" else 16, 32), blocks=1),
     )
     model = Sadm(SadmConfig(shape=SHAPE, model=settings, diffusion=diffusion))
     for parameter in model.parameters():
@@ -140,12 +141,12 @@ def test_gradients_reach_every_parameter(sequences: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "diffusion"), [("motion", {}), ("difference", {"prediction": "x"}), ("volume", {"prediction": "v"})]
+    ("target", "diffusion"), [("motion", {}), ("difference", {"prediction": "x"}), ("volume", {"prediction": "x"})]
 )
 def test_one_subject_can_be_learned_by_heart(target: str, diffusion: dict[str, str]) -> None:
     torch.manual_seed(0)
     grid = torch.stack(torch.meshgrid(*(torch.linspace(-1, 1, n) for n in SHAPE), indexing="ij")).square().sum(0)
-    frames = torch.stack([torch.sigmoid(8 * (0.8 - 0.1 * t - grid)) for t in range(4)])
+    frames = torch.stack([torch.sigmoid(8 * (1.0 - 0.2 * t - grid)) for t in range(4)])
     frames = frames[None, :, None].repeat(8, 1, 1, 1, 1, 1)
     times = torch.linspace(0, 1, 4).expand(8, 4)
     observed = torch.tensor([True, True, False, False]).expand(8, 4)
@@ -159,9 +160,11 @@ def test_one_subject_can_be_learned_by_heart(target: str, diffusion: dict[str, s
         optimizer.step()
         optimizer.zero_grad()
     drawn = model.generate(frames[:1], observed[:1], times[:1], times[:1, 3:], [0], SamplingSettings(num_steps=4))
-    error, copied = ((volume - frames[0, 3]).square().mean() for volume in (drawn[0, 0], frames[0, 1]))
-    gain = 10 * torch.log10(copied / error).item()
-    assert gain > (6 if target == "volume" else 12), f"{gain:.1f} dB better than copying"
+    psnr, copied = (
+        -10 * torch.log10((volume - frames[0, 3]).square().mean()).item() for volume in (drawn[0, 0], frames[0, 1])
+    )
+    assert copied < 25
+    assert psnr > 35, f"{psnr:.1f} dB"
 
 
 def test_pretrained_comes_back_equal(sequences: dict[str, Tensor], tmp_path: Path) -> None:
