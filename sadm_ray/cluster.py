@@ -21,6 +21,7 @@ QUIET = {
 }
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # more threads than free cores spin: measured 4 to 8 times slower
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 20),  # glibc else keeps freed volumes: measured 20 to 30 % more peak memory
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
 }
 

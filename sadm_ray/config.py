@@ -176,6 +176,7 @@ class TrainSettings(Section):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
+    recompute_activations: bool = False  # in the backward pass: less memory, more time
     checkpoint_every: Positive = 200
     log_every: Positive = 20
     max_failures: Annotated[int, Field(ge=0)] = 2

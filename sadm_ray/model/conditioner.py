@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sadm_ray.config import ConditionerSettings, CovariateSettings
-from sadm_ray.diffusion.target import nearest_observed
 from sadm_ray.model.covariates import Covariates
 from sadm_ray.model.layers import (
     Fourier,
@@ -32,7 +31,7 @@ from sadm_ray.model.layers import (
 )
 
 Features = list[Float[Tensor, "b t c d h w"]]
-"""Encodings of frames: their own voxels (in [-1, 1]) first, then the levels from fine to coarse."""
+"""Encodings of frames, from fine to coarse."""
 
 
 class FrameEncoder(nn.Module):
@@ -42,15 +41,13 @@ class FrameEncoder(nn.Module):
         super().__init__()
         self.patch = patch
         stem = channels * math.prod(patch)
-        self.enter = nn.ModuleList(
-            nn.Conv3d(inputs, outputs, 3, stride=1 if level == 0 else 2, padding=1)
-            for level, (inputs, outputs) in enumerate(pairwise((stem, *widths)))
-        )
+        self.enter = nn.ModuleList([nn.Conv3d(stem, widths[0], 1)])
+        self.enter.extend(nn.Conv3d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
         self.stages = nn.ModuleList(Stage(width, width, 1) for width in widths)
 
     def forward(self, volumes: Float[Tensor, "n c d h w"]) -> list[Float[Tensor, "n k e f g"]]:
-        features = [2.0 * volumes - 1.0]
-        x = space_to_depth(features[0], self.patch)
+        features = []
+        x = space_to_depth(2.0 * volumes - 1.0, self.patch)
         for enter, stage in zip(self.enter, self.stages, strict=True):
             x = stage(enter(x))
             features.append(x)
@@ -147,35 +144,35 @@ class Conditioner(nn.Module):
         observed: Bool[Tensor, "b t"],
         times: Float[Tensor, "b t"],
         target_time: Float[Tensor, " b"],
+        reference: Float[Tensor, "b c d h w"],
         covariates: Float[Tensor, "b n"] | None = None,
         visit_covariates: Float[Tensor, "b t m"] | None = None,
     ) -> Float[Tensor, "b k e f g"]:
         """The condition for one target a sequence, from what `encode` gave.
 
         Args:
+            reference: the nearest observed frame, in [0, 1].
             covariates, visit_covariates: values of those of the subjects and of the visits; NaN is missing.
 
         Returns:
             `channels` channels on the grid of the denoiser's stem.
         """
-        volumes, *levels = features
         # What stands in the time of an absent frame must not matter either.
         past = torch.where(observed, times, target_time[:, None]) / self.time_scale
         now = (target_time / self.time_scale)[:, None]
         when = self.when(torch.stack([past, now.expand_as(past), now - past], dim=-1))
         target = self.target_time(now)
         tokens = None if self.covariates is None else self.covariates(covariates, visit_covariates, observed, when)
-        x = self.query(target)[..., None, None, None].expand(-1, -1, *levels[-1].shape[-3:])
-        x = self.levels[-1](x, levels[-1], observed, when, target, tokens)
-        for index in reversed(range(len(levels) - 1)):
-            x = F.interpolate(self.rise[index](x), size=levels[index].shape[-3:], mode="trilinear")
-            x = self.levels[index](x, levels[index], observed, when, target, tokens)
-        nearest = nearest_observed(observed, times, target_time)
-        reference = space_to_depth(volumes[torch.arange(len(nearest), device=nearest.device), nearest], self.patch)
+        x = self.query(target)[..., None, None, None].expand(-1, -1, *features[-1].shape[-3:])
+        x = self.levels[-1](x, features[-1], observed, when, target, tokens)
+        for index in reversed(range(len(features) - 1)):
+            x = F.interpolate(self.rise[index](x), size=features[index].shape[-3:], mode="trilinear")
+            x = self.levels[index](x, features[index], observed, when, target, tokens)
+        voxels = space_to_depth(2.0 * reference - 1.0, self.patch)
         decoded = self.out(F.silu(x))
-        if decoded.shape[-3:] != reference.shape[-3:]:
-            decoded = F.interpolate(decoded, size=reference.shape[-3:], mode="trilinear")
-        return torch.cat([decoded, reference.to(decoded.dtype)], dim=1)
+        if decoded.shape[-3:] != voxels.shape[-3:]:
+            decoded = F.interpolate(decoded, size=voxels.shape[-3:], mode="trilinear")
+        return torch.cat([decoded, voxels.to(decoded.dtype)], dim=1)
 
     def reference(self, condition: Float[Tensor, "b k e f g"]) -> Float[Tensor, "b c d h w"]:
         """The nearest observed frame in [0, 1], from the condition that holds its voxels; of the null one, all ½."""

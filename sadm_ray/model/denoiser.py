@@ -50,7 +50,7 @@ class Denoiser(nn.Module):
         self.rise = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         self.up = nn.ModuleList(Stage(2 * width, width, blocks, embedding) for width in widths[:-1])
         self.leave = nn.Sequential(
-            group_norm(widths[0]), nn.SiLU(), zeroed(nn.Conv3d(widths[0], (outputs or channels) * voxels, 3, padding=1))
+            group_norm(widths[0]), nn.SiLU(), zeroed(nn.Conv3d(widths[0], (outputs or channels) * voxels, 1))
         )
 
     def forward(

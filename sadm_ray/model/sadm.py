@@ -26,6 +26,7 @@ from sadm_ray.diffusion.target import Target, nearest_observed
 from sadm_ray.errors import DataError
 from sadm_ray.model.conditioner import Conditioner
 from sadm_ray.model.denoiser import Denoiser
+from sadm_ray.model.layers import Stage
 from sadm_ray.model.motion import warp
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -79,10 +80,11 @@ class Sadm(nn.Module):
         batch, device = len(target), target.device
         frames, target = self._padded(frames), self._padded(target)
         features = self.conditioner.encode(frames, observed)
-        condition = self.conditioner(features, observed, times, target_time, covariates, visit_covariates)
+        reference = self._reference(frames, observed, times, target_time)
+        condition = self.conditioner(features, observed, times, target_time, reference, covariates, visit_covariates)
         unconditional = dropped(batch, condition_dropout, generator, device)
         condition = torch.where(unconditional[:, None, None, None, None], 0.0, condition)
-        x = self.target.encode(target, self._reference(frames, observed, times, target_time))
+        x = self.target.encode(target, reference)
         log_snr = self.schedule.log_snr(stratified_times(batch, generator, device))
         eps = torch.randn(x.shape, generator=generator, device=device)
         z = diffuse(x, eps, log_snr)
@@ -150,8 +152,10 @@ class Sadm(nn.Module):
         generated = frames.new_zeros(*target_times.shape, *frames.shape[2:])
         for following in torch.tensor(orders, device=frames.device).unbind(dim=1):
             target_time = target_times[rows, following]
-            condition = self.conditioner(features, observed, times, target_time, covariates, visit_covariates)
             reference = self._reference(frames, observed, times, target_time)
+            condition = self.conditioner(
+                features, observed, times, target_time, reference, covariates, visit_covariates
+            )
             frame = self.target.decode(self._sample(condition, noise, frames.shape[2:], sampling), reference)
             frame = frame.clamp(0.0, 1.0)
             generated[rows, following] = frame
@@ -166,6 +170,12 @@ class Sadm(nn.Module):
                 visit_covariates = torch.cat([visit_covariates, nothing], dim=1)
         d, h, w = size
         return generated[..., :d, :h, :w]
+
+    def recompute_activations(self, wanted: bool = True) -> None:
+        """Whether training computes activations again rather than keep them: less memory, more time."""
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.recompute = wanted
 
     def save_pretrained(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors` into `folder`, which is made."""

@@ -51,6 +51,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
 
     bare = Sadm(work.model).to(device)
     convert_conv3d_weight_memory_format(bare, torch.channels_last_3d)  # measured 1.2 to 1.7 times faster on CPUs
+    bare.recompute_activations(settings.recompute_activations)
     ema, optimizer = averaged(bare, settings.ema_decay), build_optimizer(bare, settings)
     done = 0
     newest = ray.train.get_checkpoint()

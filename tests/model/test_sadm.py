@@ -117,20 +117,21 @@ def test_a_rollout_equals_generating_step_by_step(sequences: dict[str, Tensor]) 
     """The cache of encodings changes nothing: the second frame is what a fresh call would give for it."""
     model, sampling = small(), SamplingSettings(num_steps=1)  # one draw a frame, so that the seeds can be matched
     rolled = model.generate(**sequences, target_times=torch.tensor([[1.1]] * 3), seeds=[1, 2, 3], sampling=sampling)
-    longer = {
-        "frames": torch.cat([sequences["frames"], rolled], dim=1),
-        "observed": torch.cat([sequences["observed"], torch.ones(3, 1, dtype=torch.bool)], dim=1),
-        "times": torch.cat([sequences["times"], torch.full((3, 1), 1.1)], dim=1),
-    }
     both = model.generate(**sequences, target_times=torch.tensor([[1.1, 1.3]] * 3), seeds=[1, 2, 3], sampling=sampling)
     torch.testing.assert_close(both[:, 0], rolled[:, 0], atol=1e-5, rtol=0)
-    features = model.conditioner.encode(longer["frames"], longer["observed"])
-    condition = model.conditioner(features, longer["observed"], longer["times"], torch.full((3,), 1.3))
-    cached = model.conditioner.encode(sequences["frames"], sequences["observed"])
-    new = model.conditioner.encode(rolled, torch.ones(3, 1, dtype=torch.bool))
-    joined = [torch.cat(pair, dim=1) for pair in zip(cached, new, strict=True)]
-    again = model.conditioner(joined, longer["observed"], longer["times"], torch.full((3,), 1.3))
-    torch.testing.assert_close(condition, again, atol=1e-5, rtol=0)
+    present = torch.ones(3, 1, dtype=torch.bool)
+    frames = torch.cat([sequences["frames"], rolled], dim=1)
+    observed = torch.cat([sequences["observed"], present], dim=1)
+    times = torch.cat([sequences["times"], torch.full((3, 1), 1.1)], dim=1)
+    rest = (observed, times, torch.full((3,), 1.3), rolled[:, 0])
+    fresh = model.conditioner(model.conditioner.encode(frames, observed), *rest)
+    cached, new = model.conditioner.encode(**without_times(sequences)), model.conditioner.encode(rolled, present)
+    joined = model.conditioner([torch.cat(pair, dim=1) for pair in zip(cached, new, strict=True)], *rest)
+    torch.testing.assert_close(fresh, joined, atol=1e-5, rtol=0)
+
+
+def without_times(sequences: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in sequences.items() if key != "times"}
 
 
 def test_gradients_reach_every_parameter(sequences: dict[str, Tensor]) -> None:
@@ -192,3 +193,48 @@ def test_a_sequence_without_observed_frames_is_refused(sequences: dict[str, Tens
             sequences["frames"], torch.zeros_like(sequences["observed"]), sequences["times"],
             torch.ones(3, 1), [1, 2, 3],
         )  # fmt: skip
+
+
+def test_a_size_that_does_not_fit_is_refused_or_padded_by_setting(sequences: dict[str, Tensor]) -> None:
+    cropped = {**sequences, "frames": sequences["frames"][..., :3, :14, :15]}
+    wanted = {"target_times": torch.tensor([[0.7, 1.1]] * 3), "seeds": [1, 2, 3]}
+    with pytest.raises(ValueError, match=r"\(3, 14, 15\).* set model\.pad=true"):
+        small().generate(**cropped, **wanted)
+    config = small().config
+    padding = config.model_copy(update={"model": config.model.model_copy(update={"pad": True})})
+    model = Sadm(padding)
+    model.load_state_dict(small().state_dict())
+    assert model.generate(**cropped, **wanted).shape == (3, 2, 1, 3, 14, 15)
+    torch.testing.assert_close(  # where nothing has to be padded, nothing changes
+        model.generate(**sequences, **wanted), small().generate(**sequences, **wanted)
+    )
+    loss = model(**cropped, target=torch.rand(3, 1, 3, 14, 15), target_time=torch.ones(3), generator=torch.Generator())
+    assert torch.isfinite(loss).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 12), (6, 20, 16)])
+@pytest.mark.parametrize("count", [1, 9])
+def test_any_number_of_frames_and_any_size_that_the_patch_divides(shape: tuple[int, int, int], count: int) -> None:
+    frames, observed = torch.rand(2, count, 1, *shape), torch.ones(2, count, dtype=torch.bool)
+    times = torch.linspace(0, 1, count).expand(2, count)
+    assert small().generate(frames, observed, times, torch.tensor([[1.5]] * 2), [0, 1]).shape == (2, 1, 1, *shape)
+
+
+def test_the_conditioner_may_have_a_coarser_stem_than_the_denoiser(sequences: dict[str, Tensor]) -> None:
+    model = small()
+    settings = model.config.model
+    coarse = settings.conditioner.model_copy(update={"patch": (4, 8, 8)})
+    config = model.config.model_copy(update={"model": settings.model_copy(update={"conditioner": coarse})})
+    assert config.model.patch == (4, 8, 8)
+    assert torch.isfinite(loss(Sadm(config), sequences)).all()
+
+
+def test_recomputing_activations_changes_nothing_but_the_memory(sequences: dict[str, Tensor]) -> None:
+    gradients = []
+    for wanted in (False, True):
+        model = small()
+        model.recompute_activations(wanted)
+        loss(model, sequences).mean().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for kept, computed in zip(*gradients, strict=True):
+        assert torch.equal(kept, computed)

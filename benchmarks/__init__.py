@@ -1,0 +1,1 @@
+"""What is timed: each module prints JSON lines, its ratios taken in one run."""

@@ -1,0 +1,170 @@
+"""The model at the paper's size: 12 frames of 128 × 128 × 32, batch 1, one thread, float32.
+
+    python -m benchmarks.core            all figures
+    python -m benchmarks.core --paper    also the faithful configuration (minutes)
+
+Each part runs in a process of its own, so that its peak memory is its own. Time is CPU time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.figures import cpu_seconds, peak_gb, say
+from sadm_ray.cluster import WORKER_ENVIRONMENT
+from sadm_ray.config import SamplingSettings, Settings, load_settings
+from sadm_ray.model.sadm import Sadm, SadmConfig
+from sadm_ray.train.step import Batch, averaged, build_optimizer, train_step
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FAST = SamplingSettings(num_steps=2, guidance_scale=0.0)
+DEFAULT = SamplingSettings(num_steps=8, guidance_scale=0.3)
+
+
+def _model(settings: Settings) -> Sadm:
+    torch.manual_seed(0)
+    model = settings.model.model_copy(update={"difference_scale": 0.1})
+    sadm = Sadm(SadmConfig(shape=settings.data.shape, model=model, diffusion=settings.diffusion))
+    return sadm.to(memory_format=torch.channels_last_3d)
+
+
+def _batch(settings: Settings) -> Batch:
+    frames = torch.rand(1, settings.data.frames, 1, *settings.data.shape)
+    present = torch.ones(1, settings.data.frames, dtype=torch.bool)
+    return Batch(frames, present, torch.linspace(0, 1, settings.data.frames)[None])
+
+
+def _training(settings: Settings) -> Callable[[], object]:
+    """One training step, every frame but the target observed: the most expensive question."""
+    model, batch, generator = _model(settings), _batch(settings), torch.Generator()
+    observed = batch.present.clone()
+    observed[:, -1] = False
+
+    def forward_backward() -> None:
+        loss = model(batch.frames, observed, batch.times, batch.frames[:, -1], batch.times[:, -1], generator)
+        loss.mean().backward()
+
+    return forward_backward
+
+
+def matrix_rate() -> float:
+    """GFLOP/s of a large matrix product on one core: the most that a training step could come to."""
+    a, b = torch.rand(2, 2048, 2048)
+    return 2 * 2048**3 / cpu_seconds(lambda: a @ b, repeats=5) / 1e9
+
+
+def training(settings: Settings, name: str, reach: bool) -> None:
+    step = _training(settings)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    seconds = cpu_seconds(step)
+    gflops = counter.get_total_flops() / 1e9
+    rate = matrix_rate()
+    facts = _model(settings).describe()
+    say(f"{name}: denoiser parameters", facts["denoiser_parameters"] / 1e6, "M", "higher", 15 if reach else None)
+    say(f"{name}: conditioner parameters", facts["conditioner_parameters"] / 1e6, "M", "higher")
+    say(f"{name}: training sample, forward and backward", seconds, "CPU s", "lower", 2.5 if reach else None)
+    say(f"{name}: training sample, peak memory", peak_gb(), "GB", "lower", 1.2 if reach else None)
+    say(f"{name}: training step, floating-point work", gflops, "GFLOP", "lower")
+    say(f"{name}: training step, share of the matrix-product rate", gflops / seconds / rate, "1", "higher")
+    say("matrix-product rate of a core", rate, "GFLOP/s", "higher")
+
+
+def whole_step(settings: Settings, name: str) -> None:
+    """With the optimizer, the clipping and the EMA."""
+    model = _model(settings)
+    ema, optimizer = averaged(model, 0.999), build_optimizer(model, settings.train)
+    batch, generator = _batch(settings), torch.Generator()
+    seconds = cpu_seconds(lambda: train_step(model, optimizer, ema, batch, settings.train, 0, generator))
+    say(f"{name}: whole training step with optimizer and EMA, batch 1", seconds, "CPU s", "lower")
+
+
+def sampling(settings: Settings, name: str, reach: bool) -> None:
+    model, batch = _model(settings).eval(), _batch(settings)
+    observed = batch.present.clone()
+    observed[:, -1] = False
+
+    def frame(how: SamplingSettings) -> Callable[[], object]:
+        return lambda: model.generate(batch.frames, observed, batch.times, batch.times[:, -1:], [0], how)
+
+    steps = {"at the default sampler with guidance": (DEFAULT, 12), "at a fast setting": (FAST, 3)}
+    for label, (how, limit) in steps.items():
+        say(f"{name}: a frame {label}", cpu_seconds(frame(how), 1), "CPU s", "lower", limit if reach else None)
+    one, two = (cpu_seconds(frame(SamplingSettings(num_steps=n, guidance_scale=0.3)), 1) for n in (1, 2))
+    say(f"{name}: one guided network call", two - one, "CPU s", "lower")
+
+
+def paper_frame(settings: Settings) -> None:
+    """One guided step of the faithful model, and what its 400 steps come to."""
+    model, batch = _model(settings).eval(), _batch(settings)
+    how = settings.sampling.model_copy(update={"num_steps": 1})
+    seconds = cpu_seconds(
+        lambda: model.generate(batch.frames, batch.present, batch.times, batch.times[:, -1:] + 0.1, [0], how), 1
+    )
+    say("paper: one guided network call with the condition", seconds, "CPU s", "lower")
+    say(f"paper: a frame of {settings.sampling.num_steps} steps, estimated", seconds * 400, "CPU s", "lower")
+
+
+def against_monai(settings: Settings) -> None:
+    """Forward and backward of MONAI's diffusion U-Net on the same volume, and of ours, in this process in turn."""
+    from monai.networks.nets import DiffusionModelUNet
+
+    theirs = DiffusionModelUNet(
+        spatial_dims=3,
+        in_channels=2,  # the noisy volume, and a condition beside it
+        out_channels=1,
+        channels=(32, 64, 128),
+        attention_levels=(False, False, False),
+        num_res_blocks=2,
+        num_head_channels=32,
+    )
+    z, t = torch.rand(1, 2, *settings.data.shape), torch.zeros(1, dtype=torch.long)
+    ours = _training(settings)
+    seconds = cpu_seconds(ours, 2)
+    monai_seconds = cpu_seconds(lambda: theirs(z, t).square().mean().backward(), 1)
+    say("MONAI DiffusionModelUNet: forward and backward", monai_seconds, "CPU s", "lower")
+    say("times faster a training step than MONAI's network", monai_seconds / seconds, "1", "higher", 20)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--paper", action="store_true", help="also the faithful configuration")
+    parser.add_argument("--part", choices=PARTS, help="one part, in this process")
+    options = parser.parse_args()
+    if options.part:
+        torch.set_num_threads(1)
+        PARTS[options.part]()
+        return
+    for part in PARTS:
+        if options.paper or not part.startswith("paper"):
+            command = [sys.executable, "-m", "benchmarks.core", "--part", part]
+            subprocess.run(command, check=True, env=os.environ | WORKER_ENVIRONMENT)  # noqa: S603
+
+
+def _acdc() -> Settings:
+    return load_settings(CONFIGS / "acdc.yaml")
+
+
+def _paper() -> Settings:
+    return load_settings(CONFIGS / "acdc_paper.yaml")
+
+
+PARTS: dict[str, Callable[[], None]] = {
+    "training": lambda: training(_acdc(), "default", reach=True),
+    "whole-step": lambda: whole_step(_acdc(), "default"),
+    "sampling": lambda: sampling(_acdc(), "default", reach=True),
+    "monai": lambda: against_monai(_acdc()),
+    "paper-training": lambda: training(_paper(), "paper", reach=False),
+    "paper-frame": lambda: paper_frame(_paper()),
+}
+
+if __name__ == "__main__":
+    main()

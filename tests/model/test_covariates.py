@@ -1,0 +1,95 @@
+"""Covariates: each may be missing, and what is missing cannot matter."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sadm_ray.config import ConditionerSettings, CovariateSettings, DenoiserSettings, ModelSettings
+from sadm_ray.model.sadm import Sadm, SadmConfig
+
+KNOWN = (
+    CovariateSettings(name="age", mean=60, deviation=10),
+    CovariateSettings(name="sex", levels=("F", "M")),
+    CovariateSettings(name="weight", of="visit", mean=70, deviation=15),
+)
+
+
+@pytest.fixture
+def model() -> Sadm:
+    torch.manual_seed(0)
+    settings = ModelSettings(
+        difference_scale=0.1,
+        covariates=KNOWN,
+        conditioner=ConditionerSettings(widths=(8, 16), heads=2, layers=1, channels=4),
+        denoiser=DenoiserSettings(widths=(16, 16), blocks=1, heads=2),
+    )
+    model = Sadm(SadmConfig(shape=(4, 8, 8), model=settings)).eval()
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def condition(model: Sadm, subject: Tensor | None, visit: Tensor | None) -> Tensor:
+    frames = torch.rand(2, 3, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    observed = torch.tensor([[True, True, False], [True, False, True]])
+    times = torch.tensor([[0.0, 0.3, 0.6]] * 2)
+    features = model.conditioner.encode(frames, observed)
+    with torch.no_grad():
+        return model.conditioner(features, observed, times, torch.ones(2), frames[:, 0], subject, visit)
+
+
+NAN = torch.nan
+
+
+def test_nothing_known_is_as_if_nothing_could_be(model: Sadm) -> None:
+    nothing = condition(model, None, None)
+    missing = condition(model, torch.full((2, 2), NAN), torch.full((2, 3, 1), NAN))
+    torch.testing.assert_close(nothing, missing)
+
+
+@pytest.mark.parametrize("column", [0, 1])
+def test_each_covariate_matters_where_it_is_known(model: Sadm, column: int) -> None:
+    one, other = torch.full((2, 2), NAN), torch.full((2, 2), NAN)
+    one[:, column], other[:, column] = 0.0, 1.0
+    results = [condition(model, each, None) for each in (None, one, other)]
+    assert all(not torch.allclose(a, b) for a, b in [(results[0], results[1]), (results[1], results[2])])
+
+
+def test_a_missing_one_leaves_the_others(model: Sadm) -> None:
+    """What is missing is masked, not a value: the row with both knows more than, and not the same as, the others."""
+    both = condition(model, torch.tensor([[60.0, 1.0]] * 2), None)
+    only = condition(model, torch.tensor([[60.0, NAN]] * 2), None)
+    mixed = condition(model, torch.tensor([[60.0, 1.0], [60.0, NAN]]), None)
+    torch.testing.assert_close(mixed[0], both[0])
+    torch.testing.assert_close(mixed[1], only[1])
+    assert not torch.allclose(both, only)
+
+
+def test_a_visits_covariate_counts_only_where_its_frame_is_observed(model: Sadm) -> None:
+    weights = torch.tensor([[[70.0], [80.0], [90.0]]] * 2)
+    changed = weights.clone()
+    changed[0, 2], changed[1, 1] = -1e30, torch.inf  # the visits that are not observed
+    torch.testing.assert_close(condition(model, None, weights), condition(model, None, changed))
+    changed[0, 1] = 60.0
+    assert not torch.allclose(condition(model, None, weights), condition(model, None, changed))
+
+
+def test_generate_takes_them_through_a_rollout(model: Sadm) -> None:
+    frames, observed = torch.rand(2, 2, 1, 4, 8, 8), torch.ones(2, 2, dtype=torch.bool)
+    times, wanted = torch.tensor([[0.0, 0.5]] * 2), torch.tensor([[0.75, 1.0]] * 2)
+    known = {"covariates": torch.tensor([[50.0, 0.0], [NAN, 1.0]]), "visit_covariates": torch.rand(2, 2, 1)}
+    with_them = model.generate(frames, observed, times, wanted, [0, 1], **known)
+    assert torch.isfinite(with_them).all()
+    assert not torch.allclose(with_them, model.generate(frames, observed, times, wanted, [0, 1]))
+
+
+def test_they_are_trained(model: Sadm) -> None:
+    frames, observed = torch.rand(2, 2, 1, 4, 8, 8), torch.ones(2, 2, dtype=torch.bool)
+    loss = model(
+        frames, observed, torch.tensor([[0.0, 0.5]] * 2), frames[:, 0], torch.ones(2),
+        torch.Generator().manual_seed(0), 0.0, torch.tensor([[50.0, 0.0], [NAN, 1.0]]), torch.rand(2, 2, 1),
+    )  # fmt: skip
+    loss.mean().backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
