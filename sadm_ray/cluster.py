@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from sadm_ray.config import Settings
 from sadm_ray.errors import ConfigError
@@ -17,7 +19,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # patients' data is near: nothing is reported anywhere
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # or Ray complains on our terminal of how its own actor pools are made
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # or Ray's core complains on our terminal of how Ray Data makes its actors
 }
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # more threads than free cores spin: measured 4 to 8 times slower
@@ -61,7 +63,8 @@ def _connect(settings: Settings) -> None:
     wanted = settings.ray.address or os.environ.get("RAY_ADDRESS")
     if wanted != "local":
         try:
-            ray.init(address=wanted or "auto", **quiet)
+            with _muted_stderr():
+                ray.init(address=wanted or "auto", **quiet)
         except ConnectionError as error:
             if wanted:
                 raise ConfigError(
@@ -74,14 +77,29 @@ def _connect(settings: Settings) -> None:
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     # A CPU here is a slot, not a core: workers, actors and the reading of their data must all find one.
     slots = max(os.cpu_count() or 1, settings.train.workers + 1, settings.generate.actors + 1)
-    ray.init(
-        address="local",
-        num_cpus=slots,
-        include_dashboard=False,
-        object_store_memory=int(settings.ray.object_store_gb * 1e9),
-        **quiet,
-    )
+    with _muted_stderr():
+        ray.init(
+            address="local",
+            num_cpus=slots,
+            include_dashboard=False,
+            object_store_memory=int(settings.ray.object_store_gb * 1e9),
+            **quiet,
+        )
     _quieten()
+
+
+@contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Nothing of what Ray's core writes to the terminal itself; what goes wrong comes as an exception all the same."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _quieten() -> None:

@@ -223,7 +223,7 @@ class TuneSettings(Section):
     concurrent: Positive = 2
     sampler: tuple[SamplerName, ...] = Field(default=("ancestral", "ddim", "dpm++"), min_length=1)
     num_steps: tuple[Positive, ...] = Field(default=(1, 2, 4, 8), min_length=1)
-    guidance_scale: tuple[float, float] = (0.0, 1.5)
+    guidance_scale: tuple[float, float] = (0.0, 1.0)
     stochasticity: tuple[Fraction, Fraction] = (0.0, 1.0)
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ from sadm_ray.model.sadm import WEIGHTS, Sadm
 from sadm_ray.progress import Reporter, progress
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.tune.objective import sampling_quality
-from sadm_ray.tune.spaces import chosen_sampling, network_calls, sampling_space
+from sadm_ray.tune.spaces import chosen_sampling, network_calls, plain_choices, sampling_space
 
 METRIC = "gain"
 
@@ -41,6 +41,8 @@ class Swept:
 
 def tune_sampling(settings: Settings, study: Study, shards: Path, model: Path, out: Path, tracked: TrackedRun) -> Swept:
     """Sweep sampler, steps, guidance and stochasticity on validation subjects; the test subjects are not touched.
+
+    The first trials are the settings' own with each number of steps and no guidance; the others are searched.
 
     An interrupted sweep of the same model and space goes on when it is run again. Every trial becomes a child of
     `tracked`. The best by PSNR over copy-last wins; of equally good ones (0.01 dB), the one with fewer network calls.
@@ -59,7 +61,9 @@ def tune_sampling(settings: Settings, study: Study, shards: Path, model: Path, o
     if len(failed) == len(results):
         raise RuntimeError(f"every trial of the sweep failed; the first: {failed[0]}")
     good = [(result.config, result.metrics) for result in results if not result.error]
-    trials = pd.DataFrame([{**chosen_sampling(config).model_dump(), **_scores(metrics)} for config, metrics in good])
+    trials = pd.DataFrame(
+        [{**chosen_sampling(config, settings.sampling).model_dump(), **_scores(metrics)} for config, metrics in good]
+    )
     near = trials[trials[METRIC] >= trials[METRIC].max() - 0.01]
     winner = near.sort_values(["network_calls", METRIC], ascending=[True, False]).iloc[0]
     best = SamplingSettings.model_validate({key: winner[key] for key in SamplingSettings.model_fields})
@@ -82,7 +86,12 @@ def _tuner(settings: Settings, trainable: Any, out: Path, name: str, tracked: Tr
     if tune.Tuner.can_restore(str(out / name)):
         return tune.Tuner.restore(str(out / name), trainable, resume_unfinished=True, restart_errored=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    search = OptunaSearch(metric=METRIC, mode="max", seed=settings.seed)
+    search = OptunaSearch(
+        metric=METRIC,
+        mode="max",
+        seed=settings.seed,
+        points_to_evaluate=plain_choices(settings.tune, settings.sampling),
+    )
     return tune.Tuner(
         trainable,
         param_space=sampling_space(settings.tune),
@@ -101,7 +110,7 @@ def _trial(
     config: dict[str, Any], model: Path, rows: dict[str, np.ndarray], settings: Settings, reporter: Reporter
 ) -> None:
     torch.set_num_threads(1)
-    sampling = chosen_sampling(config)
+    sampling = chosen_sampling(config, settings.sampling)
     scores = sampling_quality(_model(model), rows, settings.generate.tasks, sampling, settings.seed)
     reporter.add.remote(1, f"{scores[METRIC]:+.2f} dB over copy-last")
     tune.report({**scores, "network_calls": network_calls(sampling)})
@@ -121,7 +130,7 @@ class _TrialsToMlflow(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         child = self._tracked.child(trial.trial_id)
-        child.params(chosen_sampling(trial.config).model_dump())
+        child.params(trial.config)
         child.metrics(_scores(trial.last_result))
         child.finish()
 

@@ -20,11 +20,22 @@ def sampling_space(settings: TuneSettings) -> dict[str, Any]:
     }
 
 
-def chosen_sampling(choice: Mapping[str, Any]) -> SamplingSettings:
-    """The settings of one trial; what is drawn finely is rounded to what anybody would type."""
-    return SamplingSettings.model_validate(
-        {key: round(value, 3) if isinstance(value, float) else value for key, value in choice.items()}
-    )
+def plain_choices(settings: TuneSettings, base: SamplingSettings) -> list[dict[str, Any]]:
+    """What to try first: no guidance, each number of steps, else as in `base`; at most half of the trials."""
+    sampler = base.sampler if base.sampler in settings.sampler else settings.sampler[0]
+    low, high = settings.stochasticity
+    plain = {
+        "sampler": sampler,
+        "guidance_scale": settings.guidance_scale[0],
+        "stochasticity": min(max(base.stochasticity, low), high),
+    }
+    return [{**plain, "num_steps": steps} for steps in settings.num_steps][: max(settings.trials // 2, 1)]
+
+
+def chosen_sampling(choice: Mapping[str, Any], base: SamplingSettings) -> SamplingSettings:
+    """The settings of one trial on top of `base`; what is drawn finely is rounded to what anybody would type."""
+    rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in choice.items()}
+    return SamplingSettings.model_validate({**base.model_dump(), **rounded})
 
 
 def network_calls(sampling: SamplingSettings) -> int:
