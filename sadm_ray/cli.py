@@ -116,7 +116,8 @@ def _say_trained(trained: Any) -> None:
 
 
 def _say_swept(swept: Any) -> None:
-    best = ", ".join(f"{key} {value}" for key, value in swept.best.model_dump().items())
+    best = ", ".join(f"{key} {value}" for key, value in swept.best.model_dump(exclude_defaults=True).items())
+    best = best or "the defaults"
     typer.echo(f"tune     best of {len(swept.trials)} trials on {len(swept.subjects)} validation subjects: {best}")
 
 

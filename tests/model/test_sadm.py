@@ -21,8 +21,8 @@ def small(target: str = "motion", **diffusion: str) -> Sadm:
         difference_scale=0.1,
         voxel_variance="prediction" not in diffusion,
         conditioner=ConditionerSettings(widths=(16, 32), layers=2, channels=8),
-        # To say a whole volume, a site has to carry more channels than the patch has voxels.
-        denoiser=DenoiserSettings(patch=(2, 4, 4), widths=(64 if target == "volume" else 16, 32), blocks=1),
+        # To say every voxel by itself, a site has to carry more channels than the patch has voxels.
+        denoiser=DenoiserSettings(patch=(2, 4, 4), widths=(16 if target == "motion" else 64, 32), blocks=1),
     )
     model = Sadm(SadmConfig(shape=SHAPE, model=settings, diffusion=diffusion))
     for parameter in model.parameters():
@@ -154,8 +154,8 @@ def test_one_subject_can_be_learned_by_heart(target: str, diffusion: dict[str, s
     model = small(target, **diffusion)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
-    for step in range(300):
-        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 300)
+    for step in range(400):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 400)
         model(frames, observed, times, frames[:, 3], times[:, 3], generator).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
