@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -83,8 +84,12 @@ def whole_step(settings: Settings, name: str) -> None:
     model = _model(settings)
     ema, optimizer = averaged(model, 0.999), build_optimizer(model, settings.train)
     batch, generator = _batch(settings), torch.Generator()
-    seconds = cpu_seconds(lambda: train_step(model, optimizer, ema, batch, settings.train, 0, generator))
-    say(f"{name}: whole training step with optimizer and EMA, batch 1", seconds, "CPU s", "lower")
+    for precision in ("float32", "bfloat16"):
+        how = settings.train.model_copy(update={"precision": precision})
+        seconds = cpu_seconds(
+            lambda how=how: train_step(model, optimizer, ema, batch, how, 0, generator.manual_seed(0))
+        )
+        say(f"{name}: whole training step, batch 1, {precision}", seconds, "CPU s", "lower")
 
 
 def sampling(settings: Settings, name: str, reach: bool) -> None:

@@ -22,6 +22,7 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Grid = tuple[Positive, Positive, Positive]  # d, h, w
 SamplerName = Literal["ancestral", "ddim", "dpm++"]
+Precision = Literal["float32", "bfloat16", "auto"]  # auto: bfloat16 where the device has units for it
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 """What a run, task or subject may be called: such a name can never leave the folder that it is written to."""
@@ -174,7 +175,7 @@ class TrainSettings(Section):
     targets_per_subject: Positive = 50  # drawn from a subject each time it is read
     workers: Positive = 2
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     compile: bool = False
     recompute_activations: bool = False  # in the backward pass: less memory, more time
     checkpoint_every: Positive = 200
@@ -195,6 +196,7 @@ class SamplingSettings(Section):
     guidance_interval: tuple[float, float] | None = None
     guidance_split: bool = False  # two calls of half the memory instead of one
     stochasticity: Fraction = 0.5  # v of the ancestral sampler; the others have none
+    precision: Precision = "float32"
 
 
 class TaskSettings(Section):

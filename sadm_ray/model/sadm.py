@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, ValidationError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from sadm_ray.model.conditioner import Conditioner
 from sadm_ray.model.denoiser import Denoiser
 from sadm_ray.model.layers import Stage
 from sadm_ray.model.motion import warp
+from sadm_ray.model.precision import autocast
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -141,34 +142,24 @@ class Sadm(nn.Module):
         sampling = sampling or SamplingSettings()
         if not observed.any(dim=1).all():
             raise ValueError("every sequence needs at least one observed frame")
-        rows = torch.arange(len(frames), device=frames.device)
         orders = [
             rollout_order(row[seen].tolist(), wanted.tolist())
             for row, seen, wanted in zip(times, observed, target_times, strict=True)
         ]
-        noise, size = SeededNoise(seeds, frames.device), frames.shape[-3:]
-        frames = self._padded(frames)
-        features = self.conditioner.encode(frames, observed)
-        generated = frames.new_zeros(*target_times.shape, *frames.shape[2:])
-        for following in torch.tensor(orders, device=frames.device).unbind(dim=1):
-            target_time = target_times[rows, following]
-            reference = self._reference(frames, observed, times, target_time)
-            condition = self.conditioner(
-                features, observed, times, target_time, reference, covariates, visit_covariates
+        order = torch.tensor(orders, device=frames.device)
+        noise, (d, h, w) = SeededNoise(seeds, frames.device), frames.shape[-3:]
+        with autocast(frames.device, sampling.precision):
+            generated = self._rollout(
+                self._padded(frames),
+                observed,
+                times,
+                target_times,
+                order,
+                noise,
+                sampling,
+                covariates,
+                visit_covariates,
             )
-            frame = self.target.decode(self._sample(condition, noise, frames.shape[2:], sampling), reference)
-            frame = frame.clamp(0.0, 1.0)
-            generated[rows, following] = frame
-            present = observed.new_ones(len(frames), 1)
-            new = self.conditioner.encode(frame[:, None], present)
-            features = [torch.cat([old, more], dim=1) for old, more in zip(features, new, strict=True)]
-            frames = torch.cat([frames, frame[:, None]], dim=1)
-            observed = torch.cat([observed, present], dim=1)
-            times = torch.cat([times, target_time[:, None]], dim=1)
-            if visit_covariates is not None:
-                nothing = torch.full_like(visit_covariates[:, :1], torch.nan)
-                visit_covariates = torch.cat([visit_covariates, nothing], dim=1)
-        d, h, w = size
         return generated[..., :d, :h, :w]
 
     def recompute_activations(self, wanted: bool = True) -> None:
@@ -210,6 +201,42 @@ class Sadm(nn.Module):
             "conditioner_parameters": sum(p.numel() for p in self.conditioner.parameters()),
             "denoiser_parameters": sum(p.numel() for p in self.denoiser.parameters()),
         }
+
+    def _rollout(
+        self,
+        frames: Tensor,
+        observed: Tensor,
+        times: Tensor,
+        target_times: Tensor,
+        order: Int[Tensor, "b m"],
+        noise: SeededNoise,
+        sampling: SamplingSettings,
+        covariates: Tensor | None,
+        visit_covariates: Tensor | None,
+    ) -> Float[Tensor, "b m c d h w"]:
+        """Each sequence's targets in its own `order`; a frame that is generated is encoded and appended."""
+        rows = torch.arange(len(frames), device=frames.device)
+        features = self.conditioner.encode(frames, observed)
+        generated = frames.new_zeros(*target_times.shape, *frames.shape[2:])
+        for following in order.unbind(dim=1):
+            target_time = target_times[rows, following]
+            reference = self._reference(frames, observed, times, target_time)
+            condition = self.conditioner(
+                features, observed, times, target_time, reference, covariates, visit_covariates
+            )
+            frame = self.target.decode(self._sample(condition, noise, frames.shape[2:], sampling), reference)
+            frame = frame.clamp(0.0, 1.0)
+            generated[rows, following] = frame
+            present = observed.new_ones(len(frames), 1)
+            new = self.conditioner.encode(frame[:, None], present)
+            features = [torch.cat([old, more], dim=1) for old, more in zip(features, new, strict=True)]
+            frames = torch.cat([frames, frame[:, None]], dim=1)
+            observed = torch.cat([observed, present], dim=1)
+            times = torch.cat([times, target_time[:, None]], dim=1)
+            if visit_covariates is not None:
+                nothing = torch.full_like(visit_covariates[:, :1], torch.nan)
+                visit_covariates = torch.cat([visit_covariates, nothing], dim=1)
+        return generated
 
     def _sample(
         self, condition: Tensor, noise: SeededNoise, shape: torch.Size, sampling: SamplingSettings

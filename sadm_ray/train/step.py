@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from sadm_ray.config import TrainSettings
 from sadm_ray.data.sequence import draw_question, take
+from sadm_ray.model.precision import autocast
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -82,7 +82,7 @@ def train_step(
     rate = learning_rate(step, settings)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with _autocast(batch.frames.device, settings):
+    with autocast(batch.frames.device, settings.precision):
         loss = model(
             batch.frames,
             question.observed,
@@ -98,9 +98,3 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     ema.update_parameters(getattr(model, "module", model))
     return {"loss": loss.detach(), "grad_norm": norm.detach()}
-
-
-def _autocast(device: torch.device, settings: TrainSettings) -> contextlib.AbstractContextManager[object]:
-    if settings.precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -238,3 +238,19 @@ def test_recomputing_activations_changes_nothing_but_the_memory(sequences: dict[
         gradients.append([parameter.grad for parameter in model.parameters()])
     for kept, computed in zip(*gradients, strict=True):
         assert torch.equal(kept, computed)
+
+
+@pytest.mark.parametrize("target", ["motion", "volume"])
+def test_bfloat16_is_near_float32(sequences: dict[str, Tensor], target: str) -> None:
+    model = small(target)
+    wanted = {"target_times": torch.tensor([[0.7, 1.1]] * 3), "seeds": [1, 2, 3]}
+    exact, rough = (
+        model.generate(**sequences, **wanted, sampling=SamplingSettings(num_steps=2, precision=precision))
+        for precision in ("float32", "bfloat16")
+    )
+    assert rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    assert (exact - rough).abs().mean() < 0.02
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(model, sequences)
+    torch.testing.assert_close(value, loss(model, sequences), rtol=0.1, atol=0.05)

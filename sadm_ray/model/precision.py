@@ -1,0 +1,22 @@
+"""Which numbers the networks compute with: weights are float32 always, products may be bfloat16."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from sadm_ray.config import Precision
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
+    """The context to call a network in. `auto` is bfloat16 where the device has units for it, else float32."""
+    wanted = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 faster than float32: GPUs from Ampere on, CPUs with AMX tiles."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
