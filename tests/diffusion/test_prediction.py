@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from sadm_ray.diffusion.objective import dropped, stratified_times, velocity_loss
 from sadm_ray.diffusion.prediction import diffuse, to_eps, to_v, to_x
 from sadm_ray.diffusion.schedule import alpha_sigma, per_sample
 
@@ -21,23 +20,3 @@ def test_every_prediction_says_the_same(process: dict[str, torch.Tensor], kind: 
     torch.testing.assert_close(to_x(process[kind], kind, z, log_snr), process["x"])
     torch.testing.assert_close(to_v(process[kind], kind, z, log_snr), process["v"])
     torch.testing.assert_close(to_eps(process["x"], z, log_snr), process["eps"])
-
-
-def test_loss_is_the_error_of_v(process: dict[str, torch.Tensor]) -> None:
-    x, eps, v, log_snr = (process[key] for key in ("x", "eps", "v", "log_snr"))
-    assert velocity_loss(v, x, eps, log_snr).max() < 1e-18
-    torch.testing.assert_close(velocity_loss(v + 0.1, x, eps, log_snr), torch.full((5,), 0.01, dtype=v.dtype))
-
-
-def test_times_are_stratified() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        t = stratified_times(8, generator, torch.device("cpu"))
-        assert sorted((t * 8).floor().int().tolist()) == list(range(8))
-
-
-def test_dropout_has_its_rate() -> None:
-    generator = torch.Generator().manual_seed(0)
-    rate = dropped(20_000, 0.1, generator, torch.device("cpu")).float().mean().item()
-    assert rate == pytest.approx(0.1, abs=0.01)
-    assert not dropped(100, 0.0, generator, torch.device("cpu")).any()

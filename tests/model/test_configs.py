@@ -1,0 +1,34 @@
+"""The models of the settings files, on small volumes: each can be trained and sampled by the same code."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sadm_ray.config import load_settings
+from sadm_ray.model.sadm import Sadm, SadmConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("name", ["phantom", "acdc_small", "acdc", "acdc_paper"])
+def test_it_can_be_trained_and_sampled(name: str) -> None:
+    torch.manual_seed(0)
+    settings = load_settings(CONFIGS / f"{name}.yaml")
+    shape = (8, 16, 16) if settings.model.patch[0] <= 4 else (8, 32, 32)
+    model = Sadm(SadmConfig(shape=shape, model=settings.model, diffusion=settings.diffusion))
+    frames, times = torch.rand(1, 3, 1, *shape), torch.tensor([[0.0, 0.4, 1.0]])
+    observed = torch.tensor([[True, True, False]])
+    loss = model(frames, observed, times, frames[:, 2], times[:, 2], torch.Generator().manual_seed(0)).mean()
+    loss.backward()
+    assert torch.isfinite(loss)
+    sampling = settings.sampling.model_copy(update={"num_steps": 3})
+    assert torch.isfinite(model.generate(frames, observed, times, times[:, 2:], [0], sampling)).all()
+
+
+def test_the_paper_model_is_the_papers() -> None:
+    settings = load_settings(CONFIGS / "acdc_paper.yaml")
+    assert (settings.model.target, settings.model.voxel_variance) == ("volume", False)
+    assert settings.model.denoiser.patch == (1, 1, 1)
+    assert settings.sampling.sampler == "ancestral"
+    assert (settings.data.frames, settings.data.shape) == (12, (32, 128, 128))
