@@ -20,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.figures import cpu_seconds, peak_gb, say
 from sadm_ray.cluster import WORKER_ENVIRONMENT
-from sadm_ray.config import SamplingSettings, Settings, load_settings
+from sadm_ray.config import SamplingSettings, Settings
+from sadm_ray.config_file import load_settings
 from sadm_ray.model.sadm import Sadm, SadmConfig
 from sadm_ray.train.step import Batch, averaged, build_optimizer, train_step
 

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from sadm_ray import __version__
-from sadm_ray.config import Settings, dump_settings, load_settings
+from sadm_ray.config import Settings
+from sadm_ray.config_file import dump_settings, load_settings
 from sadm_ray.errors import DataError, UserError
 
 app = typer.Typer(

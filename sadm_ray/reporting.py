@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from sadm_ray.config import SamplingSettings, Settings, dump_settings
+from sadm_ray.config import SamplingSettings, Settings
+from sadm_ray.config_file import dump_settings
 from sadm_ray.data.shards import Study
 from sadm_ray.evaluate.launch import Evaluation
 from sadm_ray.evaluate.pictures import draw_curves, draw_sweep

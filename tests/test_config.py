@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sadm_ray.config import SAFE_NAME, Settings, dump_settings, flatten, load_settings
+from sadm_ray.config import SAFE_NAME, Settings, flatten
+from sadm_ray.config_file import dump_settings, load_settings
 from sadm_ray.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -133,6 +133,10 @@ def test_the_same_command_again_goes_on_where_it_was(journey: dict[str, Any]) ->
     assert history == [1, 2, 3, 4, 5, 6]
     states = (before.run_dir / "model.ray" / "train").glob("checkpoint_*/state.json")
     assert max(json.loads(state.read_text())["step"] for state in states) == 6
+    # And once it is done, again is nothing at all.
+    weights = (before.run_dir / "model" / "model.safetensors").read_bytes()
+    steps.train(longer)
+    assert (before.run_dir / "model" / "model.safetensors").read_bytes() == weights
 
 
 def test_a_run_is_not_continued_with_another_model(journey: dict[str, Any]) -> None:

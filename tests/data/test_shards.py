@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sadm_ray.config import Settings, load_settings
+from sadm_ray.config import Settings
+from sadm_ray.config_file import load_settings
 from sadm_ray.data.catalog import Subject, find_subjects
 from sadm_ray.data.rows import prepare_subject
 from sadm_ray.data.shards import (

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sadm_ray.config import load_settings
+from sadm_ray.config_file import load_settings
 from sadm_ray.model.sadm import Sadm, SadmConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
