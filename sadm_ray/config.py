@@ -154,6 +154,19 @@ class DiffusionSettings(Section):
         return self
 
 
+def check_prediction(model: ModelSettings, diffusion: DiffusionSettings) -> None:
+    """Motion and the variance of voxels are ways of saying v (`sadm_ray.diffusion.posterior`).
+
+    Raises:
+        ValueError: something else is to be predicted.
+    """
+    if diffusion.prediction != "v" and (model.target == "motion" or model.voxel_variance):
+        raise ValueError(
+            f"diffusion.prediction: '{diffusion.prediction}' goes with neither model.target=motion nor "
+            "model.voxel_variance=true; use v, or model.target=difference model.voxel_variance=false"
+        )
+
+
 class TrainSettings(Section):
     """How the model is trained. `batch_size` is over all workers together."""
 
@@ -171,7 +184,7 @@ class TrainSettings(Section):
     workers: Positive = 2
     device: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Precision = "float32"
-    compile: bool = False
+    compile: bool = False  # the denoiser, by torch.compile
     recompute_activations: bool = False  # in the backward pass: less memory, more time
     checkpoint_every: Positive = 200
     log_every: Positive = 20
@@ -308,11 +321,7 @@ class Settings(Section):
                     f"data.shape: {axis} is {size}, which the patch {patch} of the model does not divide; "
                     f"the nearest size that fits is {max(round(size / patch), 1) * patch}, or set model.pad=true"
                 )
-        if self.diffusion.prediction != "v" and (self.model.target == "motion" or self.model.voxel_variance):
-            raise ValueError(
-                f"diffusion.prediction: '{self.diffusion.prediction}' goes with neither model.target=motion nor "
-                "model.voxel_variance=true; use v, or model.target=difference model.voxel_variance=false"
-            )
+        check_prediction(self.model, self.diffusion)
         if self.train.batch_size % self.train.workers:
             raise ValueError(
                 f"train.batch_size: {self.train.batch_size} cannot be shared equally by {self.train.workers} workers"

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sadm_ray.config import DiffusionSettings, Grid, ModelSettings, SamplingSettings, Section
+from sadm_ray.config import DiffusionSettings, Grid, ModelSettings, SamplingSettings, Section, check_prediction
 from sadm_ray.diffusion.guidance import EVERYWHERE, guide
 from sadm_ray.diffusion.objective import dropped, loss_weight, stratified_times, velocity_loss
 from sadm_ray.diffusion.posterior import gaussian_v
@@ -40,6 +40,11 @@ class SadmConfig(Section):
     channels: Annotated[int, Field(gt=0)] = 1
     model: ModelSettings = ModelSettings()
     diffusion: DiffusionSettings = DiffusionSettings()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        check_prediction(self.model, self.diffusion)
+        return self
 
 
 class Sadm(nn.Module):

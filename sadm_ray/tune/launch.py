@@ -142,7 +142,8 @@ def _validation_rows(settings: Settings, shards: Path) -> dict[str, np.ndarray]:
 
 def _sweep_name(settings: Settings, model: Path) -> str:
     """A name that changes with the model and the question, so that an old sweep is not taken for this one."""
-    question = settings.tune.model_dump_json() + settings.generate.model_dump_json() + str(settings.seed)
+    asked = (settings.tune, settings.generate, settings.sampling)
+    question = "".join(section.model_dump_json() for section in asked) + str(settings.seed)
     digest = hashlib.sha256((model / WEIGHTS).read_bytes() + question.encode())
     return f"sweep-{digest.hexdigest()[:12]}"
 

@@ -118,3 +118,9 @@ def test_every_subject_is_drawn_equally_often(subjects: int, rounds: int, size: 
 def test_golden_losses() -> None:
     """A refactoring of the model, the process or the step must reproduce these; a change on purpose restates them."""
     assert Run().steps(0, 8) == pytest.approx(GOLDEN, rel=2e-4)
+
+
+def test_compiling_the_denoiser_changes_nothing() -> None:
+    plain, compiled = Run(), Run()
+    compiled.model.denoiser.compile()
+    assert compiled.steps(0, 2) == pytest.approx(plain.steps(0, 2), rel=1e-4)
