@@ -7,16 +7,13 @@ INSTALLED := $(VENV)/installed
 # One thread a process: more threads than free cores spin, measured 4 to 8 times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test slow lint format install constraints clean
+.PHONY: demo test lint format install constraints clean
 
 demo: $(INSTALLED)  ## the whole way on the phantom, in a few minutes on two cores
 	$(BIN)/sadm-ray run --config configs/phantom.yaml
 
-test: $(INSTALLED)  ## everything but the slow tests
-	$(BIN)/pytest -m "not slow"
-
-slow: $(INSTALLED)  ## the slow tests alone
-	$(BIN)/pytest -m slow
+test: $(INSTALLED)  ## all tests
+	$(BIN)/pytest
 
 lint: $(INSTALLED)  ## style, formatting, types
 	$(BIN)/ruff check .

@@ -15,9 +15,7 @@ from sadm_ray.errors import ConfigError
 
 QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # or what workers print comes twice
-    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",  # patients' data is near: nothing is reported anywhere
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # or Ray's core complains on our terminal of how Ray Data makes its actors
 }

@@ -33,6 +33,7 @@ class Job:
     seed: int
     time_unit: str
     reporter: Reporter
+    gpu: bool = False
 
 
 class GenerateActor:
@@ -40,7 +41,7 @@ class GenerateActor:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if job.gpu else "cpu"  # Ray hides no GPU from an actor that asked for none
         if device == "cpu":
             torch.set_num_threads(1)
         self._model = Sadm.from_pretrained(job.model, device)

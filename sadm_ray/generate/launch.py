@@ -50,7 +50,17 @@ def generate_volumes(
     shutil.rmtree(predictions, ignore_errors=True)
     predictions.mkdir(parents=True)
     with progress("generate", len(study.subjects[split])) as reporter:
-        job = Job(model, out, wanted.tasks, sampling, wanted.samples, settings.seed, study.time_unit, reporter)
+        job = Job(
+            model,
+            out,
+            wanted.tasks,
+            sampling,
+            wanted.samples,
+            settings.seed,
+            study.time_unit,
+            reporter,
+            wanted.gpus_per_actor > 0,
+        )
         blocks = max(wanted.actors, -(-len(study.subjects[split]) // wanted.batch_size))
         subjects = read_shards(shards, split, columns=COLUMNS, blocks=blocks)
         answers = subjects.map_batches(
