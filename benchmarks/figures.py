@@ -12,7 +12,7 @@ from typing import Literal
 def say(figure: str, value: float, unit: str, better: Literal["higher", "lower"], reach: float | None = None) -> None:
     """Print a figure; `reach` is what it should come to, none where nothing was set."""
     line = {"figure": figure, "value": float(f"{value:.4g}"), "unit": unit, "reach": reach, "better": better}
-    print(json.dumps(line), flush=True)
+    print(json.dumps(line, ensure_ascii=False), flush=True)
 
 
 def cpu_seconds(work: Callable[[], object], repeats: int = 3) -> float:

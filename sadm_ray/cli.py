@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -15,7 +16,6 @@ from typing import Annotated, Any
 import typer
 
 from sadm_ray import __version__
-from sadm_ray.config import Settings
 from sadm_ray.config_file import dump_settings, load_settings
 from sadm_ray.errors import DataError, UserError
 
@@ -39,6 +39,22 @@ def _version(wanted: bool) -> None:
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None: ...
+
+
+@app.command()
+def inspect(
+    config: Config = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a picture of every subject; on a cluster, each machine its own ones."),
+    ] = None,
+) -> None:
+    """Look through the study as it lies: what is there, everything that is wrong with its file, and the mend."""
+    inspection = _step("inspect", config, overrides, pictures=pictures)
+    if _say_inspection(inspection, as_json):
+        raise DataError("what has to be mended is listed above; without it, all else can be used")
 
 
 @app.command()
@@ -96,17 +112,32 @@ def show_settings(config: Config = None, overrides: Overrides = None) -> None:
     typer.echo(dump_settings(load_settings(config, overrides or ())), nl=False)
 
 
-def _step(name: str, config: Path | None, overrides: Sequence[str] | None) -> Any:
+def _step(name: str, config: Path | None, overrides: Sequence[str] | None, **options: Any) -> Any:
     settings = load_settings(config, overrides or ())  # before anything heavy: a typo is answered at once
     from sadm_ray import steps
 
-    step: Callable[[Settings], Any] = getattr(steps, name)
-    return step(settings)
+    step: Callable[..., Any] = getattr(steps, name)
+    return step(settings, **options)
+
+
+def _say_inspection(inspection: Any, as_json: bool) -> bool:
+    from rich.console import Console
+
+    from sadm_ray.data.inspection_table import render
+
+    if as_json:
+        typer.echo(json.dumps(inspection.to_json(), indent=2))
+    else:
+        Console(width=None if sys.stdout.isatty() else 120).print(render(inspection), soft_wrap=True)
+    return bool(inspection.failed)
 
 
 def _say_study(study: Any) -> bool:
     counts = ", ".join(f"{split} {len(names)}" for split, names in study.subjects.items())
-    typer.echo(f"prepare  {counts} subjects, {study.frames} frames of {'×'.join(map(str, study.shape))}")
+    frames = f"{study.frames} frames" if study.frames else "all visits"
+    typer.echo(f"prepare  {counts} subjects, {frames} of {'×'.join(map(str, study.shape))}")
+    for warning in study.warnings:
+        typer.echo(f"  worth a look: {warning}", err=True)
     for problem in study.problems:
         typer.echo(f"  left out: {problem}", err=True)
     return bool(study.problems)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.config_file import dump_settings
-from sadm_ray.data.shards import Study
+from sadm_ray.data.study import Study
 from sadm_ray.evaluate.launch import Evaluation
 from sadm_ray.evaluate.pictures import draw_curves, draw_sweep
 from sadm_ray.evaluate.report import Report, write_report
@@ -44,7 +44,7 @@ def write_run_report(
         curves=_curves(settings),
         sweep=rows,
         sweep_png=_sweep_picture(rows),
-        problems=study.problems,
+        problems=[*study.problems, *study.warnings],
         settings_yaml=dump_settings(settings),
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         facts=_facts(settings, study, sampling),
@@ -82,7 +82,7 @@ def _facts(settings: Settings, study: Study, sampling: SamplingSettings) -> dict
     return facts | {
         "target": model.config.model.target,
         "training steps": f"{settings.train.steps} of batch {settings.train.batch_size}",
-        "grid": " × ".join(map(str, study.shape)) + f", {study.frames} frames",
+        "grid": " × ".join(map(str, study.shape)) + (f", {study.frames} frames" if study.frames else ", all visits"),
         "time": study.time_unit,
         "study digest": study.digest[:16],
         "sampling": ", ".join(f"{key} {value}" for key, value in sampling.model_dump().items()),

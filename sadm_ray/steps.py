@@ -20,8 +20,10 @@ from pydantic import ValidationError
 
 from sadm_ray.cluster import ray_session
 from sadm_ray.config import SamplingSettings, Settings, flatten
+from sadm_ray.data.inspection import Inspection, inspect_study
 from sadm_ray.data.phantom import write_phantom
-from sadm_ray.data.shards import Study, data_digest, prepare_study, read_study
+from sadm_ray.data.prepare import prepare_study
+from sadm_ray.data.study import Study, data_digest, read_study
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.evaluate.launch import Evaluation, evaluate_predictions
 from sadm_ray.generate.launch import PREDICTIONS, Generated, generate_volumes
@@ -32,9 +34,22 @@ from sadm_ray.train.launch import Trained, train_model
 from sadm_ray.tune.launch import Swept, tune_sampling, write_tuned
 
 
-def study_root(settings: Settings) -> Path:
-    """The study's folder: the one that the settings name, else the phantom's."""
-    return settings.data.root.expanduser().absolute() if settings.data.root else settings.run_dir / "study"
+def study_root(settings: Settings) -> str:
+    """The study's folder, file or URL: the one that the settings name, else the phantom's folder."""
+    return settings.data.root or str(settings.run_dir / "study")
+
+
+def shards_folder(settings: Settings) -> str:
+    """Where the shards lie: where the settings say, else in the run's folder."""
+    return settings.data.shards or str(settings.run_dir / "shards")
+
+
+def inspect(settings: Settings, pictures: Path | None = None) -> Inspection:
+    """Look through the study (the phantom is written first when none is given), with a picture of every subject."""
+    with ray_session(settings):
+        if settings.data.root is None:
+            write_phantom(Path(study_root(settings)), settings.phantom, settings.seed)
+        return inspect_study(settings, study_root(settings), pictures)
 
 
 def prepare(settings: Settings) -> Study:
@@ -42,8 +57,8 @@ def prepare(settings: Settings) -> Study:
     with tracked_step(settings, "prepare") as tracked, ray_session(settings):
         root = study_root(settings)
         if settings.data.root is None:
-            write_phantom(root, settings.phantom, settings.seed)
-        study = prepare_study(settings, root, settings.run_dir / "shards")
+            write_phantom(Path(root), settings.phantom, settings.seed)
+        study = prepare_study(settings, root, shards_folder(settings))
         tracked.params(flatten(settings.data, "data.") | {"digest": study.digest})
         tracked.metrics({f"subjects_{split}": len(names) for split, names in study.subjects.items()})
         tracked.metrics({"problems": len(study.problems)})
@@ -54,15 +69,15 @@ def train(settings: Settings) -> Trained:
     """Train on the shards; run again, it goes on where it was."""
     study = _study(settings)
     with tracked_step(settings, "train") as tracked, ray_session(settings):
-        return train_model(settings, study, settings.run_dir / "shards", settings.run_dir / "model", tracked)
+        return train_model(settings, study, settings.run_dir / "model", tracked)
 
 
 def tune(settings: Settings) -> Swept:
     """Sweep the sampling settings on validation subjects; the best go to `tuned.yaml`."""
     study, run_dir = _study(settings), settings.run_dir
-    Sadm.from_pretrained(run_dir / "model")  # a missing or damaged model is said before any worker starts
+    _check_model(run_dir / "model", study)
     with tracked_step(settings, "tune") as tracked, ray_session(settings):
-        swept = tune_sampling(settings, study, run_dir / "shards", run_dir / "model", run_dir / "sweeps", tracked)
+        swept = tune_sampling(settings, study, run_dir / "model", run_dir / "sweeps", tracked)
         write_tuned(run_dir / "tuned.yaml", swept)
         swept.trials.to_csv(run_dir / "sweeps" / "trials.csv", index=False)
         tracked.artifact(run_dir / "tuned.yaml")
@@ -74,12 +89,10 @@ def generate(settings: Settings) -> Generated:
     """Generate every task's frames for the test subjects, with the sweep's settings where there are any."""
     study, run_dir = _study(settings), settings.run_dir
     sampling = _sampling(settings)
-    Sadm.from_pretrained(run_dir / "model")
+    _check_model(run_dir / "model", study)
     with tracked_step(settings, "generate") as tracked, ray_session(settings):
         tracked.params(flatten(sampling, "sampling."))
-        generated = generate_volumes(
-            settings, study, run_dir / "shards", run_dir / "model", run_dir / "generated", sampling
-        )
+        generated = generate_volumes(settings, study, run_dir / "model", run_dir / "generated", sampling)
         tracked.metrics({"volumes": generated.volumes, "failures": len(generated.failures)})
         return generated
 
@@ -89,7 +102,7 @@ def evaluate(settings: Settings) -> Evaluation:
     study, run_dir = _study(settings), settings.run_dir
     with tracked_step(settings, "evaluate") as tracked, ray_session(settings):
         evaluation = evaluate_predictions(
-            run_dir / "shards",
+            study,
             run_dir / "generated" / PREDICTIONS,
             run_dir / "evaluation",
             pictures=settings.evaluate.pictures,
@@ -112,14 +125,24 @@ def evaluate(settings: Settings) -> Evaluation:
 
 def _study(settings: Settings) -> Study:
     """The prepared study, refused when it was prepared with other settings than these."""
-    study = read_study(settings.run_dir / "shards")
+    study = read_study(shards_folder(settings))
     wanted = data_digest(settings)
     if study.digest != wanted:
         raise ConfigError(
-            f"{settings.run_dir / 'shards'}: prepared with other data settings (digest {study.digest[:12]}, these "
+            f"{study.location}: prepared with other data settings (digest {study.digest[:12]}, these "
             f"have {wanted[:12]}); run `sadm-ray prepare` again, or take another run.name"
         )
     return study
+
+
+def _check_model(folder: Path, study: Study) -> None:
+    """Say before any worker starts that the model is missing or damaged, or knows volumes of another preparation."""
+    trained = Sadm.from_pretrained(folder).config.preparation
+    if trained and trained != study.preparation:
+        raise ConfigError(
+            f"{folder}: trained on volumes prepared with other settings (digest {trained[:12]}) than those of "
+            f"{study.location} (digest {study.preparation[:12]}); prepare with the model's settings, or train again"
+        )
 
 
 def _sampling(settings: Settings) -> SamplingSettings:

@@ -28,7 +28,7 @@ def test_overrides_go_on_top_of_the_file(tmp_path: Path) -> None:
     settings = load_settings(tmp_path / "s.yaml", ["train.steps=9", "model.denoiser.widths=[8,16]", "data.root=~/x"])
     assert (settings.train.steps, settings.train.batch_size) == (9, 4)
     assert settings.model.denoiser.widths == (8, 16)
-    assert settings.data.root == Path("~/x")
+    assert settings.data.root == str(Path("~/x").expanduser())
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_overrides_go_on_top_of_the_file(tmp_path: Path) -> None:
         ("train.steps=[1", "train.steps: the value .* is not valid YAML"),
         ("data.shape=[7,32,32]", "data.shape: d is 7, .* the nearest size that fits is 8, or"),
         ("train.batch_size=15", "train.batch_size: 15 cannot be shared equally by 2 workers"),
-        ("data.val_fraction=0.9", "must stay below 1"),
+        ("data.split.val=0.9", "must stay below 1"),
         ("run.name=../elsewhere", "run.name: use letters"),
         ("generate.tasks=[{name: a, observed: [0], targets: [8]}]", "frame 8 of 'a' lies outside the 8 frames"),
         ("generate.tasks=[{name: a, observed: [1], targets: [1]}]", "frame 1 of task 'a' is both"),

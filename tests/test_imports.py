@@ -21,6 +21,7 @@ ORDER = [
     {"reporting"},
     {"steps"},
     {"cli"},
+    {"__main__"},
     {"pipelines"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
@@ -71,7 +72,7 @@ def test_imports_point_one_way() -> None:
 
 
 def test_the_walk_sees_an_arrow_that_points_up() -> None:
-    assert upward("sadm_ray.data.shards", "def f():\n    from sadm_ray.model.sadm import Sadm")
+    assert upward("sadm_ray.data.study", "def f():\n    from sadm_ray.model.sadm import Sadm")
     assert upward("sadm_ray.train.loop", "from sadm_ray import generate")
     assert not upward("sadm_ray.train.loop", "from sadm_ray.model import sadm")
 

@@ -21,7 +21,7 @@ def settings_for(folder: Path, **train: Any) -> Settings:
     tree = {
         "run": {"name": "tiny", "dir": str(folder)},
         "phantom": {"subjects": 12, "shape": [4, 32, 32]},
-        "data": {"shape": [4, 16, 16], "frames": 6, "val_fraction": 0.2, "test_fraction": 0.25},
+        "data": {"shape": [4, 16, 16], "frames": 6, "split": {"method": "balanced", "val": 0.2, "test": 0.25}},
         "model": {
             "conditioner": {"widths": [8, 16], "heads": 2, "layers": 1, "channels": 4},
             "denoiser": {"widths": [16, 16], "blocks": 1, "heads": 2},
@@ -50,7 +50,9 @@ def journey(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> dict[s
 
 def test_every_target_of_every_subject_is_written_in_its_own_grid(journey: dict[str, Any]) -> None:
     settings, study = journey["settings"], journey["prepare"]
-    originals = {subject.name: subject for subject in find_subjects(settings.run_dir / "study").subjects}
+    originals = {
+        subject.name: subject for subject in find_subjects(str(settings.run_dir / "study"), settings.data).subjects
+    }
     generated = settings.run_dir / "generated"
     files = sorted(generated.glob("*/*/*.nii.gz"))
     assert len(files) == len(study.subjects["test"]) * 3 * 3 == journey["generate"].volumes  # targets × estimates
@@ -58,7 +60,7 @@ def test_every_target_of_every_subject_is_written_in_its_own_grid(journey: dict[
     for file in files:
         image = nib.load(file)
         subject = originals[file.parent.name.removeprefix("sub-")]
-        original = nib.load(subject.frames[0].path)
+        original = nib.load(settings.run_dir / "study" / subject.scans[0].file)
         assert image.shape == original.shape[:3]
         assert np.array_equal(image.affine, original.affine)
         assert image.header.get_zooms() == pytest.approx(original.header.get_zooms()[:3])
@@ -144,6 +146,19 @@ def test_a_run_is_not_continued_with_another_model(journey: dict[str, Any]) -> N
     tree["model"]["denoiser"]["blocks"] = 2
     with pytest.raises(ConfigError, match=r"model\.denoiser\.blocks \(1 before, 2 now\)"):
         steps.train(Settings.model_validate(tree))
+
+
+def test_a_model_of_another_preparation_is_refused(journey: dict[str, Any]) -> None:
+    settings, study = journey["settings"], journey["prepare"]
+    tree = settings.model_dump()
+    tree["data"] |= {"intensity": {"method": "zscore", "over": "first"}, "shards": str(settings.run_dir / "other")}
+    other = Settings.model_validate(tree)
+    prepared = steps.prepare(other)
+    for step in (steps.tune, steps.generate):
+        with pytest.raises(ConfigError, match="prepared with other settings") as caught:
+            step(other)
+        assert study.preparation[:12] in str(caught.value)
+        assert prepared.preparation[:12] in str(caught.value)
 
 
 def test_shards_of_other_settings_are_refused(journey: dict[str, Any]) -> None:

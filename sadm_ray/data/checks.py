@@ -1,115 +1,158 @@
 """What can be wrong with a scan, and how to mend it.
 
-Every function returns lines, one a fault, that name the file and the mend; none means that nothing is wrong. Only
-`open_image` raises, since a file that does not open leaves nothing to go on with.
+Every function returns lines, one a fault: what is wrong, a semicolon, the mend. Whoever asks adds the name of the file.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-import zlib
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
-import nibabel as nib
 import numpy as np
-from jaxtyping import Float32
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-
-from sadm_ray.errors import DataError
-
-READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
-"""What nibabel, gzip and numpy raise on files that are missing, truncated or no NIfTI at all."""
-
-MAX_BYTES = 16 * 2**30
-"""No cine or visit comes near it, so a header that asks for more is broken."""
+from jaxtyping import Float, Float32, Float64
 
 DEFLATE_LIMIT = 1032
 """No deflate stream grows by more than this factor (zlib's own bound)."""
 
+MAX_OFFSET = 64 * 2**20
+"""Bytes before the voxels. Header extensions take kilobytes; what is asked for beyond this is no extension."""
 
-def open_image(path: Path, ndim: int) -> Any:
-    """Open a NIfTI file, reading its header and none of its voxels.
+SPACINGS = (1e-3, 1e3)
+"""Voxel sizes in mm that a scan of a body can have."""
+
+AGAIN = "copy it again from its source"
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A file whose voxels have a place in space: shape (x, y, z), affine from voxel to mm."""
+
+    @property
+    def file(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def affine(self) -> Float64[np.ndarray, "4 4"]: ...
+
+
+def image_shape(header: Any) -> tuple[int, ...]:
+    """The sizes that a NIfTI header promises, without trailing axes of size 1 beyond the third."""
+    sizes = [int(size) for size in header["dim"]]
+    shape = sizes[1 : max(sizes[0], 0) + 1]
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    return tuple(shape)
+
+
+def header_faults(header: Any, size: int, packed: bool, limit: int) -> list[str]:
+    """Faults of a NIfTI header as it stands in the file, found before anything is allocated for its voxels.
 
     Args:
-        path: a `.nii` or `.nii.gz` file.
-        ndim: 3 for one frame, 4 for a sequence (x, y, z, t).
-
-    Returns:
-        The nibabel image, its voxels still on disk.
-
-    Raises:
-        DataError: the file cannot be opened, or its header fails `header_faults`.
+        header: nibabel's, nothing of it corrected.
+        size: bytes of the file as stored.
+        packed: whether they are gzip.
+        limit: the most bytes of voxels that are read.
     """
+    shape, axes = image_shape(header), int(header["dim"][0])
+    if not 1 <= axes <= 7 or min(shape) < 1:
+        return [f"its header promises the impossible shape {shape} on {axes} axes; {AGAIN}"]
+    if len(shape) not in (3, 4):
+        return [f"has the axes {shape} where (x, y, z) or (x, y, z, t) is needed; store each volume with three axes"]
     try:
-        image = nib.load(path)  # type: ignore[no-untyped-call,unused-ignore]
-        faults = header_faults(path, image, ndim)
-    except READ_ERRORS as error:
-        raise DataError(f"{path}: cannot be read as NIfTI ({_reason(error)}); copy it again from its source") from None
-    if faults:
-        raise DataError(faults[0], faults)
-    return image
-
-
-def header_faults(path: Path, image: Any, ndim: int) -> list[str]:
-    """Faults of a header, found before anything is allocated for the voxels that it promises."""
-    shape = tuple(int(size) for size in image.shape)
-    if len(shape) != ndim:
-        wanted = "a volume (x, y, z)" if ndim == 3 else "a sequence (x, y, z, t)"
-        return [f"{path}: has {len(shape)} axes {shape} where {wanted} is needed; store it with {ndim} axes"]
-    if min(shape) < 1:
-        return [f"{path}: its header promises the impossible shape {shape}; copy it again from its source"]
-    dtype = image.get_data_dtype()
+        dtype = header.get_data_dtype()
+    except KeyError:
+        return [f"its header names an unknown data type (code {int(header['datatype'])}); {AGAIN}"]
     if dtype.kind not in "iuf":
-        return [f"{path}: holds {dtype} voxels; convert it to a real, scalar type such as int16 or float32"]
+        return [f"holds {dtype.name} voxels; convert it to a real, scalar type such as int16 or float32"]
+    if int(header["bitpix"]) != 8 * dtype.itemsize:
+        bits = int(header["bitpix"])
+        return [f"its header contradicts itself ({dtype.name} voxels of {bits} bits); {AGAIN} or set bitpix"]
+    offset, first = float(header["vox_offset"]), int(header["sizeof_hdr"]) + 4
+    if not (offset.is_integer() and first <= offset <= MAX_OFFSET):
+        return [f"its header puts the first voxel at byte {offset:g}, where none can be; {AGAIN}"]
     faults = []
-    promised, credible = math.prod(shape) * dtype.itemsize, _credible_bytes(path)
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if math.isinf(slope) or (slope and not math.isnan(slope) and not math.isfinite(inter)):
+        faults.append(f"its scale factors are no numbers ({slope:g}, {inter:g}); set scl_slope and scl_inter")
+    promised = math.prod(shape) * dtype.itemsize
+    credible = size * DEFLATE_LIMIT if packed else size - int(offset)
     if promised > credible:
         faults.append(
-            f"{path}: its header promises {promised:,} bytes of voxels {shape}, but a file of this size holds at most "
-            f"{credible:,}; it is truncated or broken: copy it again from its source"
+            f"its header promises {promised:,} bytes of voxels {shape}, but a file of this size holds at most "
+            f"{max(credible, 0):,}; it is truncated or broken: {AGAIN}"
         )
-    matrix = image.affine[:3, :3]
-    if not np.isfinite(image.affine).all() or np.linalg.matrix_rank(matrix) < 3:
-        faults.append(f"{path}: its affine is singular, so voxels have no place in space; set a valid sform or qform")
+    elif promised > limit:
+        faults.append(
+            f"its header promises {promised / 1e9:.3g} GB of voxels {shape}, but only {limit / 1e9:.3g} GB are read of "
+            f"a file; raise data.max_scan_gb if it is meant to be that large, else {AGAIN}"
+        )
     return faults
 
 
-def frame_faults(path: Path, frames: Float32[np.ndarray, "t d h w"]) -> list[str]:
-    """Faults of voxel values: NaN or infinity anywhere, or a frame without any contrast."""
-    broken = np.flatnonzero(~np.isfinite(frames).all(axis=(1, 2, 3)))
-    if broken.size:
-        return [f"{path}: NaN or infinite voxels in {_frames(broken)}; replace them or export the scan again"]
-    flat = np.flatnonzero(np.ptp(frames, axis=(1, 2, 3)) == 0)
-    if flat.size:
-        return [f"{path}: every voxel has the same value in {_frames(flat)}; export the scan again"]
+def affine_faults(affine: Float[np.ndarray, "4 4"]) -> list[str]:
+    """Faults of the map from voxel to mm: not finite, singular, or of voxels that no scanner makes."""
+    if not np.isfinite(affine).all():
+        return ["its affine holds NaN or infinity; set a valid sform or qform"]
+    with np.errstate(over="ignore"):
+        sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.01:
+        return ["its affine is singular, so voxels have no place in space; set a valid sform or qform"]
+    if sizes.min() < SPACINGS[0] or sizes.max() > SPACINGS[1]:
+        told = " × ".join(f"{size:.3g}" for size in sizes)
+        return [f"its affine makes voxels of {told} mm; set a valid sform or qform in mm"]
     return []
 
 
-def cycle_faults(info: Path, ed: int, es: int, count: int) -> list[str]:
-    """Faults of the 1-based frames `ed` and `es` of an `Info.cfg` beside a sequence of `count` frames."""
+def voxel_faults(volume: Float32[np.ndarray, "d h w"]) -> list[str]:
+    """Faults of the values: NaN or infinity anywhere, or no contrast at all."""
+    low, high = float(volume.min()), float(volume.max())  # NaN if any voxel is
+    if not (math.isfinite(low) and math.isfinite(high)):
+        broken = volume.size - int(np.count_nonzero(np.isfinite(volume)))
+        return [f"{broken:,} of {volume.size:,} voxels are NaN or infinite; replace them or export the scan again"]
+    if high - low < float(np.finfo(np.float32).tiny):
+        return [f"every voxel is {low:g}; export the scan again"]
+    if high - low > float(np.finfo(np.float32).max):
+        return [f"its voxels range from {low:g} to {high:g}; mend its scale factors or export the scan again"]
+    return []
+
+
+def spacing_warning(spacing: Sequence[float], shape: Sequence[int]) -> list[str]:
+    """Whether the voxel sizes (x, y, z; mm) look as if a conversion had reset them to 1 mm.
+
+    A rule of thumb: 1 mm along every axis, and yet the field of view (as many mm as voxels) is a slab: less than 30 mm,
+    or less than a quarter of its largest extent, along the shortest axis. Stacks of thick slices look like that; scans
+    whose voxels are isotropic cover about as much along every axis.
+    """
+    slab = min(shape) < 30 or min(shape) < max(shape) / 4
+    if slab and all(abs(size - 1) < 1e-3 for size in spacing):
+        told = " × ".join(str(size) for size in shape)
+        return [f"spacing looks reset to 1 mm ({told} voxels); correct pixdim and affine if data.spacing is used"]
+    return []
+
+
+def cycle_faults(ed: int, es: int, count: int) -> list[str]:
+    """Faults of the frames `ed` and `es`, from 1, of a cine of `count` frames."""
+    if count < 2:
+        return ["holds a single volume where a cine (x, y, z, t) is needed; store its frames along a fourth axis"]
     faults = [
-        f"{info}: {key} is frame {frame}, but the sequence has frames 1 to {count}; correct {key}"
+        f"{key} is frame {frame}, but the cine has frames 1 to {count}; correct {key} in Info.cfg"
         for key, frame in (("ED", ed), ("ES", es))
         if not 1 <= frame <= count
     ]
     if ed == es:
-        faults.append(f"{info}: ED and ES are both frame {ed}, which leaves no sequence; correct one of them")
+        faults.append(f"ED and ES are both frame {ed}, which leaves no sequence; correct one of them in Info.cfg")
     return faults
 
 
-def _credible_bytes(path: Path) -> int:
-    size = path.stat().st_size
-    return min(size * DEFLATE_LIMIT if path.suffix == ".gz" else size, MAX_BYTES)
-
-
-def _frames(indices: np.ndarray) -> str:
-    more = f" and {indices.size - 1} more" if indices.size > 1 else ""
-    return f"frame {indices[0] + 1} of the sequence{more}"
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error: some of nibabel's have several, and `EOFError` may have none."""
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+def grid_faults(first: Placed, other: Placed) -> list[str]:
+    """Whether `other` lies elsewhere than `first`: another shape, or a corner off by more than 0.1 voxel."""
+    mend = "register or resample one onto the other"
+    if other.shape != first.shape:
+        return [f"not on the grid of {first.file} (shape {other.shape}, not {first.shape}); {mend}"]
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in first.shape))])
+    off = float(np.linalg.norm(corners @ (other.affine - first.affine).T, axis=1).max())
+    if off > 0.1 * np.linalg.norm(first.affine[:3, :3], axis=0).min():
+        return [f"not on the grid of {first.file} (up to {off:.3g} mm off); {mend}"]
+    return []

@@ -2,44 +2,109 @@
 
 A file's array is (x, y, z[, t]); here a volume is (d, h, w) = (z, y, x) and a sequence (t, d, h, w), which is the
 transpose and nothing else. Nothing is reoriented, so the file's affine goes with the volume untouched.
+
+Files are read as streams of bounded pieces: they may be behind a URL, damaged, or made to harm.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import logging
+import math
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Float, Float32
+import pyarrow as pa
+from jaxtyping import Float, Float32, Float64, Shaped
+from nibabel.spatialimages import HeaderDataError
 
-from sadm_ray.data.catalog import Subject
-from sadm_ray.data.checks import READ_ERRORS, frame_faults, open_image
+from sadm_ray.data.checks import AGAIN, SPACINGS, affine_faults, header_faults, image_shape
+from sadm_ray.data.storage import Storage
 from sadm_ray.errors import DataError
 
+HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+"""What a file starts with, as a number of 4 bytes: the length of its header."""
 
-def load_frames(subject: Subject) -> Float32[np.ndarray, "t d h w"]:
-    """The voxels of a subject's frames, end-diastole to end-systole, in the units of the scanner.
+_BUFFER = 2**21  # bytes that are asked of an object store at a time
+_PIECE, _UNPACKED = 2**16, 2**20  # bytes that are taken from them, and unpacked, at a time
+_PADDING = 512  # zeros that tapes and archives fill their blocks with
+_QUIET = logging.Logger("nibabel's remarks on headers")  # in no tree of loggers: nobody hears it
+_QUIET.disabled = True
 
-    Scale factors of the headers are applied.
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A NIfTI file that was read to its end.
+
+    `raw` is in the file's type, without the scale factors `slope` and `inter`. `affine` maps (x, y, z) to mm, `spacing`
+    (x, y, z; mm) is the header's own, which an affine need not agree with, and `step` its fourth voxel size as it
+    stands (0 where there is no fourth axis). `sha256` is of the file's bytes as stored.
+    """
+
+    affine: Float64[np.ndarray, "4 4"]
+    spacing: tuple[float, float, float]
+    step: float
+    sha256: str
+    dtype: str
+    raw: Shaped[np.ndarray, "x y z t"]
+    slope: float
+    inter: float
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(x, y, z) of every frame."""
+        x, y, z, _ = self.raw.shape
+        return x, y, z
+
+    @property
+    def count(self) -> int:
+        """How many frames; 1 for a volume."""
+        return self.raw.shape[3]
+
+    def frame(self, index: int) -> Float32[np.ndarray, "d h w"]:
+        """One frame in the units of the scanner; its scale factors are applied in float64, a slice at a time."""
+        source = self.raw[..., index].T
+        volume, plain = np.empty(source.shape, dtype=np.float32), (self.slope, self.inter) == (1, 0)
+        with np.errstate(over="ignore", invalid="ignore"):  # `voxel_faults` tells it better
+            for target, plane in zip(volume, source, strict=True):
+                target[:] = plane if plain else plane.astype(np.float64) * self.slope + self.inter
+        return volume
+
+
+def read_image(storage: Storage, file: str, size: int, limit: int) -> Image:
+    """Read a NIfTI file (1 or 2, of either byte order, gzip or not) to its end.
+
+    Memory is that of the voxels as stored and a few pieces; nothing is allocated on the word of a header that the
+    file's size belies. (A frame of 8-bit voxels takes four times as much as float32.)
+
+    Args:
+        file: its path in `storage`; its name does not matter.
+        size: its bytes as listed; 0 for what is no regular file, which is not opened.
+        limit: the most bytes of voxels that are read.
 
     Raises:
-        DataError: a file cannot be read to its end, or its values fail `frame_faults`; all faults in `problems`.
+        DataError: it cannot be used; `problems` are lines of what is wrong and the mend, without the file's name.
     """
-    files: dict[Path, Float32[np.ndarray, "t d h w"]] = {}
-    for path in dict.fromkeys(frame.path for frame in subject.frames):
-        # The whole file even if some of its frames are not needed: that is how a truncated one is found out.
-        files[path] = _read(path, ndim=3 if subject.frames[0].index is None else 4)
-    frames = np.stack([files[frame.path][frame.index or 0] for frame in subject.frames])
-    faults = []
-    for path in files:
-        mine = [position for position, frame in enumerate(subject.frames) if frame.path == path]
-        faults += frame_faults(path, frames[mine])
-    if faults:
-        raise DataError(faults[0], faults)
-    return frames
+    if size == 0:
+        raise _refusal(f"empty, or no regular file; {AGAIN} (a DataLad link needs `datalad get`)")
+    try:
+        # Not `storage.open`: pyarrow unpacks that stream itself where the name ends in .gz.
+        with pa.BufferedInputStream(storage.open_random(file), _BUFFER) as source:
+            return _read(_Stream(source), size, limit)
+    except EOFError:
+        raise _refusal(f"breaks off before its end; {AGAIN}") from None
+    except zlib.error as error:
+        raise _refusal(f"damaged gzip ({error}); {AGAIN}") from None
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _refusal(f"cannot be read ({reason}); see that it is there and may be read, or {AGAIN}") from None
 
 
 def save_volume(
@@ -94,10 +159,131 @@ def write_image(path: Path, image: Any) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _read(path: Path, ndim: int) -> Float32[np.ndarray, "t d h w"]:
-    image = open_image(path, ndim)
+def _refusal(*lines: str) -> DataError:
+    return DataError(lines[0], lines)
+
+
+def _read(stream: _Stream, size: int, limit: int) -> Image:
+    header = _read_header(stream)
+    faults = header_faults(header, size, stream.packed, limit)
+    if faults:
+        raise _refusal(*faults)
+    step = float(header["pixdim"][4]) if header["dim"][0] > 3 else 0.0
+    affine, spacing = _geometry(header)
+    for at in range(int(header["sizeof_hdr"]), int(header["vox_offset"]), _UNPACKED):
+        stream.take(min(_UNPACKED, int(header["vox_offset"]) - at))
+    shape, dtype = image_shape(header), header.get_data_dtype()
+    voxels = np.empty(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    if stream.fill(voxels.data) < voxels.size:
+        raise EOFError
+    _read_end(stream, padding=min(_PADDING, voxels.size // max(shape)))
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or math.isnan(slope):  # NIfTI's way to say that there are none
+        slope, inter = 1.0, 0.0
+    raw = voxels.view(dtype).reshape((*shape, 1)[:4], order="F")
+    return Image(affine, spacing, step, stream.digest.hexdigest(), dtype.name, raw, slope, inter)
+
+
+def _read_header(stream: _Stream) -> Any:
+    """The header as it stands in the file, nothing checked but what it is."""
+    start = stream.take(4)
+    little, big = (HEADERS.get(int.from_bytes(start, order)) for order in ("little", "big"))
+    kind = little or big
+    if kind is None:
+        raise _refusal(f"no NIfTI file; convert it to .nii.gz (dcm2niix does from DICOM) or {AGAIN}")
+    block = start + stream.take(kind.sizeof_hdr - len(start))
+    header = kind(block, endianness="little" if little else "big", check=False)
+    if header["magic"].item() != kind.single_magic:
+        raise _refusal(f"no single NIfTI file, or half of a pair; convert it to .nii.gz or {AGAIN}")
+    return header
+
+
+def _geometry(header: Any) -> tuple[Float64[np.ndarray, "4 4"], tuple[float, float, float]]:
+    """Affine and voxel sizes; nibabel's way, so that other tools show the voxels in the same place."""
+    sizes = np.abs(header["pixdim"][1:4].astype(np.float64))
+    told = bool(((sizes >= SPACINGS[0]) & (sizes <= SPACINGS[1])).all())  # NaN is not
     try:
-        voxels = np.asarray(image.dataobj, dtype=np.float32)
-    except READ_ERRORS as error:
-        raise DataError(f"{path}: breaks off before its end ({error}); copy it again from its source") from None
-    return np.ascontiguousarray(voxels.T).reshape(-1, *voxels.shape[2::-1])
+        with np.errstate(all="ignore"):
+            header.check_fix(logger=_QUIET)
+            affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    except (HeaderDataError, ValueError) as error:
+        raise _refusal(f"its header makes no sense ({error}); set a valid sform or qform, or {AGAIN}") from None
+    faults = affine_faults(affine)
+    if not told and not header["sform_code"]:
+        faults = [f"its header tells no voxel sizes ({', '.join(f'{size:g}' for size in sizes)}); set pixdim"]
+    if faults:
+        raise _refusal(*faults)
+    x, y, z = (float(size) for size in (sizes if told else np.linalg.norm(affine[:3, :3], axis=0)))
+    return affine, (x, y, z)
+
+
+def _read_end(stream: _Stream, padding: int) -> None:
+    """Read what is left, so that gzip's checksum is verified; never more than the zeros that fill up a block.
+
+    `padding` is at most what one voxel more along any axis takes: a header that promises too little is found out.
+    """
+    left = bytearray(padding)
+    count = stream.fill(memoryview(left))
+    if count == len(left) or any(left):
+        raise _refusal(f"holds more voxels than its header promises; {AGAIN}")
+
+
+class _Stream:
+    """The bytes of a file in their order, unpacked if they are gzip by their first bytes, in bounded pieces."""
+
+    def __init__(self, source: Any) -> None:
+        self.digest = hashlib.sha256()
+        pieces = self._read(source)
+        first = next(pieces, b"")
+        self.packed = first.startswith(b"\x1f\x8b")
+        pieces = itertools.chain([first], pieces)
+        self._pieces = _unpack(pieces) if self.packed else pieces
+        self._rest = memoryview(b"")
+
+    def _read(self, source: Any) -> Iterator[bytes]:
+        while piece := source.read(_PIECE):
+            self.digest.update(piece)
+            yield piece
+
+    def fill(self, target: memoryview) -> int:
+        """Fill `target` as far as there are bytes; returns how many there were."""
+        filled = 0
+        while filled < len(target):
+            self._rest = self._rest or memoryview(next(self._pieces, b""))
+            if not self._rest:
+                break
+            taken = self._rest[: len(target) - filled]
+            target[filled : filled + len(taken)] = taken
+            filled += len(taken)
+            self._rest = self._rest[len(taken) :]
+        return filled
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes. EOFError where there are fewer."""
+        taken = bytearray(count)
+        if self.fill(memoryview(taken)) < count:
+            raise EOFError
+        return bytes(taken)
+
+
+def _unpack(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Unpack gzip: any number of members, of each the checksum and the length verified by zlib."""
+    member = None
+    for piece in pieces:
+        while True:
+            if member is None:
+                piece = piece.lstrip(b"\0")  # padding behind a member
+                if not piece:
+                    break
+                member = zlib.decompressobj(31)
+            unpacked = member.decompress(piece, _UNPACKED)
+            if unpacked:
+                yield unpacked
+            if member.eof:
+                piece, member = member.unused_data, None
+                continue
+            piece = member.unconsumed_tail
+            if not piece and len(unpacked) < _UNPACKED:
+                break
+    if member is not None:
+        raise EOFError

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sadm_ray.data.shards import read_subject
+from sadm_ray.data.study import Study, read_subject
 from sadm_ray.errors import DataError
 from sadm_ray.evaluate import floors
 from sadm_ray.evaluate.metrics import DEFINITIONS, changed_region, require_scikit_image, score
@@ -57,16 +57,13 @@ class Evaluation:
     problems: tuple[str, ...]
 
 
-def evaluate_predictions(
-    shards_dir: Path, predictions_dir: Path, out_dir: Path, split: str = "test", pictures: int = 4
-) -> Evaluation:
+def evaluate_predictions(study: Study, predictions_dir: Path, out_dir: Path, pictures: int = 4) -> Evaluation:
     """Score all predictions against the true frames, and the floors beside them.
 
     Writes `metrics.parquet`, `metrics.csv`, `table.csv` and `definitions.json` to `out_dir`. Targets that were never
     scanned have no truth and are left out. One prediction that fails does not stop the rest. Ray must be running.
 
     Args:
-        shards_dir: the prepared study, with a folder a split.
         predictions_dir: Parquet of the generation job, one row a (subject, task, frame).
         pictures: how many frames to draw.
 
@@ -82,12 +79,12 @@ def evaluate_predictions(
     if not any(predictions_dir.glob("**/*.parquet")):
         raise DataError(f"{predictions_dir}: no predictions here; generate some first")
     predictions = ray.data.read_parquet(str(predictions_dir.absolute()), partitioning=None)
-    truth = {"shards_dir": shards_dir.absolute(), "split": split}  # a worker's own directory is another one
+    truth = {"study": study}
     with progress("evaluate", predictions.count()) as reporter:
         scored = predictions.flat_map(score_row, fn_kwargs={"reporter": reporter, **truth}).take_all()
     rows = pd.DataFrame(scored, columns=METRICS_COLUMNS)
     if rows.empty:
-        raise DataError(f"{predictions_dir}: no predicted frame has a true scan in '{split}' to compare with")
+        raise DataError(f"{predictions_dir}: no predicted frame has a true scan to compare with")
     twice = rows[rows.duplicated([*KEYS, "method"])]
     if not twice.empty:
         raise DataError(
@@ -119,19 +116,19 @@ def score_row(row: Row, reporter: Reporter, **truth: Any) -> list[Row]:
     return scores
 
 
-def score_prediction(row: Row, shards_dir: Path, split: str) -> list[Row]:
+def score_prediction(row: Row, study: Study) -> list[Row]:
     """The metrics of one predicted frame, one row a method; none when there is no true frame; never raises.
 
     Args:
-        row: `subject`, `task`, `frame`, `time`, `observed` (a mask of slots), `samples` (S, 1, d, h, w) in [0, 1], and
-            `error`, not empty where the generation failed.
+        row: `subject`, `task`, `frame`, `time`, `observed` (slots), `samples` (float16 bytes) in [0, 1] of `shape`
+            (s 1 d h w), and `error`, not empty where the generation failed.
     """
     common = {"subject": row["subject"], "task": row["task"], "frame": int(row["frame"]), "time": float(row["time"])}
     blank = dict.fromkeys(("psnr", "psnr_changed", "ssim", "nrmse"), float("nan"))
     if row["error"]:
         return [{**common, "method": "", **blank, "error": row["error"]}]
     try:
-        compared = _Compared.read(row, shards_dir, split)
+        compared = _Compared.read(row, study)
         if compared is None:
             return []
         region = compared.region
@@ -143,7 +140,7 @@ def score_prediction(row: Row, shards_dir: Path, split: str) -> list[Row]:
         return [{**common, "method": "", **blank, "error": f"{type(error).__name__}: {error}"}]
 
 
-def draw_chosen(row: Row, chosen: set[Key], shards_dir: Path, split: str) -> list[Row]:
+def draw_chosen(row: Row, chosen: set[Key], study: Study) -> list[Row]:
     """One predicted frame as a picture: its key, `png` and `error` (one of the two is empty); never raises.
 
     Frames that are not among `chosen` come back as no row at all.
@@ -152,7 +149,7 @@ def draw_chosen(row: Row, chosen: set[Key], shards_dir: Path, split: str) -> lis
         return []
     key = {name: row[name] for name in KEYS}
     try:
-        compared = _Compared.read(row, shards_dir, split)
+        compared = _Compared.read(row, study)
         if compared is None:
             raise ValueError("there is no true frame")  # noqa: TRY301
         png = draw_prediction(compared.truth, compared.copied, compared.samples, compared.copied_slot)
@@ -197,10 +194,10 @@ class _Compared:
     samples: np.ndarray  # s d h w
 
     @classmethod
-    def read(cls, row: Row, shards_dir: Path, split: str) -> _Compared | None:
-        subject = read_subject(shards_dir, split, row["subject"])
-        frames, present, times = subject["frames"][:, 0].astype(np.float32), subject["present"], subject["times"]
-        target, observed = int(row["frame"]), np.flatnonzero(row["observed"]).tolist()
+    def read(cls, row: Row, study: Study) -> _Compared | None:
+        subject = read_subject(study, row["subject"])
+        frames, present, times = subject["frames"][:, 0], subject["present"], subject["times"]
+        target, observed = int(row["frame"]), [int(slot) for slot in row["observed"]]
         if not present[target]:
             return None
         absent = [slot for slot in observed if not present[slot]]
@@ -212,7 +209,7 @@ class _Compared:
             copied=floors.copy_last(frames, observed, times, target),
             copied_slot=floors.last_observed(observed, times, target),
             interpolated=floors.interpolation(frames, observed, times, target),
-            samples=np.asarray(row["samples"])[:, 0].astype(np.float32),
+            samples=np.frombuffer(row["samples"], "<f2").reshape(row["shape"])[:, 0].astype(np.float32),
         )
 
     def volumes(self) -> Iterator[tuple[str, np.ndarray]]:

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from sadm_ray import __version__
 from sadm_ray.config import SamplingSettings, TaskSettings
+from sadm_ray.data.rows import parse_row
 from sadm_ray.generate.draw import draw
 from sadm_ray.generate.writer import write_samples
 from sadm_ray.model.sadm import Sadm
 from sadm_ray.progress import Reporter
 
 log = logging.getLogger(__name__)
+
+PREDICTION_SCHEMA = pa.schema(
+    {
+        "subject": pa.string(),
+        "task": pa.string(),
+        "frame": pa.int64(),  # the slot
+        "time": pa.float64(),
+        "observed": pa.list_(pa.int64()),  # slots
+        "samples": pa.large_binary(),  # float16, little-endian, C order
+        "shape": pa.list_(pa.int64()),  # s c d h w
+        "files": pa.list_(pa.string()),
+        "error": pa.string(),  # empty, or why there is nothing
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -46,34 +62,34 @@ class GenerateActor:
             torch.set_num_threads(1)
         self._model = Sadm.from_pretrained(job.model, device)
 
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+    def __call__(self, table: pa.Table) -> pa.Table:
         """Answer every task for every subject of the batch; a subject that fails is a row with its `error`."""
+        rows = [parse_row(row) for row in table.to_pylist()]
         answers: list[dict[str, Any]] = []
         for task in self._job.tasks:
             try:
                 answers += list(self._answer(rows, task))
             except Exception:  # one subject must not cost the others theirs: ask them one by one
-                for index in range(len(rows["subject"])):
-                    answers += self._answer_alone({key: column[[index]] for key, column in rows.items()}, task)
-        self._job.reporter.add.remote(len(rows["subject"]))
-        return {key: [answer[key] for answer in answers] for key in answers[0]}
+                for row in rows:
+                    answers += self._answer_alone(row, task)
+        self._job.reporter.add.remote(len(rows))
+        return pa.Table.from_pylist(answers, schema=PREDICTION_SCHEMA)
 
-    def _answer_alone(self, row: Mapping[str, np.ndarray], task: TaskSettings) -> list[dict[str, Any]]:
+    def _answer_alone(self, row: Mapping[str, Any], task: TaskSettings) -> list[dict[str, Any]]:
         try:
-            return list(self._answer(row, task))
+            return list(self._answer([row], task))
         except Exception as error:
-            log.exception("subject %s, task %s", row["subject"][0], task.name)
-            nothing = np.zeros((self._job.samples, *row["frames"].shape[2:]), dtype=np.float16)
-            observed = np.zeros(row["present"].shape[1], dtype=bool)
-            return [self._row(str(row["subject"][0]), task.name, -1, np.nan, observed, nothing, [], str(error))]
+            log.exception("subject %s, task %s", row["subject"], task.name)
+            nothing = np.zeros((0, *row["frames"].shape[1:]))
+            return [_prediction(row["subject"], task.name, -1, np.nan, (), nothing, [], str(error))]
 
-    def _answer(self, rows: Mapping[str, np.ndarray], task: TaskSettings) -> Iterator[dict[str, Any]]:
+    def _answer(self, rows: Sequence[Mapping[str, Any]], task: TaskSettings) -> Iterator[dict[str, Any]]:
         job = self._job
         requests, samples = draw(self._model, rows, task, job.sampling, job.samples, job.seed)
-        for index, request in enumerate(requests):
-            subject = str(rows["subject"][index])
-            geometry = {key: rows[key][index] for key in ("affine", "spacing", "source_shape", "intensity")}
-            observed = [round(float(time), 4) for time in rows["times"][index][request.observed]]
+        for index, (row, request) in enumerate(zip(rows, requests, strict=True)):
+            subject = row["subject"]
+            slots = np.flatnonzero(request.observed).tolist()
+            observed = [round(float(row["times"][slot]), 4) for slot in slots]
             for target, time, volumes in zip(request.targets, request.target_times, samples[index], strict=True):
                 facts = {
                     "Subject": subject,
@@ -86,28 +102,30 @@ class GenerateActor:
                     "Sampling": job.sampling.model_dump(mode="json"),
                     "Software": f"sadm-ray {__version__}",
                 }
-                files = write_samples(job.out / task.name, subject, target, volumes, geometry, facts)
+                files = write_samples(job.out / task.name, subject, target, volumes, row, facts)
                 names = [str(file.relative_to(job.out)) for file in files]
-                yield self._row(subject, task.name, target, float(time), request.observed, volumes, names, "")
+                yield _prediction(subject, task.name, target, float(time), slots, volumes, names, "")
 
-    @staticmethod
-    def _row(
-        subject: str,
-        task: str,
-        frame: int,
-        time: float,
-        observed: np.ndarray,
-        samples: np.ndarray,
-        files: list[str],
-        error: str,
-    ) -> dict[str, Any]:
-        return {
-            "subject": subject,
-            "task": task,
-            "frame": frame,
-            "time": time,
-            "observed": observed,
-            "samples": samples.astype(np.float16),
-            "files": "\n".join(files),
-            "error": error,
-        }
+
+def _prediction(
+    subject: str,
+    task: str,
+    frame: int,
+    time: float,
+    observed: Sequence[int],
+    samples: np.ndarray,
+    files: list[str],
+    error: str,
+) -> dict[str, Any]:
+    """A row of the predictions (`PREDICTION_SCHEMA`)."""
+    return {
+        "subject": subject,
+        "task": task,
+        "frame": frame,
+        "time": time,
+        "observed": list(observed),
+        "samples": samples.astype("<f2").tobytes(),
+        "shape": list(samples.shape),
+        "files": files,
+        "error": error,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,13 +11,14 @@ from einops import rearrange
 from jaxtyping import Float
 
 from sadm_ray.config import SamplingSettings, TaskSettings
+from sadm_ray.data.batch import stack
 from sadm_ray.generate.request import Request, ask, sample_seed
 from sadm_ray.model.sadm import Sadm
 
 
 def draw(
     model: Sadm,
-    rows: Mapping[str, np.ndarray],
+    rows: Sequence[Mapping[str, Any]],
     task: TaskSettings,
     sampling: SamplingSettings,
     samples: int,
@@ -25,24 +27,30 @@ def draw(
     """Put `task` to every row of a batch and draw `samples` answers for each.
 
     Args:
-        rows: columns of the shards: subject, frames (b t c d h w), present (b t), times (b t).
+        rows: subjects (`sadm_ray.data.rows.parse_row`), of any number of slots.
 
     Returns:
         the request of each row, and its samples in [0, 1].
     """
     device = next(model.parameters()).device
-    requests = [ask(task, *row) for row in zip(rows["present"], rows["times"], strict=True)]
-    seeds = [sample_seed(seed, str(subject), task.name, s) for subject in rows["subject"] for s in range(samples)]
+    requests = [ask(task, row["present"], row["times"]) for row in rows]
+    sequences = stack(rows, model.config.model.covariates)
+    observed = np.zeros_like(sequences.present)
+    for mask, request in zip(observed, requests, strict=True):
+        mask[: len(request.observed)] = request.observed
+    seeds = [sample_seed(seed, subject, task.name, s) for subject in sequences.subjects for s in range(samples)]
 
-    def repeated(arrays: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(arrays)).to(device).repeat_interleave(samples, dim=0)
+    def repeated(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(device).repeat_interleave(samples, dim=0)
 
+    known = [None if each is None else repeated(each) for each in (sequences.covariates, sequences.visit_covariates)]
     volumes = model.generate(
-        repeated(rows["frames"]).float(),
-        repeated([request.observed for request in requests]),
-        repeated(rows["times"]),
-        repeated([request.target_times for request in requests]),
+        repeated(sequences.frames),
+        repeated(observed),
+        repeated(sequences.times),
+        repeated(np.stack([request.target_times for request in requests])),
         seeds,
         sampling,
+        *known,
     )
     return requests, rearrange(volumes, "(b s) m c d h w -> b m s c d h w", s=samples).cpu().numpy()

@@ -11,12 +11,11 @@ import pyarrow.dataset as pads
 from ray.data import ActorPoolStrategy
 
 from sadm_ray.config import SamplingSettings, Settings
-from sadm_ray.data.shards import Study, read_shards
+from sadm_ray.data.study import Study, read_rows
 from sadm_ray.generate.actor import GenerateActor, Job
 from sadm_ray.progress import progress
 
 PREDICTIONS = "predictions"
-COLUMNS = ["subject", "frames", "present", "times", "affine", "spacing", "source_shape", "intensity"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,6 @@ class Generated:
 def generate_volumes(
     settings: Settings,
     study: Study,
-    shards: Path,
     model: Path,
     out: Path,
     sampling: SamplingSettings,
@@ -49,7 +47,8 @@ def generate_volumes(
     predictions = out / PREDICTIONS
     shutil.rmtree(predictions, ignore_errors=True)
     predictions.mkdir(parents=True)
-    with progress("generate", len(study.subjects[split])) as reporter:
+    names = study.names(split)
+    with progress("generate", len(names)) as reporter:
         job = Job(
             model,
             out,
@@ -61,17 +60,16 @@ def generate_volumes(
             reporter,
             wanted.gpus_per_actor > 0,
         )
-        blocks = max(wanted.actors, -(-len(study.subjects[split]) // wanted.batch_size))
-        subjects = read_shards(shards, split, columns=COLUMNS, blocks=blocks)
-        answers = subjects.map_batches(
+        blocks = max(wanted.actors, -(-len(names) // wanted.batch_size))
+        answers = read_rows(study, split, blocks).map_batches(
             GenerateActor,
             fn_constructor_args=(job,),
             batch_size=wanted.batch_size,
-            batch_format="numpy",
+            batch_format="pyarrow",
             compute=ActorPoolStrategy(size=wanted.actors),
             num_gpus=wanted.gpus_per_actor or None,
         )
         answers.write_parquet(str(predictions))
     rows = pads.dataset(predictions).to_table(columns=["subject", "task", "files", "error"]).to_pylist()
     failures = {(row["subject"], row["task"]): row["error"] for row in rows if row["error"]}
-    return Generated(out, sum(len(row["files"].split()) for row in rows), failures)
+    return Generated(out, sum(len(row["files"]) for row in rows), failures)

@@ -32,9 +32,12 @@ def ask(task: TaskSettings, present: Bool[np.ndarray, " t"], times: Float[np.nda
     observed, not even by that.
 
     Raises:
-        ValueError: nothing is left to observe.
+        ValueError: nothing is left to observe, or the sequence is too short for the task.
     """
     slots = len(present)
+    beyond = [frame for frame in (*task.observed, *task.targets) if not -slots <= frame < slots]
+    if beyond:
+        raise ValueError(f"has {slots} frames, hence no frame {beyond[0]} for task '{task.name}'")
     targets = tuple(dict.fromkeys(target % slots for target in task.targets))
     observed = np.zeros(slots, dtype=bool)
     observed[[snap(frame, present.tolist()) for frame in task.observed]] = True

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from sadm_ray.config import SAFE_NAME
-from sadm_ray.data.preprocess import denormalise, from_grid
+from sadm_ray.data.grid import Grid
+from sadm_ray.data.intensity import denormalise
 from sadm_ray.data.volume import save_volume
 from sadm_ray.errors import DataError
 
@@ -24,7 +25,7 @@ def write_samples(
     subject: str,
     frame: int,
     samples: Float[np.ndarray, "s c d h w"],
-    geometry: Mapping[str, np.ndarray],
+    row: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> list[Path]:
     """Write one sample and, of several, their mean and standard deviation.
@@ -33,8 +34,7 @@ def write_samples(
         folder: of the task; the subject gets a folder in it.
         frame: the slot that was generated.
         samples: in [0, 1], on the model's grid, one channel.
-        geometry: `affine` (4 4), `spacing` (mm, x y z), `source_shape` (d h w) and `intensity` (low, high) of the
-            subject.
+        row: of the subject (`sadm_ray.data.rows.parse_row`): its grid, affine, spacing and intensity.
         facts: what the JSON says beside the notice.
 
     Raises:
@@ -44,8 +44,8 @@ def write_samples(
         raise DataError(f"subject '{subject}': a name that could leave the output folder; rename it")
     home = folder / f"sub-{subject}"
     home.mkdir(parents=True, exist_ok=True)
-    low, high = (float(value) for value in geometry["intensity"])
-    shape = tuple(int(size) for size in geometry["source_shape"])
+    low, high = (float(value) for value in row["intensity"])
+    grid = Grid.from_json(row["grid"])
     estimates = {"sample": samples[0, 0]}
     if len(samples) > 1:
         estimates |= {"mean": samples[:, 0].mean(axis=0), "std": samples[:, 0].std(axis=0)}
@@ -53,9 +53,9 @@ def write_samples(
     for estimate, volume in estimates.items():
         # A standard deviation is stretched by the intensity range but not shifted by it.
         offset = 0.0 if estimate == "std" else low
-        values = denormalise(from_grid(volume, shape), (offset, offset + high - low))
+        values = denormalise(grid.back(volume, outside=0.0), (offset, offset + high - low))
         file = home / f"sub-{subject}_frame-{frame:02d}_desc-{estimate}.nii.gz"
-        save_volume(file, values, geometry["affine"], geometry["spacing"].tolist())
+        save_volume(file, values, row["affine"], row["spacing"].tolist())
         sidecar = {"Notice": NOTICE, "Estimate": estimate, "Samples": len(samples), **facts}
         _write_text(file.with_name(file.name.removesuffix(".nii.gz") + ".json"), json.dumps(sidecar, indent=2) + "\n")
         written.append(file)

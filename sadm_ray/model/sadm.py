@@ -14,7 +14,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sadm_ray.config import DiffusionSettings, Grid, ModelSettings, SamplingSettings, Section, check_prediction
+from sadm_ray.config import DiffusionSettings, ModelSettings, SamplingSettings, Section, Shape, check_prediction
 from sadm_ray.diffusion.guidance import EVERYWHERE, guide
 from sadm_ray.diffusion.objective import dropped, loss_weight, stratified_times, velocity_loss
 from sadm_ray.diffusion.posterior import gaussian_v
@@ -34,12 +34,16 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 class SadmConfig(Section):
-    """What a model is, apart from its weights: stored beside them as `config.json`."""
+    """What a model is, apart from its weights: stored beside them as `config.json`.
 
-    shape: Grid
+    `preparation` is the digest of how the volumes were prepared that it was trained on; other ones it cannot judge.
+    """
+
+    shape: Shape
     channels: Annotated[int, Field(gt=0)] = 1
     model: ModelSettings = ModelSettings()
     diffusion: DiffusionSettings = DiffusionSettings()
+    preparation: str = ""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

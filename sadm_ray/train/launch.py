@@ -12,8 +12,8 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from sadm_ray.config import Settings, flatten
-from sadm_ray.data.shards import Study, read_shards
-from sadm_ray.errors import ConfigError
+from sadm_ray.data.study import Study
+from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.model.sadm import CONFIG, Sadm, SadmConfig
 from sadm_ray.progress import progress
 from sadm_ray.tracking import TrackedRun
@@ -33,22 +33,25 @@ def model_config(settings: Settings, study: Study) -> SadmConfig:
     """The model's own config: the settings, with what is measured on the study filled in."""
     model = settings.model
     if model.difference_scale is None:
+        if not study.difference_scale > 0:
+            raise DataError(
+                f"{study.location}: the frames of every training subject are equal; there is nothing to learn"
+            )
         model = model.model_copy(update={"difference_scale": study.difference_scale})
-    return SadmConfig(shape=study.shape, model=model, diffusion=settings.diffusion)
+    return SadmConfig(shape=study.shape, model=model, diffusion=settings.diffusion, preparation=study.preparation)
 
 
-def train_model(settings: Settings, study: Study, shards: Path, out: Path, tracked: TrackedRun) -> Trained:
+def train_model(settings: Settings, study: Study, out: Path, tracked: TrackedRun) -> Trained:
     """Train on the shards' training subjects; run again, it goes on from the newest checkpoint.
 
     Args:
-        shards: the folder that `prepare_study` wrote.
         out: the trained EMA model is put there; Ray Train's own files lie beside it, in `<out>.ray`.
 
     Raises:
         ConfigError: more workers than subjects, or a GPU asked for that is not there.
     """
     workers = settings.train.workers
-    subjects = len(study.subjects["train"])
+    subjects = len(study.names("train"))
     if subjects < workers:
         raise ConfigError(f"train.workers: {workers} workers cannot share {subjects} training subjects; use fewer")
     config = model_config(settings, study)
@@ -57,7 +60,7 @@ def train_model(settings: Settings, study: Study, shards: Path, out: Path, track
     storage = out.with_name(out.name + ".ray")
     _refuse_other_model(config, storage)
     with progress("train", settings.train.steps) as reporter:
-        work = Work(settings.seed, config, settings.train, tracked, reporter)
+        work = Work(settings.seed, study, config, settings.train, tracked, reporter)
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"work": work},
@@ -68,7 +71,6 @@ def train_model(settings: Settings, study: Study, shards: Path, out: Path, track
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 failure_config=FailureConfig(max_failures=settings.train.max_failures),
             ),
-            datasets={"train": read_shards(shards, "train", columns=["frames", "present", "times"])},
         )
         result = trainer.fit()
     if result.checkpoint is None:

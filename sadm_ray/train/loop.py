@@ -17,11 +17,12 @@ from torch import nn
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from sadm_ray.config import TrainSettings
+from sadm_ray.data.study import Study
 from sadm_ray.model.sadm import Sadm, SadmConfig
 from sadm_ray.progress import Reporter
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.train.checkpoint import load_checkpoint, save_checkpoint
-from sadm_ray.train.feed import batches
+from sadm_ray.train.feed import Feed
 from sadm_ray.train.step import averaged, build_optimizer, learning_rate, step_seed, train_step
 
 
@@ -30,6 +31,7 @@ class Work:
     """Everything that a worker needs to know."""
 
     seed: int
+    study: Study
     model: SadmConfig
     train: TrainSettings
     tracked: TrackedRun
@@ -64,14 +66,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
 
     generator = torch.Generator(device)
     meter = Meter(settings, work.tracked, work.reporter, leader=rank == 0)
-    feed = batches(
-        ray.train.get_dataset_shard("train"),
-        settings,
-        settings.batch_size // world,
-        step_seed(work.seed, done, rank),
-        rank,
-        device,
-    )
+    feed = Feed(work.study, settings, work.model.model.covariates, work.seed, rank, world, device).batches(done)
     for step in range(done, settings.steps):
         generator.manual_seed(step_seed(work.seed, step, rank))
         measured = train_step(model, optimizer, ema, next(feed), settings, step, generator)

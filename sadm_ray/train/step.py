@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from sadm_ray.config import TrainSettings
+from sadm_ray.data.augment import augment
 from sadm_ray.data.sequence import draw_question, take
 from sadm_ray.model.precision import autocast
 
@@ -25,6 +26,8 @@ class Batch:
     frames: Float[Tensor, "b t c d h w"]
     present: Bool[Tensor, "b t"]
     times: Float[Tensor, "b t"]
+    covariates: Float[Tensor, "b n"] | None = None
+    visit_covariates: Float[Tensor, "b t m"] | None = None
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
@@ -67,7 +70,7 @@ def train_step(
     step: int,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Draw a question for every sequence, take one optimizer step, update the EMA.
+    """Augment, draw a question for every sequence, take one optimizer step, update the EMA.
 
     Args:
         model: `Sadm`, or a wrapper around it (DDP, compiled) with the same forward.
@@ -78,19 +81,22 @@ def train_step(
     Returns:
         `loss` and `grad_norm`, detached and still on the device.
     """
+    frames = augment(batch.frames, settings.augment, generator)
     question = draw_question(batch.present, generator, settings.imputation)
     rate = learning_rate(step, settings)
     for group in optimizer.param_groups:
         group["lr"] = rate
     with autocast(batch.frames.device, settings.precision):
         loss = model(
-            batch.frames,
+            frames,
             question.observed,
             batch.times,
-            take(batch.frames, question.target),
+            take(frames, question.target),
             take(batch.times, question.target),
             generator,
             settings.condition_dropout,
+            batch.covariates,
+            batch.visit_covariates,
         ).mean()
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)

@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pandas as pd
 import torch
@@ -19,8 +18,7 @@ from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from sadm_ray.config import SamplingSettings, Settings
-from sadm_ray.data.shards import Study, read_shards
-from sadm_ray.errors import DataError
+from sadm_ray.data.study import Study, read_subject
 from sadm_ray.model.sadm import WEIGHTS, Sadm
 from sadm_ray.progress import Reporter, progress
 from sadm_ray.tracking import TrackedRun
@@ -39,7 +37,7 @@ class Swept:
     trials: pd.DataFrame
 
 
-def tune_sampling(settings: Settings, study: Study, shards: Path, model: Path, out: Path, tracked: TrackedRun) -> Swept:
+def tune_sampling(settings: Settings, study: Study, model: Path, out: Path, tracked: TrackedRun) -> Swept:
     """Sweep sampler, steps, guidance and stochasticity on validation subjects; the test subjects are not touched.
 
     The first trials are the settings' own with each number of steps and no guidance; the others are searched.
@@ -47,9 +45,7 @@ def tune_sampling(settings: Settings, study: Study, shards: Path, model: Path, o
     An interrupted sweep of the same model and space goes on when it is run again. Every trial becomes a child of
     `tracked`. The best by PSNR over copy-last wins; of equally good ones (0.01 dB), the one with fewer network calls.
     """
-    if not study.subjects["val"]:
-        raise DataError("the study has no validation subjects to choose on; raise data.val_fraction")
-    rows = _validation_rows(settings, shards)
+    rows = [read_subject(study, name) for name in study.names("val")[: settings.tune.subjects]]
     name = _sweep_name(settings, model)
     with progress("tune", settings.tune.trials) as reporter:
         trainable = tune.with_resources(
@@ -67,7 +63,7 @@ def tune_sampling(settings: Settings, study: Study, shards: Path, model: Path, o
     near = trials[trials[METRIC] >= trials[METRIC].max() - 0.01]
     winner = near.sort_values(["network_calls", METRIC], ascending=[True, False]).iloc[0]
     best = SamplingSettings.model_validate({key: winner[key] for key in SamplingSettings.model_fields})
-    return Swept(best, tuple(str(subject) for subject in rows["subject"]), trials)
+    return Swept(best, tuple(row["subject"] for row in rows), trials)
 
 
 def write_tuned(file: Path, swept: Swept) -> None:
@@ -107,7 +103,7 @@ def _tuner(settings: Settings, trainable: Any, out: Path, name: str, tracked: Tr
 
 
 def _trial(
-    config: dict[str, Any], model: Path, rows: dict[str, np.ndarray], settings: Settings, reporter: Reporter
+    config: dict[str, Any], model: Path, rows: list[dict[str, Any]], settings: Settings, reporter: Reporter
 ) -> None:
     torch.set_num_threads(1)
     sampling = chosen_sampling(config, settings.sampling)
@@ -133,11 +129,6 @@ class _TrialsToMlflow(tune.Callback):
         child.params(trial.config)
         child.metrics(_scores(trial.last_result))
         child.finish()
-
-
-def _validation_rows(settings: Settings, shards: Path) -> dict[str, np.ndarray]:
-    columns = ["subject", "frames", "present", "times"]
-    return read_shards(shards, "val", columns=columns).take_batch(settings.tune.subjects, batch_format="numpy")
 
 
 def _sweep_name(settings: Settings, model: Path) -> str:

@@ -8,13 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sadm_ray.config import PhantomSettings
+from sadm_ray.config import DataSettings, PhantomSettings
 from sadm_ray.data.catalog import find_subjects
+from sadm_ray.data.grid import resample
+from sadm_ray.data.intensity import intensity_range, normalise
 from sadm_ray.data.phantom import Anatomy, Motion, draw_anatomy, draw_motion, heart, write_phantom
-from sadm_ray.data.preprocess import normalise, to_grid
 from sadm_ray.data.slots import assign_slots
-from sadm_ray.data.volume import load_frames
 from sadm_ray.errors import DataError
+from tests.data.studies import load_frames
 
 SHAPE = (6, 48, 48)
 TINY = PhantomSettings(subjects=2, shape=(4, 16, 16))
@@ -77,24 +78,27 @@ def test_sequences_are_long_enough() -> None:
 
 
 def test_it_is_a_study_like_any_other(phantom_study: Path) -> None:
-    catalog = find_subjects(phantom_study)
+    catalog = find_subjects(str(phantom_study), DataSettings())
     assert len(catalog.subjects) == 12
     assert catalog.problems == ()
-    image = nib.load(catalog.subjects[0].frames[0].path)
+    images = [nib.load(phantom_study / subject.scans[0].file) for subject in catalog.subjects]
+    image = images[0]
     assert image.get_data_dtype() == np.int16
     assert image.shape[:3] == (24, 24, 4)
     rotation = image.affine[:3, :3] / np.linalg.norm(image.affine[:3, :3], axis=0)
     assert (np.abs(rotation) > 0.05).sum() >= 8, "the planes are oblique"
-    assert len({subject.affine for subject in catalog.subjects}) == 12
+    assert len({image.affine.tobytes() for image in images}) == 12
     np.testing.assert_allclose(image.header.get_qform(), image.affine, atol=1e-3)
 
 
 def test_copying_is_a_floor_worth_beating(tmp_path: Path) -> None:
     write_phantom(tmp_path / "study", PhantomSettings(subjects=10), seed=0)
     early, late = [], []
-    for subject in find_subjects(tmp_path / "study").subjects:
-        frames = load_frames(subject)
-        slots, _ = normalise(to_grid(frames[assign_slots(len(frames), 8)], (8, 32, 32)))
+    for subject in find_subjects(str(tmp_path / "study"), DataSettings()).subjects:
+        frames = load_frames(subject, tmp_path / "study")
+        taken = frames[assign_slots(np.arange(len(frames), dtype=float), 8)]
+        slots = np.stack([resample(frame, (8, 32, 32)) for frame in taken])
+        slots = normalise(slots, intensity_range(slots, "minmax"))
         early.append(-10 * np.log10(np.square(slots[0] - slots[-1]).mean()))
         late.append(-10 * np.log10(np.square(slots[4] - slots[-1]).mean()))
     assert 17 < np.mean(early) < 22
@@ -117,7 +121,7 @@ def test_written_once_and_again_when_the_settings_change(tmp_path: Path) -> None
     write_phantom(tmp_path, TINY, seed=0)
     assert file.stat().st_mtime_ns == before
     write_phantom(tmp_path, TINY.model_copy(update={"subjects": 1}), seed=0)
-    assert [subject.name for subject in find_subjects(tmp_path).subjects] == ["patient001"]
+    assert [subject.name for subject in find_subjects(str(tmp_path), DataSettings()).subjects] == ["patient001"]
 
 
 def test_a_phantom_that_was_cut_short_is_written_again(tmp_path: Path) -> None:
@@ -126,7 +130,7 @@ def test_a_phantom_that_was_cut_short_is_written_again(tmp_path: Path) -> None:
     marker.write_text(json.dumps({**json.loads(marker.read_text()), "complete": False}))
     (tmp_path / "patient002" / "Info.cfg").unlink()
     write_phantom(tmp_path, TINY, seed=0)
-    assert len(find_subjects(tmp_path).subjects) == 2
+    assert len(find_subjects(str(tmp_path), DataSettings()).subjects) == 2
 
 
 def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:

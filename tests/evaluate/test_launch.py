@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ import pandas as pd
 import pytest
 import ray
 
-from sadm_ray.data.shards import SCHEMA_VERSION, STUDY_FILE, Study, row_arrays
+from sadm_ray.data.study import Study
 from sadm_ray.errors import DataError
 from sadm_ray.evaluate.launch import Evaluation, choose_pictures, evaluate_predictions
 from sadm_ray.evaluate.metrics import PSNR_CAP
 from sadm_ray.evaluate.tables import METRICS_COLUMNS, TABLE_COLUMNS
+from tests.data.studies import made_row, write_study
 
 pytestmark = pytest.mark.ray
 
@@ -47,31 +47,25 @@ def copying(frames: np.ndarray, observed: list[int], target: int) -> np.ndarray:
 
 def prediction(subject: str, task: str, frame: int, predict: Predict) -> dict[str, Any]:
     observed = TASKS[task][0]
-    row = {"subject": subject, "task": task, "frame": frame, "time": float(TIMES[frame]), "observed": mask(observed)}
-    return row | {"samples": predict(true_frames(subject), observed, frame), "error": ""}
+    row = {"subject": subject, "task": task, "frame": frame, "time": float(TIMES[frame]), "observed": observed}
+    return row | packed(predict(true_frames(subject), observed, frame)) | {"error": ""}
 
 
-def mask(slots: list[int]) -> np.ndarray:
-    return np.isin(np.arange(len(TIMES)), slots)
+def packed(samples: np.ndarray) -> dict[str, Any]:
+    return {"samples": samples.astype("<f2").tobytes(), "shape": list(samples.shape)}
 
 
 @pytest.fixture(scope="module")
-def shards(ray_local: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shards")
-    shape = (4, 8, 8)
-    blank = {name: np.zeros(size, dtype) for name, (dtype, size) in row_arrays(4, shape).items()}
-    blank |= {"group": "NOR", "source": "[]", "error": "", "times": TIMES, "present": np.ones(4, dtype=bool)}
-    rows = [{**blank, "subject": name, "frames": true_frames(name)} for name in SUBJECTS]
-    gap = {**rows[0], "subject": "gap", "present": np.array([True, False, True, True])}
-    ray.data.from_items([*rows, gap]).write_parquet(str(folder / "test"))
-    study = Study("", 4, shape, "", {"test": (*SUBJECTS, "gap")}, (), 1.0)
-    (folder / STUDY_FILE).write_text(json.dumps({"schema_version": SCHEMA_VERSION, **asdict(study)}))
-    return folder
+def study(ray_local: object, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    rows = [made_row(name, true_frames(name)[:, 0], times=TIMES) for name in SUBJECTS]
+    gap = made_row("gap", true_frames("anna")[:, 0], [True, False, True, True], TIMES)
+    subjects = {"train": (), "val": (), "test": (*SUBJECTS, "gap")}
+    return write_study(tmp_path_factory.mktemp("study"), [*rows, gap], subjects)
 
 
-def evaluate(shards: Path, folder: Path, rows: list[dict[str, Any]], **options: Any) -> Evaluation:
+def evaluate(study: Study, folder: Path, rows: list[dict[str, Any]], **options: Any) -> Evaluation:
     ray.data.from_items(rows).write_parquet(str(folder / "predictions"))
-    return evaluate_predictions(shards, folder / "predictions", folder / "evaluation", **options)
+    return evaluate_predictions(study, folder / "predictions", folder / "evaluation", **options)
 
 
 def all_predictions(predict: Predict) -> list[dict[str, Any]]:
@@ -83,8 +77,8 @@ def all_predictions(predict: Predict) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_perfect_predictor_reaches_the_cap(shards: Path, tmp_path: Path) -> None:
-    found = evaluate(shards, tmp_path, all_predictions(perfect), pictures=3)
+def test_a_perfect_predictor_reaches_the_cap(study: Study, tmp_path: Path) -> None:
+    found = evaluate(study, tmp_path, all_predictions(perfect), pictures=3)
     table = found.table.set_index(["task", "method"])
     for task in TASKS:
         for method in ("sample", "mean of 3"):
@@ -114,8 +108,8 @@ def test_a_perfect_predictor_reaches_the_cap(shards: Path, tmp_path: Path) -> No
     assert "dB" in json.loads((written / "definitions.json").read_text())["psnr"]
 
 
-def test_copying_scores_as_copy_last_does(shards: Path, tmp_path: Path) -> None:
-    found = evaluate(shards, tmp_path, all_predictions(copying), pictures=0)
+def test_copying_scores_as_copy_last_does(study: Study, tmp_path: Path) -> None:
+    found = evaluate(study, tmp_path, all_predictions(copying), pictures=0)
     table = found.table.set_index(["task", "method"])
     for task in TASKS:
         pd.testing.assert_series_equal(table.loc[(task, "sample")], table.loc[(task, "copy-last")], check_names=False)
@@ -124,15 +118,15 @@ def test_copying_scores_as_copy_last_does(shards: Path, tmp_path: Path) -> None:
     assert found.pictures == ()
 
 
-def test_a_bad_prediction_is_listed_and_the_rest_is_scored(shards: Path, tmp_path: Path) -> None:
+def test_a_bad_prediction_is_listed_and_the_rest_is_scored(study: Study, tmp_path: Path) -> None:
     stranger = prediction("anna", "future", 3, perfect) | {"subject": "nobody"}
     broken = prediction("ben", "future", 3, perfect)
-    broken["samples"] = np.full_like(broken["samples"], np.nan)
-    blind = prediction("anna", "missing", 2, perfect) | {"subject": "gap", "observed": mask([0, 1])}
+    broken |= packed(np.full(broken["shape"], np.nan))
+    blind = prediction("anna", "missing", 2, perfect) | {"subject": "gap", "observed": [0, 1]}
     unknowable = prediction("anna", "missing", 1, perfect) | {"subject": "gap"}  # no true frame there: no row
     failed = prediction("ben", "missing", 1, perfect) | {"frame": -1, "error": "could not be generated"}
     rows = [prediction("anna", "future", 3, perfect), stranger, broken, blind, unknowable, failed]
-    found = evaluate(shards, tmp_path, rows)
+    found = evaluate(study, tmp_path, rows)
 
     assert [problem.split(":")[0] for problem in found.problems] == [
         "ben, future, frame 3",
@@ -147,11 +141,11 @@ def test_a_bad_prediction_is_listed_and_the_rest_is_scored(shards: Path, tmp_pat
     assert [picture.subject for picture in found.pictures] == ["anna"]
 
 
-def test_no_predictions_and_doubled_ones_are_refused(shards: Path, tmp_path: Path) -> None:
+def test_no_predictions_and_doubled_ones_are_refused(study: Study, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no predictions here"):
-        evaluate_predictions(shards, tmp_path / "nothing", tmp_path / "evaluation")
+        evaluate_predictions(study, tmp_path / "nothing", tmp_path / "evaluation")
     with pytest.raises(DataError, match="anna is predicted twice"):
-        evaluate(shards, tmp_path, [prediction("anna", "future", 3, perfect)] * 2)
+        evaluate(study, tmp_path, [prediction("anna", "future", 3, perfect)] * 2)
 
 
 def test_pictures_are_spread_over_the_ranks_not_picked() -> None:

@@ -1,18 +1,22 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from sadm_ray.config import DenoiserSettings, ModelSettings, SamplingSettings, TaskSettings
+from sadm_ray.data.rows import ROW_SCHEMA, parse_row
 from sadm_ray.errors import DataError
 from sadm_ray.generate.actor import GenerateActor, Job
 from sadm_ray.generate.draw import draw
 from sadm_ray.generate.request import ask, sample_seed
 from sadm_ray.generate.writer import write_samples
 from sadm_ray.model.sadm import Sadm, SadmConfig
+from tests.data.studies import made_row
 
 SHAPE = (4, 8, 8)
 TIMES = np.linspace(0, 1, 5, dtype=np.float32)
@@ -46,6 +50,21 @@ def test_a_subject_with_nothing_to_observe_is_refused() -> None:
         ask(TASK, present(3, 4), TIMES)
 
 
+def test_a_sequence_that_is_too_short_is_refused() -> None:
+    with pytest.raises(ValueError, match="has 3 frames, hence no frame 3"):
+        ask(TASK, np.ones(3, dtype=bool), TIMES[:3])
+
+
+def test_sequences_of_any_length_are_asked_together(model: Sadm) -> None:
+    short = made_row("s", np.random.default_rng(0).random((4, *SHAPE)), times=TIMES[:4])
+    task = TaskSettings(name="next", observed=(0, 1), targets=(-1,))
+    mixed = [parse_row(short), *rows("a")]
+    requests, together = draw(model, mixed, task, SamplingSettings(num_steps=1), samples=1, seed=0)
+    _, alone = draw(model, mixed[:1], task, SamplingSettings(num_steps=1), samples=1, seed=0)
+    assert [request.targets for request in requests] == [(3,), (4,)]
+    np.testing.assert_allclose(together[0], alone[0], atol=1e-5)
+
+
 def test_seeds_are_a_samples_own() -> None:
     seeds = {
         sample_seed(seed, subject, task, n) for seed in (0, 1) for subject in "ab" for task in "st" for n in (0, 1)
@@ -65,19 +84,14 @@ def model() -> Sadm:
     return model
 
 
-def rows(*names: str) -> dict[str, np.ndarray]:
-    """Columns of the shards for made-up subjects; what a subject is depends on its name alone."""
-    frames = [np.random.default_rng(ord(name)).random((5, 1, *SHAPE)).astype(np.float16) for name in names]
-    return {
-        "subject": np.array(names),
-        "frames": np.stack(frames),
-        "present": np.stack([present(0, 1, 2, 3, 4)] * len(names)),
-        "times": np.stack([TIMES] * len(names)),
-        "affine": np.stack([np.diag([1.5, 1.5, 8.0, 1.0])] * len(names)),
-        "spacing": np.array([[1.5, 1.5, 8.0]] * len(names)),
-        "source_shape": np.array([[5, 12, 10]] * len(names)),
-        "intensity": np.array([[10.0, 500.0]] * len(names)),
-    }
+def stored(name: str, here: np.ndarray | None = None) -> dict[str, Any]:
+    """The stored row of a made-up subject; what it is depends on its name alone."""
+    frames = np.random.default_rng(ord(name)).random((5, *SHAPE))
+    return made_row(name, frames, None if here is None else here.tolist(), TIMES, source_shape=(5, 12, 10))
+
+
+def rows(*names: str) -> list[dict[str, Any]]:
+    return [parse_row(stored(name)) for name in names]
 
 
 def test_the_samples_of_a_subject_do_not_depend_on_its_batch(model: Sadm) -> None:
@@ -92,9 +106,8 @@ def test_the_samples_of_a_subject_do_not_depend_on_its_batch(model: Sadm) -> Non
 
 
 def test_estimates_are_written_in_the_subjects_grid_and_range(tmp_path: Path) -> None:
-    geometry = {key: column[0] for key, column in rows("a").items()}
     samples = np.stack([np.full((1, *SHAPE), value, dtype=np.float32) for value in (0.2, 0.4)])
-    files = write_samples(tmp_path, "a", 3, samples, geometry, {"Task": "future"})
+    files = write_samples(tmp_path, "a", 3, samples, rows("a")[0], {"Task": "future"})
     values = {file.name.split("desc-")[1].split(".")[0]: nib.load(file) for file in files}
     assert {name: image.shape for name, image in values.items()} == dict.fromkeys(
         ("sample", "mean", "std"), (10, 12, 5)
@@ -107,9 +120,8 @@ def test_estimates_are_written_in_the_subjects_grid_and_range(tmp_path: Path) ->
 
 
 def test_a_name_that_would_leave_the_folder_is_refused(tmp_path: Path) -> None:
-    geometry = {key: column[0] for key, column in rows("a").items()}
     with pytest.raises(DataError, match="rename it"):
-        write_samples(tmp_path / "out", "../../etc", 3, np.zeros((1, 1, *SHAPE)), geometry, {})
+        write_samples(tmp_path / "out", "../../etc", 3, np.zeros((1, 1, *SHAPE)), rows("a")[0], {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,9 +135,8 @@ class Silent:
 def test_a_subject_that_fails_costs_the_others_nothing(model: Sadm, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     job = Job(tmp_path / "model", tmp_path / "out", (TASK,), SamplingSettings(num_steps=1), 2, 0, "phase", Silent())
-    batch = rows("a", "b", "c")
-    batch["present"][1] = present(3, 4)  # nothing that may be observed
-    answers = GenerateActor(job)(batch)
+    batch = [stored("a"), stored("b", present(3, 4)), stored("c")]  # b has nothing that may be observed
+    answers = GenerateActor(job)(pa.Table.from_pylist(batch, schema=ROW_SCHEMA)).to_pydict()
     assert list(zip(answers["subject"], answers["frame"], strict=True)) == [
         ("a", 3), ("a", 4), ("b", -1), ("c", 3), ("c", 4),
     ]  # fmt: skip

@@ -1,14 +1,12 @@
 import itertools
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, TrainSettings
 from sadm_ray.model.sadm import Sadm, SadmConfig
 from sadm_ray.train.checkpoint import load_checkpoint, save_checkpoint
-from sadm_ray.train.feed import draw_order
 from sadm_ray.train.step import Batch, averaged, build_optimizer, learning_rate, step_seed, train_step
 
 SETTINGS = TrainSettings(steps=10, warmup_steps=2, learning_rate=1e-3, ema_decay=0.9)
@@ -103,16 +101,6 @@ def test_seeds_differ_by_step_and_rank() -> None:
     seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(4)}
     assert len(seeds) == 600
     assert step_seed(1, 2, 3) == step_seed(1, 2, 3)
-
-
-@pytest.mark.parametrize(("subjects", "rounds", "size"), [(7, 4, 2), (3, 1, 8), (64, 2, 64)])
-def test_every_subject_is_drawn_equally_often(subjects: int, rounds: int, size: int) -> None:
-    order = draw_order(subjects, rounds, size, seed=0)
-    assert order.shape[1] == size
-    assert len(order) >= 1
-    counts = np.bincount(order.ravel(), minlength=subjects)
-    assert counts.max() - counts.min() <= 1 + size // subjects
-    assert not np.array_equal(order, draw_order(subjects, rounds, size, seed=1))
 
 
 def test_golden_losses() -> None:

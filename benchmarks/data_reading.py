@@ -1,0 +1,83 @@
+"""How long a training step waits for its batch, with the model and the training of `configs/acdc_small.yaml`.
+
+42 subjects, as many as train there, of 12 frames of 8 × 64 × 64; one worker that computes with one thread. What counts
+as waiting is all that happens in `next(feed)`, drawing the batch from the pool as well. The pools are looked at around
+a boundary: the steps of the small ones cross several, those of the default ones begin shortly before their first, which
+a real run meets once in 131 steps. The first batch, for which Ray Data starts, is a figure of its own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.nn.utils import convert_conv3d_weight_memory_format
+
+from benchmarks.figures import say
+from sadm_ray.cluster import ray_session
+from sadm_ray.config import Settings
+from sadm_ray.config_file import load_settings
+from sadm_ray.data.phantom import write_phantom
+from sadm_ray.data.prepare import prepare_study
+from sadm_ray.data.study import Study
+from sadm_ray.model.sadm import Sadm, SadmConfig
+from sadm_ray.train.feed import Feed, pools
+from sadm_ray.train.step import averaged, build_optimizer, step_seed, train_step
+
+CONFIG = Path(__file__).parents[1] / "configs" / "acdc_small.yaml"
+_SUBJECTS = 42
+_WARM_UP, _MEASURED = 5, 40
+_SMALL = {"subjects_in_memory": 16, "targets_per_subject": 8}
+"""A boundary every 5 to 8 steps."""
+
+
+def reading() -> None:
+    """The share of waiting for small pools and for the default ones, in float32 and in what the machine does best."""
+    torch.set_num_threads(1)
+    phantom = [f"phantom.subjects={_SUBJECTS}", "phantom.shape=[8, 64, 64]"]
+    everybody_trains = ["data.split={method: balanced, val: 0, test: 0}"]
+    settings = load_settings(CONFIG, [*phantom, *everybody_trains, "train.workers=1", "ray.address=local"])
+    with tempfile.TemporaryDirectory() as folder, ray_session(settings):
+        root = Path(folder, "study")
+        write_phantom(root, settings.phantom, settings.seed)
+        study = prepare_study(settings, str(root), str(Path(folder, "shards")))
+        for precision in ("float32", "auto"):
+            for name, pool in {"small pools": _SMALL, "the default pools": {}}.items():
+                train = settings.train.model_copy(update={"precision": precision, **pool})
+                _measure(settings.model_copy(update={"train": train}), study, f"{name}, {precision}")
+
+
+def _measure(settings: Settings, study: Study, name: str) -> None:
+    first = next(pools(study.names("train"), settings.train, settings.seed, 0, 1)).batches
+    begin = max(first - _WARM_UP - _MEASURED // 2, 0)
+    end = begin + _WARM_UP + _MEASURED
+    train = settings.train.model_copy(update={"steps": end})
+    torch.manual_seed(0)
+    device = torch.device("cpu")
+    model = Sadm(SadmConfig(shape=study.shape, model=settings.model, diffusion=settings.diffusion))
+    convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
+    ema, optimizer = averaged(model, train.ema_decay), build_optimizer(model, train)
+    generator = torch.Generator(device)
+    feed = Feed(study, train, (), settings.seed, 0, 1, device).batches(begin)
+    waited, taken = [], []
+    for step in range(begin, end):
+        start = time.perf_counter()
+        batch = next(feed)
+        there = time.perf_counter()
+        generator.manual_seed(step_seed(settings.seed, step, 0))
+        train_step(model, optimizer, ema, batch, train, step, generator)
+        waited.append(there - start)
+        taken.append(time.perf_counter() - start)
+    counted = slice(_WARM_UP, None)
+    say(f"{name}: first batch", waited[0], "s", "lower")
+    say(f"{name}: a training step", sum(taken[counted]) / _MEASURED, "s", "lower")
+    say(f"{name}: longest wait for a batch", max(waited[counted]), "s", "lower")
+    say(
+        f"{name}: share of a training step that waits for data",
+        sum(waited[counted]) / sum(taken[counted]),
+        "1",
+        "lower",
+        0.05,
+    )

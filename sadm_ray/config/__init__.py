@@ -1,0 +1,152 @@
+"""All settings: one frozen, validated tree.
+
+The defaults are the embedded phantom run, so that `sadm-ray run` works with no file at all; `configs/phantom.yaml`
+spells the same values out. `sadm_ray.config_file` reads the tree from a file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from sadm_ray.config.base import SAFE_NAME, Fraction, Name, Positive, Precision, SamplerName, Section, Shape
+from sadm_ray.config.data import (
+    DataSettings,
+    IntensitySettings,
+    Location,
+    PhantomSettings,
+    SplitSettings,
+    is_url,
+)
+from sadm_ray.config.jobs import (
+    AugmentSettings,
+    EvaluateSettings,
+    GenerateSettings,
+    SamplingSettings,
+    TaskSettings,
+    TrainSettings,
+    TuneSettings,
+)
+from sadm_ray.config.model import (
+    ConditionerSettings,
+    CovariateSettings,
+    DenoiserSettings,
+    DiffusionSettings,
+    ModelSettings,
+    check_prediction,
+)
+
+__all__ = [
+    "SAFE_NAME",
+    "AugmentSettings",
+    "ConditionerSettings",
+    "CovariateSettings",
+    "DataSettings",
+    "DenoiserSettings",
+    "DiffusionSettings",
+    "EvaluateSettings",
+    "Fraction",
+    "GenerateSettings",
+    "IntensitySettings",
+    "Location",
+    "ModelSettings",
+    "Name",
+    "PhantomSettings",
+    "Positive",
+    "Precision",
+    "RaySettings",
+    "RunSettings",
+    "SamplerName",
+    "SamplingSettings",
+    "Section",
+    "Settings",
+    "Shape",
+    "SplitSettings",
+    "TaskSettings",
+    "TrackingSettings",
+    "TrainSettings",
+    "TuneSettings",
+    "check_prediction",
+    "flatten",
+    "is_url",
+]
+
+
+class RunSettings(Section):
+    """Where a run lives. Everything that a run writes is below `dir/name`."""
+
+    name: Name = "phantom"
+    dir: Path = Path("runs")
+
+
+class TrackingSettings(Section):
+    """MLflow. Without a `uri`, `MLFLOW_TRACKING_URI` is used, else a sqlite file in the run's folder."""
+
+    uri: str | None = None
+    experiment: str = "sadm-ray"
+
+
+class RaySettings(Section):
+    """The cluster: `address` of a running one (`auto`: find it), or none to start Ray on this machine."""
+
+    address: str | None = None
+    object_store_gb: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Settings(Section):
+    """The whole tree."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    run: RunSettings = RunSettings()
+    phantom: PhantomSettings = PhantomSettings()
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    diffusion: DiffusionSettings = DiffusionSettings()
+    train: TrainSettings = TrainSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    tune: TuneSettings = TuneSettings()
+    generate: GenerateSettings = GenerateSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    ray: RaySettings = RaySettings()
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder, absolute: a worker's own directory is another one."""
+        return (self.run.dir / self.run.name).expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for axis, size, patch in zip("dhw", self.data.shape, self.model.patch, strict=True):
+            if size % patch and not self.model.pad:
+                raise ValueError(
+                    f"data.shape: {axis} is {size}, which the patch {patch} of the model does not divide; "
+                    f"the nearest size that fits is {max(round(size / patch), 1) * patch}, or set model.pad=true"
+                )
+        check_prediction(self.model, self.diffusion)
+        if self.train.batch_size % self.train.workers:
+            raise ValueError(
+                f"train.batch_size: {self.train.batch_size} cannot be shared equally by {self.train.workers} workers"
+            )
+        for task in self.generate.tasks:
+            for frame in (*task.observed, *task.targets):
+                if self.data.frames is not None and not -self.data.frames <= frame < self.data.frames:
+                    raise ValueError(
+                        f"generate.tasks: frame {frame} of '{task.name}' lies outside the {self.data.frames} frames "
+                        f"of data.frames (0 to {self.data.frames - 1})"
+                    )
+        return self
+
+
+def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and plain values, in the order of the tree: what MLflow records as parameters."""
+    flat: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,32 @@
+"""What every section of the settings is made of."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Shape = tuple[Positive, Positive, Positive]  # d, h, w
+SamplerName = Literal["ancestral", "ddim", "dpm++"]
+Precision = Literal["float32", "bfloat16", "auto"]  # auto: bfloat16 where the device has units for it
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+"""What a run, task or subject may be called: such a name can never leave the folder that it is written to."""
+
+
+def _safe_name(name: str) -> str:
+    if not SAFE_NAME.fullmatch(name):
+        raise ValueError("use letters, digits, '_', '-' and '.', beginning with a letter or digit")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_safe_name)]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,0 +1,113 @@
+"""Settings of the study: where it lies and how it becomes shards."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from sadm_ray.config.base import Fraction, Positive, Section, Shape
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def is_url(location: str) -> bool:
+    """Whether a location is a URL such as `s3://bucket/study`, rather than a path of this machine."""
+    return _URL.match(location) is not None
+
+
+def _location(value: Any) -> Any:
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    return text if is_url(text) else os.path.expanduser(text)  # noqa: PTH111  (a URL would lose a slash as a path)
+
+
+Location = Annotated[str, BeforeValidator(_location)]
+"""A folder or file: a path, or a URL that pyarrow or fsspec can open (s3://, gs://, …)."""
+
+
+class PhantomSettings(Section):
+    """The beating-ventricle phantom that stands in for a study when `data.root` is not given."""
+
+    subjects: Positive = 112
+    shape: Shape = (8, 48, 48)
+    noise: Annotated[float, Field(ge=0)] = 0.01  # standard deviation, as a fraction of the intensity range
+
+
+class SplitSettings(Section):
+    """Who trains, who chooses settings (val) and who is tested. A manifest's `split` column goes before all of this.
+
+    `method`: `stable` gives every subject its place by a hash of its name, whoever else is there, so that a test
+    subject stays one when the study grows; the sizes are then near the fractions, not equal to them. `balanced` has
+    exact sizes and the same share of every group, for a study that is complete. `by` group keeps the subjects of a
+    group together (families, sites). With `folds`, the test subjects are those of fold `fold` (from 0), and `test` does
+    not count.
+    """
+
+    method: Literal["stable", "balanced"] = "stable"
+    by: Literal["subject", "group"] = "subject"
+    val: Fraction = 0.1
+    test: Fraction = 0.15
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _leaves_training_subjects(self) -> Self:
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold is {self.fold}, but {self.folds} folds are numbered 0 to {self.folds - 1}")
+        if self.folds is None and self.val + self.test >= 1:
+            raise ValueError("val + test must stay below 1, or nobody is left to train on")
+        if self.val >= 1:
+            raise ValueError("val must stay below 1, or nobody is left to train on")
+        return self
+
+
+class IntensitySettings(Section):
+    """What becomes 0 and 1: the minimum and maximum (the paper), the percentiles 0.5 and 99.5 (values outside are cut
+    off), or the mean − 3 and + 3 standard deviations. Always of one subject; `over` its first scan, which is always
+    observed, or all of them (the paper), through which two numbers of the target become known.
+    """
+
+    method: Literal["minmax", "percentile", "zscore"] = "minmax"
+    over: Literal["first", "all"] = "first"
+
+
+class DataSettings(Section):
+    """The study on disk and how it becomes shards.
+
+    `root` is the study's folder, a manifest file, or a URL of either (none: the phantom is written and used). In BIDS,
+    `suffix` is the contrast; `match` takes only the files whose path below `root` matches the pattern (`*_run-1_*`).
+    The time of a visit is in `time_column` of the sessions.tsv, the participants.tsv or the manifest (`auto`: the first
+    of the usual names; `order`: visits are numbered in the order of their names); `time_unit` is its unit's name.
+
+    The volumes are put on one grid: `shape` (d h w) over the whole field of view, or over the `crop`, or at `spacing`
+    (mm; d h w) in the centre. `frames` slots are filled by the nearest frame in time; none: all visits are kept,
+    however many. `shards` is where the shards go (none: into the run's folder).
+    """
+
+    root: Location | None = None
+    layout: Literal["acdc", "bids", "manifest"] = "acdc"
+    suffix: str = "T1w"
+    match: str | None = None
+    time_column: str = "auto"
+    time_unit: str | None = None
+    max_scan_gb: Annotated[float, Field(gt=0)] = 1.0  # a file that unpacks to more is refused before it is read
+    orientation: Literal["native", "canonical"] = "native"
+    crop: Literal["none", "foreground"] = "none"
+    spacing: tuple[float, float, float] | None = None
+    shape: Shape = (8, 32, 32)
+    frames: Annotated[int, Field(ge=2)] | None = 8
+    intensity: IntensitySettings = IntensitySettings()
+    dtype: Literal["float16", "uint8"] = "float16"
+    shards: Location | None = None
+    split: SplitSettings = SplitSettings()
+
+    @model_validator(mode="after")
+    def _positive_spacing(self) -> Self:
+        if self.spacing is not None and min(self.spacing) <= 0:
+            raise ValueError(f"spacing must be above 0 mm along each axis, not {self.spacing}")
+        return self

@@ -1,0 +1,67 @@
+"""What a catalog tells: subjects, their scans, and what is wrong. Nothing here has opened an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Covariates = Mapping[str, float | str]
+"""What is known besides the scans, by name; a value that is missing has no entry."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One file of a subject.
+
+    `file` is its path below the study's root (or absolute, or a URL), `session` its visit's name. `time` is when it was
+    acquired, in the study's unit; none for a 4D file, whose frames have times of their own. `size` (bytes) and
+    `modified` (ns) tell whether it has changed since.
+    """
+
+    file: str
+    session: str
+    time: float | None
+    size: int = 0
+    modified: int = 0
+    covariates: Covariates = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A subject and its scans in the order of time.
+
+    `cycle` is (ED, ES), counted from 1, of a cine: its frames from ED to ES are the sequence, at times 0 to 1. `split`
+    is set where the study itself says to which it belongs.
+    """
+
+    name: str
+    scans: tuple[Scan, ...]
+    group: str = ""
+    cycle: tuple[int, int] | None = None
+    covariates: Covariates = field(default_factory=dict)
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong and the mend, in one line, and with which file or folder.
+
+    `fatal`: the file, and with it perhaps the subject, is left out. Otherwise it is used, and this is worth a look.
+    """
+
+    subject: str
+    file: str
+    message: str
+    fatal: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.file}: {self.message}" if self.subject else f"{self.file}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The subjects that could be found, in the order of their names, what is wrong, and the unit of time."""
+
+    subjects: tuple[Subject, ...]
+    problems: tuple[Problem, ...]
+    time_unit: str

@@ -1,0 +1,136 @@
+"""A picture of one subject: the middle slices of some of its frames, as radiologists see them.
+
+Drawn by the worker that reads the scans, which holds no more of a frame than three small slices.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+from matplotlib.figure import Figure
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+
+GROUND, LIGHT, FAINT = "#0e1318", "#d5dde3", "#8b97a1"
+COLUMNS = 8
+HELD = 64  # frames of which slices are kept, however many there are
+PIXELS = 200  # along an axis of a slice: what a column of the picture can show
+WIDTH, GAP, HEAD = 1.35, 0.06, 0.62  # inches: a column, between two, above all
+
+VIEWS = (("R", "A"), ("R", "S"), ("A", "S"))
+"""Which side of the body lies at the left and at the top of the axial, the coronal and the sagittal slice."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """A slice of a volume and its extent in mm."""
+
+    pixels: Float32[np.ndarray, "h w"]
+    height: float
+    width: float
+
+
+Column = tuple[str, tuple[Slice, ...]]
+"""The title of a frame and its slices, one a view."""
+
+
+@dataclass
+class ContactSheet:
+    """Collects the frames of a subject in the order of time, then draws the first, the last and some between them."""
+
+    held: list[Column] = field(default_factory=list)
+    last: Column | None = None
+    seen: int = 0
+    every: int = 1
+
+    def add(
+        self,
+        title: str,
+        volume: Float32[np.ndarray, "d h w"],
+        affine: Float[np.ndarray, "4 4"],
+        spacing: Sequence[float],
+    ) -> None:
+        """Keep the middle slices of a frame; where there are many frames, only those of every second, fourth, …
+
+        Args:
+            affine, spacing: of the (x, y, z) grid, in mm.
+        """
+        self.last = title, middle_slices(volume, affine, spacing)
+        if self.seen % self.every == 0:
+            self.held.append(self.last)
+        if len(self.held) > HELD:
+            self.held, self.every = self.held[::2], 2 * self.every
+        self.seen += 1
+
+    def draw(self, title: str) -> bytes:
+        """PNG bytes: a column a frame, a row a view, all to one scale of length and one of brightness.
+
+        Raises:
+            ValueError: no frame was added.
+        """
+        if self.last is None:
+            raise ValueError("no frame to draw")
+        columns = self.held if self.held[-1] is self.last else [*self.held, self.last]
+        places = np.linspace(0, len(columns) - 1, min(COLUMNS, len(columns))).round().astype(int)
+        return _draw(title, [columns[place] for place in places])
+
+
+def middle_slices(
+    volume: Float32[np.ndarray, "d h w"], affine: Float[np.ndarray, "4 4"], spacing: Sequence[float]
+) -> tuple[Slice, ...]:
+    """The axial, coronal and sagittal slice through the middle, thinned to `PIXELS`.
+
+    The axes are turned to the closest of left, posterior, superior, so that the picture is upright if the affine is
+    right: that is worth seeing.
+    """
+    turn = ornt_transform(io_orientation(affine), axcodes2ornt("LPS"))
+    turned = apply_orientation(volume.T, turn)
+    size = [0.0, 0.0, 0.0]
+    for source, target in enumerate(turn[:, 0].astype(int)):
+        size[target] = float(spacing[source])
+    x, y, z = (length // 2 for length in turned.shape)
+    return (
+        _slice(turned[:, :, z].T, size[1], size[0]),
+        _slice(turned[:, y, :].T[::-1], size[2], size[0]),
+        _slice(turned[x, :, :].T[::-1], size[2], size[1]),
+    )
+
+
+def _slice(pixels: Float32[np.ndarray, "h w"], row: float, column: float) -> Slice:
+    """A copy, since a view would keep the whole volume."""
+    height, width = pixels.shape
+    thinned = pixels[:: -(-height // PIXELS), :: -(-width // PIXELS)].copy()
+    return Slice(thinned, height * row, width * column)
+
+
+def _draw(title: str, columns: Sequence[Column]) -> bytes:
+    parts = [part for _, slices in columns for part in slices]
+    low, high = np.percentile(np.concatenate([part.pixels.ravel() for part in parts]), (0.5, 99.5))
+    inch = WIDTH / max(part.width for part in parts)  # of a mm
+    heights = [max(slices[view].height for _, slices in columns) * inch for view in range(len(VIEWS))]
+    heights = [min(max(height, 0.2), 2 * WIDTH) for height in heights]  # a thread or a tower would hide the others
+    across, down = len(columns) * (WIDTH + GAP) + GAP, sum(heights) + len(heights) * GAP + HEAD
+    figure = Figure(figsize=(across, down), facecolor=GROUND)
+    figure.text(GAP / across, 1 - 0.2 / down, title, color=LIGHT, fontsize=10, va="center")
+    for number, (name, slices) in enumerate(columns):
+        left, top = GAP + number * (WIDTH + GAP), HEAD
+        figure.text(
+            (left + WIDTH / 2) / across, 1 - 0.46 / down, name, color=LIGHT, fontsize=8, ha="center", va="center"
+        )
+        for part, height, (side, upper) in zip(slices, heights, VIEWS, strict=True):
+            axis = figure.add_axes((left / across, 1 - (top + height) / down, WIDTH / across, height / down))
+            extent = (0, part.width, 0, part.height)
+            axis.imshow(part.pixels, cmap="gray", vmin=low, vmax=high, interpolation="nearest", extent=extent)
+            axis.axis("off")
+            if number == 0:
+                letters: dict[str, Any] = {"color": FAINT, "fontsize": 7, "transform": axis.transAxes}
+                axis.text(0.01, 0.5, side, ha="left", va="center", **letters)
+                axis.text(0.5, 0.99, upper, ha="center", va="top", **letters)
+            top += height + GAP
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()

@@ -1,0 +1,146 @@
+"""From a folder of scans to shards, by Ray Data.
+
+The catalog lists the study, the plan says which subjects make up which shard (`sadm_ray.data.parts`), and one streaming
+Ray Data execution makes the shards where they are missing. Voxels stay with the workers; what comes back are a few
+numbers a subject. `_study.json` is replaced last: whoever reads while it is prepared again sees the study before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sadm_ray.config import DataSettings, Settings
+from sadm_ray.data.catalog import Catalog, Problem, find_subjects
+from sadm_ray.data.parts import Part, make_part, plan_parts
+from sadm_ray.data.splits import SPLITS, split_subjects
+from sadm_ray.data.storage import Storage
+from sadm_ray.data.study import (
+    PARTS,
+    Place,
+    Study,
+    data_digest,
+    preparation_digest,
+    read_keys,
+    read_study,
+    write_places,
+)
+from sadm_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from sadm_ray.progress import Reporter
+
+Facts = dict[str, Any]
+
+
+def prepare_study(settings: Settings, root: str, out: str) -> Study:
+    """Prepare all subjects of the study at `root` and write the shards to `out`; only what is new or changed is done.
+
+    Needs a running Ray.
+
+    Raises:
+        DataError: `root` is no study, or no subject of it is left to train on; all that is wrong in `problems`.
+    """
+    catalog = find_subjects(root, settings.data)
+    if not catalog.subjects:
+        lines = [str(problem) for problem in catalog.problems]
+        raise DataError(f"{root}: none of its subjects can be used; mend what is listed", lines)
+    storage = Storage(out)
+    parts = plan_parts(catalog.subjects, settings.data, _old_rows(storage))
+    facts, problems = _make_parts(parts, settings.data, source_folder(root, settings.data), storage)
+    told = sorted([*catalog.problems, *problems], key=lambda problem: (problem.subject, problem.file, problem.message))
+    left_out = tuple(str(problem) for problem in told if problem.fatal)
+    if not facts:
+        raise DataError(f"{root}: none of its subjects can be used; mend what is listed", left_out)
+
+    study = _study(settings, catalog, facts, storage.location, told)
+    write_places(study, facts)
+    study.write()
+    storage.keep_only(PARTS, {part.file for part in parts})
+    return study
+
+
+def source_folder(root: str, settings: DataSettings) -> str:
+    """The folder that the paths of the scans are relative to: the root itself, or where the manifest lies."""
+    return root.rpartition("/")[0] if settings.layout == "manifest" else root
+
+
+def _make_parts(
+    parts: Sequence[Part], settings: DataSettings, source: str, out: Storage
+) -> tuple[list[Facts], list[Problem]]:
+    import ray
+
+    from sadm_ray.progress import progress
+
+    # Tasks of several shards each: a task of Ray Data costs some 10 ms, the shard of a small study not much more.
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    blocks = min(len(parts), max(32, 16 * cpus))
+    facts: list[Facts] = []
+    problems: list[Problem] = []
+    with progress("prepare", sum(len(part.subjects) for part in parts)) as reporter:
+        made = ray.data.from_items(
+            [{"part": pickle.dumps(part), "subjects": len(part.subjects)} for part in parts],
+            override_num_blocks=blocks,
+        ).map(
+            _make_part,
+            fn_kwargs={"root": source, "out": out.location, "settings": settings, "reporter": reporter},
+        )
+        for row in made.iter_rows():
+            summary = json.loads(row["summary"])
+            facts += [{**fact, "part": summary["part"], "row": place} for place, fact in enumerate(summary["rows"])]
+            problems += [Problem(**problem) for problem in summary["problems"]]
+    facts.sort(key=lambda fact: fact["subject"])
+    return facts, problems
+
+
+def _make_part(item: dict[str, Any], reporter: Reporter, **how: Any) -> dict[str, Any]:
+    made = make_part(item, **how)
+    reporter.add.remote(item["subjects"])
+    return made
+
+
+def _study(
+    settings: Settings, catalog: Catalog, facts: Sequence[Facts], location: str, told: Sequence[Problem]
+) -> Study:
+    usable = {fact["subject"] for fact in facts}
+    split_of = split_subjects(catalog.subjects, settings.data.split, settings.seed)
+    subjects = {
+        split: tuple(name for name, its in sorted(split_of.items()) if its == split and name in usable)
+        for split in SPLITS
+    }
+    training = set(subjects["train"])
+    content = hashlib.sha256("".join(fact["checksum"] for fact in facts).encode())
+    return Study(
+        location=location,
+        digest=data_digest(settings),
+        preparation=preparation_digest(settings, catalog.time_unit),
+        content=content.hexdigest(),
+        frames=settings.data.frames,
+        shape=settings.data.shape,
+        time_unit=catalog.time_unit,
+        subjects=subjects,
+        difference_scale=_difference_scale(fact for fact in facts if fact["subject"] in training),
+        problems=tuple(str(problem) for problem in told if problem.fatal),
+        warnings=tuple(str(problem) for problem in told if not problem.fatal),
+        settings=settings.data.model_dump(mode="json"),
+    )
+
+
+def _difference_scale(facts: Iterator[Facts]) -> float:
+    """0 where nothing differs, or nobody trains."""
+    sums = [(fact["squares"], fact["differences"]) for fact in facts]
+    squares, differences = np.sum(sums, axis=0) if sums else (0.0, 0)
+    return float(np.sqrt(squares / differences)) if differences else 0.0
+
+
+def _old_rows(storage: Storage) -> Mapping[str, tuple[str, Place]]:
+    """Key and place of every row of the study that is there, by subject; nothing where there is none."""
+    try:
+        return read_keys(read_study(storage.location))
+    except DataError:
+        return {}

@@ -1,0 +1,193 @@
+"""Folders on this machine and behind URLs (s3://, gs://, …), through pyarrow, by the same few verbs.
+
+What is written is whole or absent: local files are renamed into place, and an object store shows an object only when
+its upload is complete.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+import uuid
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from sadm_ray.config import is_url
+from sadm_ray.errors import DataError
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file below a folder: its path with `/`, its size in bytes and when it was modified (ns; 0 if unknown).
+
+    Links that lead nowhere, and folders that are called like a scan, are entries of size 0: opening them tells.
+    """
+
+    path: str
+    size: int
+    modified: int
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder, local or at a URL. Paths are relative to it; an absolute path or a URL stands for itself."""
+
+    location: str
+
+    def __post_init__(self) -> None:
+        """Make a local folder absolute: a worker's own directory is another one."""
+        if not is_url(self.location):
+            object.__setattr__(self, "location", str(Path(self.location).expanduser().absolute()))
+
+    def where(self, path: str = "") -> str:
+        """The full path or URL of a file, for people and for other libraries."""
+        if not path or is_url(path) or path.startswith("/"):
+            return path or self.location
+        return f"{self.location.rstrip('/')}/{path}"
+
+    def entries(self) -> list[Entry]:
+        """All files below the folder, in the order of their paths.
+
+        Raises:
+            DataError: the folder is missing or cannot be listed.
+        """
+        if is_url(self.location):
+            return sorted(self._remote_entries(), key=lambda entry: entry.path)
+        if not Path(self.location).is_dir():
+            raise DataError(f"{self.location}: no such folder; set data.root to the study's folder")
+        return sorted(_local_entries(Path(self.location)), key=lambda entry: entry.path)
+
+    def entry(self, path: str) -> Entry | None:
+        """One file; none where there is none."""
+        system, full = self._resolve(path)
+        info = system.get_file_info(full)
+        if info.type == fs.FileType.NotFound:
+            return None
+        return Entry(path, info.size or 0, info.mtime_ns or 0)
+
+    def open(self, path: str) -> Any:
+        """A binary stream of the file.
+
+        Raises:
+            OSError: it is missing, no file, or not to be read.
+        """
+        system, full = self._resolve(path)
+        return system.open_input_stream(full, compression=None, buffer_size=1 << 18)  # a .gz stays one
+
+    def open_random(self, path: str) -> Any:
+        """The same for reading here and there, as Parquet is."""
+        system, full = self._resolve(path)
+        return system.open_input_file(full)
+
+    def read(self, path: str) -> bytes:
+        """The whole file. Raises OSError as `open` does."""
+        with self.open(path) as stream:
+            return bytes(stream.read())
+
+    def write(self, path: str, content: bytes | pa.Buffer) -> None:
+        """Write a file; it appears whole or not at all, in the place of any that was there."""
+        system, full = self._resolve(path)
+        if is_url(full) or not isinstance(system, fs.LocalFileSystem):
+            with system.open_output_stream(full, compression=None) as stream:
+                stream.write(content)
+            return
+        file = Path(full)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            with partial.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def delete(self, path: str) -> None:
+        """Remove a file if it is there."""
+        system, full = self._resolve(path)
+        if system.get_file_info(full).type != fs.FileType.NotFound:
+            system.delete_file(full)
+
+    def keep_only(self, folder: str, kept: Container[str]) -> None:
+        """Remove every other file of a folder, and what interrupted writes left in it."""
+        system, base = self._resolve(folder)
+        for info in system.get_file_info(fs.FileSelector(base, allow_not_found=True)):
+            if info.type == fs.FileType.File and f"{folder}/{info.base_name}" not in kept:
+                system.delete_file(info.path)
+
+    def _resolve(self, path: str) -> tuple[fs.FileSystem, str]:
+        return _filesystem(self.where(path))
+
+    def _remote_entries(self) -> Iterator[Entry]:
+        system, base = self._resolve("")
+        try:
+            infos = system.get_file_info(fs.FileSelector(base, recursive=True))
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"{self.location}: cannot be listed ({reason}); check the URL and the credentials"
+            ) from None
+        for info in infos:
+            if info.type == fs.FileType.File:
+                yield Entry(info.path.removeprefix(base).lstrip("/"), info.size or 0, info.mtime_ns or 0)
+
+
+def _local_entries(root: Path) -> Iterator[Entry]:
+    """Links are followed, as DataLad and other annexes need it, but no folder is entered twice."""
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        here = Path(folder).stat()
+        if (here.st_dev, here.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        posing = [name for name in folders if name.endswith(IMAGE_SUFFIXES)]
+        folders[:] = [name for name in folders if name not in posing and not name.startswith(".")]
+        for name in (*files, *posing):
+            if name.startswith("."):
+                continue
+            path = Path(folder, name)
+            relative = path.relative_to(root).as_posix()
+            try:
+                told = path.stat()
+            except OSError:
+                yield Entry(relative, 0, 0)
+                continue
+            regular = stat.S_ISREG(told.st_mode)
+            yield Entry(relative, told.st_size if regular else 0, told.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _known(scheme_and_host: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a URL's beginning, made once a process. pyarrow's own, else fsspec's."""
+    try:
+        return fs.FileSystem.from_uri(scheme_and_host)
+    except pa.ArrowInvalid:
+        import fsspec
+
+        try:
+            system, base = fsspec.core.url_to_fs(scheme_and_host)
+        except (ValueError, ImportError) as error:
+            raise DataError(f"{scheme_and_host}: no way to open this kind of URL ({error})") from None
+        return fs.PyFileSystem(fs.FSSpecHandler(system)), base
+
+
+def _filesystem(location: str) -> tuple[fs.FileSystem, str]:
+    if not is_url(location):
+        return _LOCAL, location
+    scheme, _, rest = location.partition("://")
+    host, slash, path = rest.partition("/")
+    system, base = _known(f"{scheme}://{host}")
+    return system, f"{base.rstrip('/')}{slash}{path}".rstrip("/")
+
+
+_LOCAL = fs.LocalFileSystem()

@@ -1,0 +1,92 @@
+"""Prepared studies for the tests, made of arrays instead of scans."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sadm_ray.data.catalog import Problem, Subject
+from sadm_ray.data.grid import Grid
+from sadm_ray.data.intensity import encode
+from sadm_ray.data.parts import to_parquet
+from sadm_ray.data.rows import pair_differences, row_checksum
+from sadm_ray.data.scans import Frame, read_scans
+from sadm_ray.data.storage import Storage
+from sadm_ray.data.study import Study, write_places
+
+AFFINE = np.diag([1.5, 1.5, 8.0, 1.0])
+
+
+def made_row(
+    name: str,
+    frames: np.ndarray,
+    present: Sequence[bool] | None = None,
+    times: Sequence[float] | None = None,
+    *,
+    source_shape: tuple[int, int, int] | None = None,
+    covariates: Mapping[str, Any] | None = None,
+    **parts: Any,
+) -> dict[str, Any]:
+    """A stored row of frames (t d h w) in [0, 1]."""
+    slots, *shape = frames.shape
+    data, stored = encode(frames.astype(np.float32), "float16")
+    plan = {"shape": shape, "target_spacing": None, "orientation": "native", "crop": "none"}
+    grid = Grid.plan(np.zeros(source_shape or tuple(shape), np.float32), AFFINE, (1.5, 1.5, 8.0), **plan)
+    squares, differences = pair_differences(frames.astype(np.float32))
+    row = {
+        "subject": name,
+        "group": "NOR",
+        "frames": data,
+        "dtype": "float16",
+        "stored": list(stored),
+        "shape": shape,
+        "present": list(present) if present is not None else [True] * slots,
+        "times": [float(time) for time in (times if times is not None else np.linspace(0, 1, slots))],
+        "intensity": [10.0, 500.0],
+        "grid": grid.to_json(),
+        "affine": AFFINE.ravel().tolist(),
+        "spacing": [1.5, 1.5, 8.0],
+        "sources": json.dumps([None] * slots),
+        "covariates": json.dumps(covariates or {"subject": {}, "visits": [{}] * slots}),
+        "squares": squares,
+        "differences": differences,
+        **parts,
+    }
+    return row | {"key": name, "checksum": row_checksum(row)}
+
+
+def write_study(folder: Path, rows: Sequence[dict[str, Any]], subjects: Mapping[str, Sequence[str]]) -> Study:
+    """A study of these rows in two shards; `subjects` by split."""
+    facts = []
+    for number, some in enumerate((rows[::2], rows[1::2])):
+        part = f"parts/{number}.parquet"
+        Storage(str(folder)).write(part, to_parquet(some, {}))
+        facts += [
+            {**{key: row[key] for key in ("subject", "key", "checksum")}, "part": part, "row": place}
+            for place, row in enumerate(some)
+        ]
+    study = Study(
+        location=str(folder),
+        digest="digest",
+        preparation="preparation",
+        content="content",
+        frames=None,
+        shape=tuple(rows[0]["shape"]),
+        time_unit="years",
+        subjects={split: tuple(names) for split, names in subjects.items()},
+        difference_scale=0.1,
+    )
+    write_places(study, facts)
+    study.write()
+    return study
+
+
+def load_frames(subject: Subject, root: Path) -> np.ndarray:
+    """All frames of a subject as they are in its files: t d h w."""
+    found = list(read_scans(subject, Storage(str(root)), limit=10**9))
+    assert not [each for each in found if isinstance(each, Problem)]
+    return np.stack([each.volume for each in found if isinstance(each, Frame)])
