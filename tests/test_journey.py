@@ -50,9 +50,8 @@ def journey(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> dict[s
 
 def test_every_target_of_every_subject_is_written_in_its_own_grid(journey: dict[str, Any]) -> None:
     settings, study = journey["settings"], journey["prepare"]
-    originals = {
-        subject.name: subject for subject in find_subjects(str(settings.run_dir / "study"), settings.data).subjects
-    }
+    catalog = find_subjects(str(settings.run_dir / "study"), settings.data)
+    originals = {subject.name: subject for subject in catalog.subjects}
     generated = settings.run_dir / "generated"
     files = sorted(generated.glob("*/*/*.nii.gz"))
     assert len(files) == len(study.subjects["test"]) * 3 * 3 == journey["generate"].volumes  # targets × estimates

@@ -53,7 +53,7 @@ def header_faults(header: Any, size: int, packed: bool, limit: int) -> list[str]
         header: nibabel's, nothing of it corrected.
         size: bytes of the file as stored.
         packed: whether they are gzip.
-        limit: the most bytes of voxels that are read.
+        limit: the most bytes of voxels, as they are stored, and of a frame as float32.
     """
     shape, axes = image_shape(header), int(header["dim"][0])
     if not 1 <= axes <= 7 or min(shape) < 1:
@@ -83,7 +83,7 @@ def header_faults(header: Any, size: int, packed: bool, limit: int) -> list[str]
             f"its header promises {promised:,} bytes of voxels {shape}, but a file of this size holds at most "
             f"{max(credible, 0):,}; it is truncated or broken: {AGAIN}"
         )
-    elif promised > limit:
+    elif max(promised, 4 * math.prod(shape[:3])) > limit:  # a frame is used as float32
         faults.append(
             f"its header promises {promised / 1e9:.3g} GB of voxels {shape}, but only {limit / 1e9:.3g} GB are read of "
             f"a file; raise data.max_scan_gb if it is meant to be that large, else {AGAIN}"

@@ -8,13 +8,11 @@ Files are read as streams of bounded pieces: they may be behind a URL, damaged, 
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import logging
 import math
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +25,13 @@ from nibabel.spatialimages import HeaderDataError
 
 from sadm_ray.data.checks import AGAIN, SPACINGS, affine_faults, header_faults, image_shape
 from sadm_ray.data.storage import Storage
+from sadm_ray.data.stream import ByteStream
 from sadm_ray.errors import DataError
 
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 """What a file starts with, as a number of 4 bytes: the length of its header."""
 
-_BUFFER = 2**21  # bytes that are asked of an object store at a time
-_PIECE, _UNPACKED = 2**16, 2**20  # bytes that are taken from them, and unpacked, at a time
+_SKIP = 2**20  # bytes before the voxels that are passed over at a time
 _PADDING = 512  # zeros that tapes and archives fill their blocks with
 _QUIET = logging.Logger("nibabel's remarks on headers")  # in no tree of loggers: nobody hears it
 _QUIET.disabled = True
@@ -95,9 +93,8 @@ def read_image(storage: Storage, file: str, size: int, limit: int) -> Image:
     if size == 0:
         raise _refusal(f"empty, or no regular file; {AGAIN} (a DataLad link needs `datalad get`)")
     try:
-        # Not `storage.open`: pyarrow unpacks that stream itself where the name ends in .gz.
-        with pa.BufferedInputStream(storage.open_random(file), _BUFFER) as source:
-            return _read(_Stream(source), size, limit)
+        with storage.open(file) as source:
+            return _read(ByteStream(source), size, limit)
     except EOFError:
         raise _refusal(f"breaks off before its end; {AGAIN}") from None
     except zlib.error as error:
@@ -163,15 +160,15 @@ def _refusal(*lines: str) -> DataError:
     return DataError(lines[0], lines)
 
 
-def _read(stream: _Stream, size: int, limit: int) -> Image:
+def _read(stream: ByteStream, size: int, limit: int) -> Image:
     header = _read_header(stream)
     faults = header_faults(header, size, stream.packed, limit)
     if faults:
         raise _refusal(*faults)
     step = float(header["pixdim"][4]) if header["dim"][0] > 3 else 0.0
     affine, spacing = _geometry(header)
-    for at in range(int(header["sizeof_hdr"]), int(header["vox_offset"]), _UNPACKED):
-        stream.take(min(_UNPACKED, int(header["vox_offset"]) - at))
+    for at in range(int(header["sizeof_hdr"]), int(header["vox_offset"]), _SKIP):
+        stream.take(min(_SKIP, int(header["vox_offset"]) - at))
     shape, dtype = image_shape(header), header.get_data_dtype()
     voxels = np.empty(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
     if stream.fill(voxels.data) < voxels.size:
@@ -184,7 +181,7 @@ def _read(stream: _Stream, size: int, limit: int) -> Image:
     return Image(affine, spacing, step, stream.digest.hexdigest(), dtype.name, raw, slope, inter)
 
 
-def _read_header(stream: _Stream) -> Any:
+def _read_header(stream: ByteStream) -> Any:
     """The header as it stands in the file, nothing checked but what it is."""
     start = stream.take(4)
     little, big = (HEADERS.get(int.from_bytes(start, order)) for order in ("little", "big"))
@@ -217,7 +214,7 @@ def _geometry(header: Any) -> tuple[Float64[np.ndarray, "4 4"], tuple[float, flo
     return affine, (x, y, z)
 
 
-def _read_end(stream: _Stream, padding: int) -> None:
+def _read_end(stream: ByteStream, padding: int) -> None:
     """Read what is left, so that gzip's checksum is verified; never more than the zeros that fill up a block.
 
     `padding` is at most what one voxel more along any axis takes: a header that promises too little is found out.
@@ -226,64 +223,3 @@ def _read_end(stream: _Stream, padding: int) -> None:
     count = stream.fill(memoryview(left))
     if count == len(left) or any(left):
         raise _refusal(f"holds more voxels than its header promises; {AGAIN}")
-
-
-class _Stream:
-    """The bytes of a file in their order, unpacked if they are gzip by their first bytes, in bounded pieces."""
-
-    def __init__(self, source: Any) -> None:
-        self.digest = hashlib.sha256()
-        pieces = self._read(source)
-        first = next(pieces, b"")
-        self.packed = first.startswith(b"\x1f\x8b")
-        pieces = itertools.chain([first], pieces)
-        self._pieces = _unpack(pieces) if self.packed else pieces
-        self._rest = memoryview(b"")
-
-    def _read(self, source: Any) -> Iterator[bytes]:
-        while piece := source.read(_PIECE):
-            self.digest.update(piece)
-            yield piece
-
-    def fill(self, target: memoryview) -> int:
-        """Fill `target` as far as there are bytes; returns how many there were."""
-        filled = 0
-        while filled < len(target):
-            self._rest = self._rest or memoryview(next(self._pieces, b""))
-            if not self._rest:
-                break
-            taken = self._rest[: len(target) - filled]
-            target[filled : filled + len(taken)] = taken
-            filled += len(taken)
-            self._rest = self._rest[len(taken) :]
-        return filled
-
-    def take(self, count: int) -> bytes:
-        """The next `count` bytes. EOFError where there are fewer."""
-        taken = bytearray(count)
-        if self.fill(memoryview(taken)) < count:
-            raise EOFError
-        return bytes(taken)
-
-
-def _unpack(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Unpack gzip: any number of members, of each the checksum and the length verified by zlib."""
-    member = None
-    for piece in pieces:
-        while True:
-            if member is None:
-                piece = piece.lstrip(b"\0")  # padding behind a member
-                if not piece:
-                    break
-                member = zlib.decompressobj(31)
-            unpacked = member.decompress(piece, _UNPACKED)
-            if unpacked:
-                yield unpacked
-            if member.eof:
-                piece, member = member.unused_data, None
-                continue
-            piece = member.unconsumed_tail
-            if not piece and len(unpacked) < _UNPACKED:
-                break
-    if member is not None:
-        raise EOFError

@@ -201,7 +201,12 @@ def test_damaged_tables(root: Path) -> None:
     assert visits(catalog.subjects[1]) == [("1", 31.0), ("2", 39.0)]
     lines = told(catalog)
     assert len(lines) == 4
-    for part in ("row 3 is another one of 01", "row 4 has 3 fields", "row 5 has no participant_id", "another one of 1"):
+    for part in (
+        "row 3 is another one of '01'",
+        "row 4 has 3 fields",
+        "row 5 has no participant_id",
+        "another one of '1'",
+    ):
         assert sum(part in line for line in lines) == 1
     assert "tells nothing of 1 subjects (02)" in told(catalog, fatal=False)[0]
 

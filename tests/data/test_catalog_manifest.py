@@ -108,6 +108,7 @@ def test_paths_from_everywhere(root: Path, tmp_path_factory: pytest.TempPathFact
         ("a,a0.nii,0\na,a1.nii,0\na,a2.nii,2", ["a1.nii: has the same time as"]),
         ("a,a0.nii,0\na,none.nii,3", ["none.nii: no such file", "only one visit is left"]),
         ('"a\n",a0.nii,0', []),
+        ('a,a0.nii,"1\n2"\na,a1.nii,3\na,a2.nii,4', [r"time of its visit is '1\n2' where"]),
     ],
 )
 def test_rows_that_cannot_be_used(root: Path, rows: str, expected: list[str]) -> None:
@@ -144,7 +145,7 @@ def test_splits_and_groups_that_contradict(root: Path) -> None:
     lines = told(catalog)
     assert "row 4: split is 'tset'" in lines[0]
     assert "splits test and train" in lines[1]
-    assert "its group is x and y" in told(catalog, fatal=False)[0]
+    assert "its group is 'x' and 'y'" in told(catalog, fatal=False)[0]
 
 
 def test_cines_beside_visits(root: Path) -> None:

@@ -11,7 +11,7 @@ from sadm_ray.model.sadm import Sadm, SadmConfig
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-@pytest.mark.parametrize("name", ["phantom", "acdc_small", "acdc", "acdc_paper"])
+@pytest.mark.parametrize("name", ["phantom", "acdc_small", "acdc", "acdc_paper", "brain"])
 def test_it_can_be_trained_and_sampled(name: str) -> None:
     torch.manual_seed(0)
     settings = load_settings(CONFIGS / f"{name}.yaml")

@@ -118,7 +118,7 @@ def _read_info(folder: _Folder, storage: Storage) -> _Info | list[Problem]:
         if key not in entries:
             faults.append(f"has no {key}; add a line '{key}: <frame, from 1>'")
         elif not re.fullmatch(r"[0-9]{1,9}", entries[key]):
-            faults.append(f"{key} is '{entries[key][:50]}'; give the number of a frame, from 1")
+            faults.append(f"{key} is {entries[key][:50]!r}; give the number of a frame, from 1")
     if not faults and int(entries["ED"]) == int(entries["ES"]):
         faults.append(f"ED and ES are both frame {entries['ED']}, which leaves no sequence; correct one of them")
     if faults:

@@ -150,7 +150,7 @@ def _visits(subject: str, folder: _Folder, storage: Storage, suffix: str) -> tup
             told = f"{len(entries)} files for one visit, {two}; choose one with data.match, such as '*_run-1_*'"
             problems.append(Problem(subject, file, told))
         elif session and not SAFE_NAME.fullmatch(session):
-            told = f"session '{session}' is not a usable name; rename it with letters, digits, '_', '-' and '.' only"
+            told = f"session {session!r} is not a usable name; rename it with letters, digits, '_', '-' and '.' only"
             problems.append(Problem(subject, file, told))
         elif not session and len(folder.scans) > 1:
             problems.append(Problem(subject, file, "belongs to no session, while others do; move it into one"))
@@ -186,7 +186,9 @@ def _rows(
         if not all(label):
             problems.append(Problem(subject, table.file, f"row {number} has no {' or no '.join(keys)}; fill it in"))
         elif label in rows:
-            told = f"row {number} is another one of {', '.join(label)}; the first is used: remove one of them"
+            told = (
+                f"row {number} is another one of {', '.join(map(repr, label))}; the first is used: remove one of them"
+            )
             problems.append(Problem(subject, table.file, told))
         elif wanted is None or label[0] in wanted:
             rows[label] = row

@@ -81,7 +81,9 @@ def find_manifest(root: str, settings: DataSettings) -> Catalog:
         row = {name: word for visit in its for name, word in visit.row.items() if name in shared}
         groups = dict.fromkeys(visit.row["group"] for visit in its if "group" in visit.row)
         if len(groups) > 1:
-            told = f"its group is {' and '.join(groups)}; the first is used: correct the rows if that is wrong"
+            told = (
+                f"its group is {' and '.join(map(repr, groups))}; the first is used: correct the rows if that is wrong"
+            )
             study.problems.append(Problem(subject, study.file, told, fatal=False))
         for visit in its:
             visit.row = {name: word for name, word in visit.row.items() if name not in shared}

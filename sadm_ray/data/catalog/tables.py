@@ -220,7 +220,7 @@ class Clock:
         moment = _moment(word, self.column)
         if moment is None or moment[1] != self.dated:
             kind = "an ISO date (2024-03-31)" if self.dated else "a number"
-            raise ValueError(f"{self.column} of its visit is '{word}' where {kind} is expected; correct it")
+            raise ValueError(f"{self.column} of its visit is {word[:50]!r} where {kind} is expected; correct it")
         return moment[0]
 
 

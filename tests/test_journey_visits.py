@@ -1,0 +1,103 @@
+"""The whole way for visits: a BIDS study of few scans at uneven ages, with covariates, shards on an object store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from sadm_ray import steps
+from sadm_ray.config import Settings
+from sadm_ray.data.rows import parse_row
+from sadm_ray.data.study import read_rows
+from tests.data.patients import write_bids, write_table
+
+pytestmark = pytest.mark.ray
+
+SEXES = ("F", "M", "n/a")
+
+
+def bids_study(root: Path) -> Path:
+    """Ten subjects of two to five visits, and one who came once; the first visit is at the age of their number."""
+    visits = {f"{n:02d}": {str(v): 20 + n + v * (1 + n / 10) for v in range(1, 2 + n % 4 + 1)} for n in range(10)}
+    write_bids(root, {**visits, "once": {"1": 30}})
+    sexes = "".join(f"\nsub-{name} {SEXES[number % 3]}" for number, name in enumerate([*visits, "once"]))
+    write_table(root / "participants.tsv", f"participant_id sex{sexes}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("visits")
+    return Settings.model_validate(
+        {
+            "run": {"name": "visits", "dir": str(folder / "runs")},
+            "data": {
+                "root": str(bids_study(folder / "bids")),
+                "layout": "bids",
+                "orientation": "canonical",
+                "shape": [4, 16, 16],
+                "frames": None,
+                "intensity": {"method": "percentile"},
+                "split": {"method": "balanced", "val": 0.2, "test": 0.3},
+            },
+            "model": {
+                "conditioner": {"widths": [8, 16], "heads": 2, "layers": 1, "channels": 4, "time_scale": 5.0},
+                "denoiser": {"widths": [16, 16], "blocks": 1, "heads": 2},
+                "covariates": [{"name": "sex", "levels": ["F", "M"]}],
+            },
+            "train": {
+                "steps": 2,
+                "batch_size": 4,
+                "workers": 1,
+                "checkpoint_every": 2,
+                "subjects_in_memory": 2,
+                "targets_per_subject": 2,
+                "augment": {"flip": [0, 0, 0.5], "gain": 0.1},
+            },
+            "tune": {"trials": 1, "subjects": 2, "num_steps": [1]},
+            "generate": {
+                "samples": 1,
+                "actors": 1,
+                "tasks": [
+                    {"name": "last", "observed": [0], "targets": [-1]},
+                    {"name": "third", "observed": [0, 1], "targets": [2]},
+                ],
+            },
+        }
+    )
+
+
+def test_all_visits_at_their_ages(settings: Settings, ray_local: None) -> None:
+    study = steps.prepare(settings)
+    assert study.time_unit == "weeks"
+    assert len(study.problems) == 1
+    assert "sub-once" in study.problems[0]
+    rows = {row["subject"]: row for split in study.subjects for row in map(parse_row, read_rows(study, split).take())}
+    assert {name: len(row["times"]) for name, row in rows.items()} == {f"{n:02d}": 2 + n % 4 for n in range(10)} | {
+        f"{n:02d}": 1 + n % 4 + 1 for n in range(10)
+    }
+    np.testing.assert_allclose(rows["03"]["times"], [20 + 3 + v * 1.3 for v in range(1, 6)], rtol=1e-6)
+    assert json.loads(rows["01"]["covariates"])["subject"]["sex"] == "M"
+
+    steps.train(settings)
+    steps.tune(settings)
+    generated = steps.generate(settings)
+    too_short = {name for name in study.subjects["test"] if len(rows[name]["times"]) < 3}
+    assert {(name, "third") for name in too_short} == set(generated.failures)
+    assert all("frames, hence no frame 2" in reason for reason in generated.failures.values())
+    for name in study.subjects["test"]:
+        file = next((settings.run_dir / "generated" / "last" / f"sub-{name}").glob("*desc-sample.nii.gz"))
+        original = nib.load(next(Path(str(settings.data.root), f"sub-{name}", "ses-1", "anat").glob("*_T1w.nii.gz")))
+        image = nib.load(file)
+        assert image.shape == original.shape, "back in its own orientation and grid"
+        np.testing.assert_array_equal(image.affine, original.affine)
+        told: dict[str, Any] = json.loads(file.with_name(file.name.replace(".nii.gz", ".json")).read_text())
+        assert told["Time"] == pytest.approx(float(rows[name]["times"][-1]), abs=1e-3)
+        assert told["TimeUnit"] == "weeks"
+    evaluation = steps.evaluate(settings)
+    assert {"copy-last", "sample"} <= set(evaluation.table["method"])
