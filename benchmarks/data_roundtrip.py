@@ -26,7 +26,6 @@ from sadm_ray.data.catalog import Subject, find_subjects
 from sadm_ray.data.grid import Grid
 from sadm_ray.data.intensity import denormalise
 from sadm_ray.data.parts import to_parquet
-from sadm_ray.data.prepare import source_folder
 from sadm_ray.data.rows import parse_row, prepare_subject
 from sadm_ray.data.storage import Storage
 from sadm_ray.data.volume import save_volume
@@ -64,8 +63,8 @@ def round_trip(real_data: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             root = _root(real_data, study.name, Path(folder))
             settings = DataSettings(**study.how, frames=None)
-            storage = Storage(source_folder(root, settings))
-            subjects = find_subjects(root, settings).subjects
+            catalog = find_subjects(root, settings)
+            storage, subjects = Storage(catalog.folder), catalog.subjects
             subjects = subjects[:: -(-len(subjects) // _SUBJECTS)]  # from all over: kinds of files go by name
             exact = []
             for orientation in study.orientations:

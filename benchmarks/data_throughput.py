@@ -23,7 +23,7 @@ from benchmarks.figures import say
 from sadm_ray.config import Settings
 from sadm_ray.data.catalog import find_subjects
 from sadm_ray.data.parts import make_part, plan_parts
-from sadm_ray.data.prepare import prepare_study, source_folder
+from sadm_ray.data.prepare import prepare_study
 from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import Study, write_places
 
@@ -69,12 +69,12 @@ def _ray(cpus: int, settings: Settings, root: str, out: str) -> float:
 def _loop(settings: Settings, root: str, out: str) -> float:
     """What `prepare_study` does, without Ray."""
     start = time.perf_counter()
-    subjects = find_subjects(root, settings.data).subjects
+    catalog = find_subjects(root, settings.data)
     facts = []
-    for part in plan_parts(subjects, settings.data, {}):
+    for part in plan_parts(catalog.subjects, settings.data, {}):
         item = {"part": pickle.dumps(part)}
-        summary = loads(make_part(item, source_folder(root, settings.data), out, settings.data)["summary"])
+        summary = loads(make_part(item, catalog.folder, out, settings.data)["summary"])
         facts += [{**fact, "part": part.file, "row": place} for place, fact in enumerate(summary["rows"])]
     write_places(Study(Storage(out).location, "", "", "", None, settings.data.shape, "", {}, 0.0), facts)
-    assert len(facts) == len(subjects)
+    assert len(facts) == len(catalog.subjects)
     return time.perf_counter() - start

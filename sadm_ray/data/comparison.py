@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sadm_ray.config import DataSettings
-from sadm_ray.data.splits import SPLITS
+from sadm_ray.data.catalog.subjects import SPLITS
 
 Visit = Mapping[str, Any]
 Size = tuple[float, str]

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sadm_ray.config import DataSettings, Settings
-from sadm_ray.data.catalog import Catalog, Problem, Subject, find_subjects
+from sadm_ray.data.catalog import SPLITS, Catalog, Problem, Subject, find_subjects
 from sadm_ray.data.comparison import study_warnings
-from sadm_ray.data.prepare import source_folder
 from sadm_ray.data.scans import ScanFacts, read_scans
-from sadm_ray.data.splits import SPLITS, split_subjects
+from sadm_ray.data.splits import split_subjects
 from sadm_ray.data.storage import Storage
 from sadm_ray.errors import ConfigError
 
@@ -86,7 +85,7 @@ def inspect_study(settings: Settings, root: str, pictures: Path | None = None) -
     """
     folder = None if pictures is None else _make_folder(pictures)
     catalog = find_subjects(root, settings.data)
-    records, problems = _read_all(catalog, settings.data, source_folder(root, settings.data), folder)
+    records, problems = _read_all(catalog, settings.data, folder)
     problems += catalog.problems
     split_of = split_subjects(catalog.subjects, settings.data.split, settings.seed)
     unread = {problem.subject for problem in problems} - {record["subject"] for record in records} - {""}
@@ -108,9 +107,7 @@ def _make_folder(pictures: Path) -> str:
     return str(folder)
 
 
-def _read_all(
-    catalog: Catalog, settings: DataSettings, source: str, pictures: str | None
-) -> tuple[list[Record], list[Problem]]:
+def _read_all(catalog: Catalog, settings: DataSettings, pictures: str | None) -> tuple[list[Record], list[Problem]]:
     if not catalog.subjects:
         return [], []
     import ray
@@ -122,7 +119,7 @@ def _read_all(
     blocks = min(len(catalog.subjects), max(32, 16 * cpus))
     records: list[Record] = []
     problems: list[Problem] = []
-    how = {"source": source, "settings": settings, "unit": catalog.time_unit, "pictures": pictures}
+    how = {"source": catalog.folder, "settings": settings, "unit": catalog.time_unit, "pictures": pictures}
     with progress("inspect", len(catalog.subjects)) as reporter:
         looked = ray.data.from_items(
             [{"subject": pickle.dumps(subject)} for subject in catalog.subjects], override_num_blocks=blocks

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sadm_ray.config import DataSettings, Settings
-from sadm_ray.data.catalog import Catalog, Problem, find_subjects
+from sadm_ray.data.catalog import SPLITS, Catalog, Problem, find_subjects
 from sadm_ray.data.parts import Part, make_part, plan_parts
-from sadm_ray.data.splits import SPLITS, split_subjects
+from sadm_ray.data.splits import split_subjects
 from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import (
     PARTS,
@@ -52,7 +52,7 @@ def prepare_study(settings: Settings, root: str, out: str) -> Study:
         raise DataError(f"{root}: none of its subjects can be used; mend what is listed", lines)
     storage = Storage(out)
     parts = plan_parts(catalog.subjects, settings.data, _old_rows(storage))
-    facts, problems = _make_parts(parts, settings.data, source_folder(root, settings.data), storage)
+    facts, problems = _make_parts(parts, settings.data, catalog.folder, storage)
     told = sorted([*catalog.problems, *problems], key=lambda problem: (problem.subject, problem.file, problem.message))
     left_out = tuple(str(problem) for problem in told if problem.fatal)
     if not facts:
@@ -63,11 +63,6 @@ def prepare_study(settings: Settings, root: str, out: str) -> Study:
     study.write()
     storage.keep_only(PARTS, {part.file for part in parts})
     return study
-
-
-def source_folder(root: str, settings: DataSettings) -> str:
-    """The folder that the paths of the scans are relative to: the root itself, or where the manifest lies."""
-    return root.rpartition("/")[0] if settings.layout == "manifest" else root
 
 
 def _make_parts(

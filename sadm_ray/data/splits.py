@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from sadm_ray.config import SplitSettings
 from sadm_ray.data.catalog.subjects import Subject
 
-SPLITS = ("train", "val", "test")
-
 
 def split_subjects(subjects: Sequence[Subject], settings: SplitSettings, seed: int) -> dict[str, str]:
     """The split of every subject, by name.

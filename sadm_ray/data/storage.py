@@ -24,7 +24,7 @@ from sadm_ray.errors import DataError
 IMAGE_SUFFIXES = (".nii", ".nii.gz")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A file below a folder: its path with `/`, its size in bytes and when it was modified (ns; 0 if unknown).
 
@@ -182,6 +182,7 @@ def _known(scheme_and_host: str) -> tuple[fs.FileSystem, str]:
 
 
 def _filesystem(location: str) -> tuple[fs.FileSystem, str]:
+    location = location.removeprefix("file://")
     if not is_url(location):
         return _LOCAL, location
     scheme, _, rest = location.partition("://")

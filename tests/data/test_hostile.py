@@ -149,7 +149,7 @@ def test_damaged_cines(tmp_path: Path, real_data: Path) -> None:
         (root / name / "Info.cfg").write_text(text)
         victims[name] = root / name
 
-    done, peak = prepare(tmp_path / "run", f"data.root={root}", "data.shape=[8,32,32]", "data.frames=5")
+    done, peak = prepare(tmp_path / "run", f"data.root={root}", "data.shape=[8,32,32]", "data.frames=null")
 
     assert done.returncode == 3, done.stderr
     study = read_study(str(tmp_path / "run" / "hostile" / "shards"))

@@ -15,11 +15,11 @@ from sadm_ray.config import Settings
 from sadm_ray.config_file import load_settings
 from sadm_ray.data.batch import stack
 from sadm_ray.data.catalog import find_subjects
+from sadm_ray.data.catalog.subjects import SPLITS
 from sadm_ray.data.grid import Grid
 from sadm_ray.data.intensity import denormalise
 from sadm_ray.data.prepare import prepare_study
 from sadm_ray.data.rows import ROW_SCHEMA, parse_row, prepare_subject
-from sadm_ray.data.splits import SPLITS
 from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import Study, data_digest, read_rows, read_study, read_subject, subject_places
 from sadm_ray.errors import DataError

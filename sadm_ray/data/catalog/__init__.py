@@ -9,9 +9,9 @@ from sadm_ray.config import DataSettings
 from sadm_ray.data.catalog.acdc import find_acdc
 from sadm_ray.data.catalog.bids import find_bids
 from sadm_ray.data.catalog.manifest import find_manifest
-from sadm_ray.data.catalog.subjects import Catalog, Covariates, Problem, Scan, Subject
+from sadm_ray.data.catalog.subjects import SPLITS, Catalog, Covariates, Problem, Scan, Subject
 
-__all__ = ["Catalog", "Covariates", "Problem", "Scan", "Subject", "find_subjects"]
+__all__ = ["SPLITS", "Catalog", "Covariates", "Problem", "Scan", "Subject", "find_subjects"]
 
 LAYOUTS = {"acdc": find_acdc, "bids": find_bids, "manifest": find_manifest}
 

@@ -78,7 +78,8 @@ def find_acdc(root: str, settings: DataSettings) -> Catalog:
                 subjects.append(found)
             else:
                 problems += found
-    return Catalog(tuple(subjects), tuple(problems), settings.time_unit or "cardiac phase (ED 0, ES 1)")
+    unit = settings.time_unit or "cardiac phase (ED 0, ES 1)"
+    return Catalog(storage.location, tuple(subjects), tuple(problems), unit)
 
 
 def _folders(storage: Storage) -> list[_Folder]:

@@ -14,20 +14,8 @@ from fnmatch import fnmatchcase
 
 from sadm_ray.config import SAFE_NAME, DataSettings
 from sadm_ray.data.catalog.subjects import Catalog, Problem, Subject
-from sadm_ray.data.catalog.tables import (
-    ORDER,
-    Clock,
-    Row,
-    Table,
-    Visit,
-    all_at_once,
-    covariates_of,
-    only_one,
-    order_visits,
-    read_table,
-    shared_columns,
-    time_column,
-)
+from sadm_ray.data.catalog.tables import Row, Table, all_at_once, covariates_of, read_table, shared_columns
+from sadm_ray.data.catalog.visits import ORDER, Clock, Visit, only_one, order_visits, time_column
 from sadm_ray.data.storage import Entry, Storage
 from sadm_ray.errors import DataError
 
@@ -96,7 +84,7 @@ def find_bids(root: str, settings: DataSettings) -> Catalog:
             lower = {column.lower(): word for column, word in row.items()}
             group = lower.get("group") or lower.get("diagnosis") or ""
             subjects.append(Subject(name, scans, group, covariates=covariates_of(row)))
-    return Catalog(tuple(subjects), tuple(problems), clock.unit)
+    return Catalog(storage.location, tuple(subjects), tuple(problems), clock.unit)
 
 
 def _folders(

@@ -16,24 +16,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from sadm_ray.config import SAFE_NAME, DataSettings, is_url
-from sadm_ray.data.catalog.subjects import Catalog, Problem, Scan, Subject
-from sadm_ray.data.catalog.tables import (
-    ORDER,
-    USUAL_TIMES,
-    Clock,
-    Visit,
-    all_at_once,
-    covariates_of,
-    order_visits,
-    read_table,
-    reason,
-    shared_columns,
-    time_column,
-)
+from sadm_ray.data.catalog.subjects import SPLITS, Catalog, Problem, Scan, Subject
+from sadm_ray.data.catalog.tables import all_at_once, covariates_of, read_table, reason, shared_columns
+from sadm_ray.data.catalog.visits import ORDER, USUAL_TIMES, Clock, Visit, order_visits, time_column
 from sadm_ray.data.storage import IMAGE_SUFFIXES, Entry, Storage
 from sadm_ray.errors import DataError
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass
@@ -91,7 +78,7 @@ def find_manifest(root: str, settings: DataSettings) -> Catalog:
             group = next(iter(groups), "")
             subjects.append(Subject(subject, scans, group, covariates=covariates_of(row), split=split or None))
     unit = clock.unit if column else settings.time_unit or "frame time"
-    return Catalog(tuple(subjects), tuple(study.problems), unit)
+    return Catalog(study.storage.location, tuple(subjects), tuple(study.problems), unit)
 
 
 def _read_rows(storage: Storage, name: str) -> _Study:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+SPLITS = ("train", "val", "test")
+
 Covariates = Mapping[str, float | str]
 """What is known besides the scans, by name; a value that is missing has no entry."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scan:
     """One file of a subject.
 
@@ -26,7 +28,7 @@ class Scan:
     covariates: Covariates = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Subject:
     """A subject and its scans in the order of time.
 
@@ -60,8 +62,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The subjects that could be found, in the order of their names, what is wrong, and the unit of time."""
+    """The subjects that could be found, in the order of their names, what is wrong, and the unit of time.
 
+    `folder` is what the paths of the scans are relative to.
+    """
+
+    folder: str
     subjects: tuple[Subject, ...]
     problems: tuple[Problem, ...]
     time_unit: str
