@@ -31,6 +31,7 @@ _SUBJECTS = 42
 _WARM_UP, _MEASURED = 5, 40
 _SMALL = {"subjects_in_memory": 16, "targets_per_subject": 8}
 """A boundary every 5 to 8 steps."""
+_LOOKS = (("float32", _SMALL, "small pools"), ("auto", _SMALL, "small pools"), ("auto", {}, "the default pools"))
 
 
 def reading() -> None:
@@ -43,10 +44,9 @@ def reading() -> None:
         root = Path(folder, "study")
         write_phantom(root, settings.phantom, settings.seed)
         study = prepare_study(settings, str(root), str(Path(folder, "shards")))
-        for precision in ("float32", "auto"):
-            for name, pool in {"small pools": _SMALL, "the default pools": {}}.items():
-                train = settings.train.model_copy(update={"precision": precision, **pool})
-                _measure(settings.model_copy(update={"train": train}), study, f"{name}, {precision}")
+        for precision, pool, name in _LOOKS:
+            train = settings.train.model_copy(update={"precision": precision, **pool})
+            _measure(settings.model_copy(update={"train": train}), study, f"{name}, {precision}")
 
 
 def _measure(settings: Settings, study: Study, name: str) -> None:
@@ -74,10 +74,5 @@ def _measure(settings: Settings, study: Study, name: str) -> None:
     say(f"{name}: first batch", waited[0], "s", "lower")
     say(f"{name}: a training step", sum(taken[counted]) / _MEASURED, "s", "lower")
     say(f"{name}: longest wait for a batch", max(waited[counted]), "s", "lower")
-    say(
-        f"{name}: share of a training step that waits for data",
-        sum(waited[counted]) / sum(taken[counted]),
-        "1",
-        "lower",
-        0.05,
-    )
+    share = sum(waited[counted]) / sum(taken[counted])
+    say(f"{name}: share of a training step that waits for data", share, "1", "lower", 0.05)

@@ -66,18 +66,16 @@ def round_trip(real_data: Path) -> None:
             catalog = find_subjects(root, settings)
             storage, subjects = Storage(catalog.folder), catalog.subjects
             subjects = subjects[:: -(-len(subjects) // _SUBJECTS)]  # from all over: kinds of files go by name
-            exact = []
+            lie_there = []
             for orientation in study.orientations:
-                there_and_back = []
+                psnr = []
                 for subject in subjects:
                     own = {"orientation": orientation, "shape": _own_shape(subject, storage, orientation)}
                     row = _stored(subject, storage, settings.model_copy(update=own))
-                    there_and_back.append(_worst_psnr(row, storage))
-                    exact.append(_lies_there(row, storage, Path(folder)))
-                say(f"{study.name}: round trip on the {orientation} grid", min(there_and_back), "dB", "higher", _REACH)
-            say(
-                f"{study.name}: share of written volumes whose affine is the source's", np.mean(exact), "1", "higher", 1
-            )
+                    psnr.append(_worst_psnr(row, storage))
+                    lie_there.append(_lies_there(row, storage, Path(folder)))
+                say(f"{study.name}: round trip on the {orientation} grid", min(psnr), "dB", "higher", _REACH)
+            say(f"{study.name}: written volumes with the source's affine", np.mean(lie_there), "1", "higher", 1)
             on_grid = settings.model_copy(update=study.grid)
             worst = min(_worst_psnr(_stored(subject, storage, on_grid), storage) for subject in subjects)
             grid = " × ".join(map(str, on_grid.shape))

@@ -45,7 +45,7 @@ def shards_folder(settings: Settings) -> str:
 
 
 def inspect(settings: Settings, pictures: Path | None = None) -> Inspection:
-    """Look through the study (the phantom is written first when none is given), with a picture of every subject."""
+    """Look through the study (the phantom is written first when none is given); pictures of it go to `pictures`."""
     with ray_session(settings):
         if settings.data.root is None:
             write_phantom(Path(study_root(settings)), settings.phantom, settings.seed)

@@ -1,5 +1,7 @@
 """The command line: messages of one line, exit codes, nothing lost."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +44,32 @@ def test_a_study_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str], t
     got, _, err = call(capsys, "prepare", f"run.dir={tmp_path}", "data.root=/no/such/study")
     assert got == 3
     assert "/no/such/study" in err
+
+
+def test_inspect_tells_of_the_phantom_and_draws_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, ray_local: None
+) -> None:
+    phantom = (f"run.dir={tmp_path}", "phantom.subjects=3", "phantom.shape=[4,16,16]")
+    code, out, _ = call(capsys, "inspect", *phantom, "--pictures", str(tmp_path / "pictures"))
+    assert code == 0
+    assert all(name in out for name in ("patient001", "patient002", "patient003", "subjects: 3"))
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 3
+
+
+def test_inspect_tells_programs_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, phantom_study: Path, ray_local: None
+) -> None:
+    shutil.copytree(phantom_study, tmp_path, dirs_exist_ok=True)
+    scan = tmp_path / "patient001" / "patient001_4d.nii.gz"
+    scan.write_bytes(scan.read_bytes()[:3000])
+    code, out, err = call(capsys, "inspect", f"data.root={tmp_path}", "--json")
+    assert code == 3
+    assert "error: " in err
+    (problem,) = (problem for problem in json.loads(out)["problems"] if problem["fatal"])
+    assert (problem["subject"], problem["file"]) == ("patient001", str(scan))
+    code, out, _ = call(capsys, "inspect", f"data.root={tmp_path}")
+    assert code == 3
+    assert f"  patient001: {scan}: {problem['message']}\n" in out
 
 
 def test_version_and_settings(capsys: pytest.CaptureFixture[str]) -> None:

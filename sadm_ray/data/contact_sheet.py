@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-GROUND, LIGHT, FAINT = "#0e1318", "#d5dde3", "#8b97a1"
+GROUND, LIGHT = "#0e1318", "#d5dde3"
 COLUMNS = 8
 HELD = 64  # frames of which slices are kept, however many there are
 PIXELS = 200  # along an axis of a slice: what a column of the picture can show
@@ -43,7 +44,7 @@ class ContactSheet:
     """Collects the frames of a subject in the order of time, then draws the first, the last and some between them."""
 
     held: list[Column] = field(default_factory=list)
-    last: Column | None = None
+    last: list[Column] = field(default_factory=list)  # the newest frame, unless it is held
     seen: int = 0
     every: int = 1
 
@@ -59,24 +60,24 @@ class ContactSheet:
         Args:
             affine, spacing: of the (x, y, z) grid, in mm.
         """
-        self.last = title, middle_slices(volume, affine, spacing)
-        if self.seen % self.every == 0:
-            self.held.append(self.last)
-        if len(self.held) > HELD:
+        column = title, middle_slices(volume, affine, spacing)
+        if self.seen % self.every:
+            self.last = [column]
+        else:
+            self.held, self.last = [*self.held, column], []
+        if len(self.held) > HELD:  # an odd number, so that the newest stays
             self.held, self.every = self.held[::2], 2 * self.every
         self.seen += 1
 
-    def draw(self, title: str) -> bytes:
-        """PNG bytes: a column a frame, a row a view, all to one scale of length and one of brightness.
-
-        Raises:
-            ValueError: no frame was added.
-        """
-        if self.last is None:
-            raise ValueError("no frame to draw")
-        columns = self.held if self.held[-1] is self.last else [*self.held, self.last]
+    def chosen(self) -> list[Column]:
+        """The columns of the picture: at most `COLUMNS`, evenly from the first frame to the last."""
+        columns = [*self.held, *self.last]
         places = np.linspace(0, len(columns) - 1, min(COLUMNS, len(columns))).round().astype(int)
-        return _draw(title, [columns[place] for place in places])
+        return [columns[place] for place in places]
+
+    def draw(self, title: str) -> bytes:
+        """PNG bytes: a column a frame, a row a view, all to one scale of length and one of brightness."""
+        return _draw(title, self.chosen())
 
 
 def middle_slices(
@@ -127,7 +128,8 @@ def _draw(title: str, columns: Sequence[Column]) -> bytes:
             axis.imshow(part.pixels, cmap="gray", vmin=low, vmax=high, interpolation="nearest", extent=extent)
             axis.axis("off")
             if number == 0:
-                letters: dict[str, Any] = {"color": FAINT, "fontsize": 7, "transform": axis.transAxes}
+                letters: dict[str, Any] = {"color": LIGHT, "fontsize": 7, "transform": axis.transAxes}
+                letters["path_effects"] = [withStroke(linewidth=1.5, foreground=GROUND)]
                 axis.text(0.01, 0.5, side, ha="left", va="center", **letters)
                 axis.text(0.5, 0.99, upper, ha="center", va="top", **letters)
             top += height + GAP

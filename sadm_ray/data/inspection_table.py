@@ -26,7 +26,9 @@ def render(inspection: Inspection) -> Group:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("", "subject", "group"):
         table.add_column(heading, overflow="fold")
-    for heading in ("visits", inspection.time_unit, "shape", "spacing, mm", "lies", "type", "intensity", "MB"):
+    unit = inspection.time_unit
+    time = f"time, {unit}" if len(unit) < 10 else "time"  # a longer one is told below
+    for heading in ("visits", time, "shape", "spacing, mm", "lies", "type", "intensity", "MB"):
         table.add_column(heading, justify="right", overflow="fold")
     for record in shown:
         table.add_row(marks.get(record["subject"], Text()), *map(_text, _cells(record)))
@@ -72,12 +74,11 @@ def _few(values: Iterable[str]) -> str:
 
 def _sums(inspection: Inspection) -> str:
     counts = inspection.counts
-    usable = "" if counts["usable"] == counts["subjects"] else f", {counts['usable']} of them usable"
     splits = ", ".join(f"{split} {count}" for split, count in counts["splits"].items())
     size = counts["bytes"] / 1e9
     told = f"{size:.2f} GB" if size >= 0.1 else f"{size * 1e3:.1f} MB"
-    told += f", time in {inspection.time_unit}"
-    return f"{counts['subjects']} subjects{usable} ({splits}), {counts['visits']} visits, {told}"
+    usable = f"subjects: {counts['subjects']}, usable: {counts['usable']} ({splits})"
+    return f"{usable}, visits: {counts['visits']}, {told}, time in {inspection.time_unit}"
 
 
 def _problem_lines(inspection: Inspection) -> Iterator[Text]:

@@ -56,6 +56,18 @@ def _watch(pid: int, peak: list[float], stop: threading.Event) -> None:
         time.sleep(0.05)
 
 
+def smaller(files: list[Path], folder: Path) -> list[Path]:
+    """Every second voxel in plane, of every second frame: the test is of how many files there are."""
+    folder.mkdir()
+    made = []
+    for number, file in enumerate(files):
+        image = nib.load(file)
+        steps = (slice(None, None, 2), slice(None, None, 2), slice(None), slice(None, None, 2))[: image.ndim]
+        made.append(folder / f"{number}.nii.gz")
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[steps], image.affine), made[-1])
+    return made
+
+
 def everything(folder: Path) -> set[str]:
     return {str(path) for path in folder.rglob("*")}
 
@@ -66,7 +78,7 @@ def told_of(problems: tuple[str, ...], file: Path) -> list[str]:
 
 def test_damaged_visits_of_a_manifest(tmp_path: Path, real_data: Path) -> None:
     """Each subject has two good visits and a damaged one: it stays, without that one."""
-    source = sorted((real_data / "acdc_native_edes").glob("*/*_frame??.nii.gz"))
+    source = smaller(sorted((real_data / "acdc_native_edes").glob("*/*_frame??.nii.gz")), tmp_path / "good")
     root, outside = tmp_path / "study", tmp_path / "outside"
     root.mkdir()
     outside.mkdir()
@@ -107,19 +119,14 @@ def test_damaged_visits_of_a_manifest(tmp_path: Path, real_data: Path) -> None:
         line for line in study.problems if not any(str(file) in line for file in victims.values())
     )
     assert everything(root) | everything(outside) == before
-    assert {path.name for path in tmp_path.iterdir()} == {"study", "outside", "run"}
+    assert {path.name for path in tmp_path.iterdir()} == {"study", "outside", "run", "good"}
     assert peak < LIMIT
 
 
 def test_damaged_cines(tmp_path: Path, real_data: Path) -> None:
     """A patient with a damaged cine, or whose Info.cfg is none, is left out; the others are prepared."""
     root = tmp_path / "study"
-    source = sorted((real_data / "acdc" / "training").glob("*/*_4d.nii.gz"))[:5]
-    small = []
-    for number, file in enumerate(source):  # every second voxel of half of the frames: the test is of their number
-        image = nib.load(file)
-        small.append(tmp_path / f"good{number}.nii.gz")
-        nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::2, ::2, :, ::2], image.affine), small[-1])
+    small = smaller(sorted((real_data / "acdc" / "training").glob("*/*_4d.nii.gz"))[:5], tmp_path / "good")
     victims, good = {}, set()
     for number in range(250):
         name = f"patient{number:03d}"
