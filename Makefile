@@ -7,13 +7,16 @@ INSTALLED := $(VENV)/installed
 # One thread a process: more threads than free cores spin, measured 4 to 8 times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format install constraints clean
+.PHONY: demo test test-slow lint format install constraints clean
 
 demo: $(INSTALLED)  ## the whole way on the phantom, in a few minutes on two cores
 	$(BIN)/sadm-ray run --config configs/phantom.yaml
 
-test: $(INSTALLED)  ## all tests
-	$(BIN)/pytest
+test: $(INSTALLED)  ## all tests but the slow ones
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(INSTALLED)  ## tests that take minutes: killed processes, hundreds of damaged files
+	$(BIN)/pytest -m slow
 
 lint: $(INSTALLED)  ## style, formatting, types
 	$(BIN)/ruff check .

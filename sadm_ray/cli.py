@@ -136,8 +136,11 @@ def _say_study(study: Any) -> bool:
     counts = ", ".join(f"{split} {len(names)}" for split, names in study.subjects.items())
     frames = f"{study.frames} frames" if study.frames else "all visits"
     typer.echo(f"prepare  {counts} subjects, {frames} of {'×'.join(map(str, study.shape))}")
-    for warning in study.warnings:
+    shown = study.warnings[:3]
+    for warning in shown:
         typer.echo(f"  worth a look: {warning}", err=True)
+    if len(study.warnings) > len(shown):
+        typer.echo(f"  … and {len(study.warnings) - len(shown)} more; `sadm-ray inspect` tells of all", err=True)
     for problem in study.problems:
         typer.echo(f"  left out: {problem}", err=True)
     return bool(study.problems)
