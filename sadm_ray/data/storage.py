@@ -7,6 +7,7 @@ its upload is complete.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import stat
 import uuid
@@ -20,6 +21,8 @@ from pyarrow import fs
 
 from sadm_ray.config import is_url
 from sadm_ray.errors import DataError
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz")
 
@@ -63,7 +66,7 @@ class Storage:
             return sorted(self._remote_entries(), key=lambda entry: entry.path)
         if not Path(self.location).is_dir():
             raise DataError(f"{self.location}: no such folder; set data.root to the study's folder")
-        return sorted(_local_entries(Path(self.location)), key=lambda entry: entry.path)
+        return sorted(_local_entries(self.location), key=lambda entry: entry.path)
 
     def entry(self, path: str) -> Entry | None:
         """One file; none where there is none."""
@@ -141,29 +144,34 @@ class Storage:
                 yield Entry(info.path.removeprefix(base).lstrip("/"), info.size or 0, info.mtime_ns or 0)
 
 
-def _local_entries(root: Path) -> Iterator[Entry]:
+def _local_entries(root: str) -> Iterator[Entry]:
     """Links are followed, as DataLad and other annexes need it, but no folder is entered twice."""
     seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        here = Path(folder).stat()
-        if (here.st_dev, here.st_ino) in seen:
-            folders.clear()
+    pending = [("", root)]
+    while pending:
+        below, folder = pending.pop()
+        try:
+            here = os.stat(folder)  # noqa: PTH116  (strings: paths as objects would take most of the time)
+            if (here.st_dev, here.st_ino) in seen:
+                continue
+            seen.add((here.st_dev, here.st_ino))
+            found = list(os.scandir(folder))
+        except OSError as error:
+            log.warning("%s: cannot be listed (%s); what is in it is not seen", folder, error.strerror)
             continue
-        seen.add((here.st_dev, here.st_ino))
-        posing = [name for name in folders if name.endswith(IMAGE_SUFFIXES)]
-        folders[:] = [name for name in folders if name not in posing and not name.startswith(".")]
-        for name in (*files, *posing):
-            if name.startswith("."):
+        for entry in found:
+            if entry.name.startswith("."):
                 continue
-            path = Path(folder, name)
-            relative = path.relative_to(root).as_posix()
+            path = f"{below}{entry.name}"
             try:
-                told = path.stat()
+                told = entry.stat()
             except OSError:
-                yield Entry(relative, 0, 0)
+                yield Entry(path, 0, 0)
                 continue
-            regular = stat.S_ISREG(told.st_mode)
-            yield Entry(relative, told.st_size if regular else 0, told.st_mtime_ns)
+            if stat.S_ISDIR(told.st_mode) and not entry.name.endswith(IMAGE_SUFFIXES):
+                pending.append((f"{path}/", entry.path))
+            else:
+                yield Entry(path, told.st_size if stat.S_ISREG(told.st_mode) else 0, told.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
