@@ -79,7 +79,7 @@ def _loop(settings: Settings, root: str, out: str) -> Study:
     facts = []
     for part in plan_parts(catalog.subjects, settings.data, {}):
         made = json.loads(make_part({"part": pickle.dumps(part)}, catalog.folder, out, settings.data)["summary"])
-        facts += [{**fact, "part": part.file, "row": place} for place, fact in enumerate(made["rows"])]
+        facts += [{**fact, "part": made["part"], "row": place} for place, fact in enumerate(made["rows"])]
     study = Study(out, "", "", "", None, settings.data.shape, "", {"train": [fact["subject"] for fact in facts]}, 0.0)
     write_places(study, facts)
     study.write()

@@ -1,8 +1,9 @@
 """Shards: which subjects stand in which, and how one is made. A shard is whole or absent.
 
 A subject's shard is that of its name's hash, so that adding or changing one touches one shard. A shard is called after
-what it is made from: one that is there need not be made again, whoever made it and whatever interrupted them. Rows that
-have not changed are copied from the shard that had them.
+what it is made from and after the subjects that it lacks: one that is there need not be made again, whoever made it and
+whatever interrupted them, and what was told of its rows stays true. Rows that have not changed are copied from the
+shard that had them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,19 +34,24 @@ _FACTS = ("subject", "group", "key", "checksum", "squares", "differences")
 
 @dataclass(frozen=True)
 class Part:
-    """A shard to be made: its file, its subjects, and where the rows of some of them already are."""
+    """A shard to be made: its name, the file if it is there, its subjects, and where some of their rows already are."""
 
-    file: str
+    name: str
+    there: str | None
     subjects: tuple[Subject, ...]
     known: Mapping[str, Place]
 
 
-def plan_parts(subjects: Sequence[Subject], settings: DataSettings, old: Mapping[str, tuple[str, Place]]) -> list[Part]:
+def plan_parts(
+    subjects: Sequence[Subject], settings: DataSettings, old: Mapping[str, tuple[str, Place]], there: Iterable[str] = ()
+) -> list[Part]:
     """Share the subjects out over shards.
 
     Args:
         old: key and place of the rows of the study that is there already, by subject.
+        there: the files of all shards that are there, also of a preparation that was cut short.
     """
+    by_name = {file.removesuffix(".parquet").partition("~")[0]: file for file in sorted(there, reverse=True)}
     d, h, w = settings.shape
     row_bytes = (settings.frames or 8) * d * h * w * (2 if settings.dtype == "float16" else 1)
     fitting = max(1, min(SUBJECTS_PER_PART, BYTES_PER_PART // row_bytes))
@@ -54,17 +60,18 @@ def plan_parts(subjects: Sequence[Subject], settings: DataSettings, old: Mapping
     for subject in subjects:
         digest = hashlib.sha256(subject.name.encode()).digest()
         buckets.setdefault(int.from_bytes(digest[:8], "big") >> (64 - bits), []).append(subject)
-    return [_plan_part(bucket, buckets[bucket], settings, old) for bucket in sorted(buckets)]
+    parts = []
+    for bucket, its in sorted(buckets.items()):
+        its.sort(key=lambda subject: subject.name)
+        keys = {subject.name: row_key(subject, settings) for subject in its}
+        name = f"{PARTS}/{bucket:05x}-{_digest(keys.values())}"
+        known = {each: old[each][1] for each, key in keys.items() if each in old and old[each][0] == key}
+        parts.append(Part(name, by_name.get(name), tuple(its), known))
+    return parts
 
 
-def _plan_part(
-    bucket: int, subjects: list[Subject], settings: DataSettings, old: Mapping[str, tuple[str, Place]]
-) -> Part:
-    subjects.sort(key=lambda subject: subject.name)
-    keys = {subject.name: row_key(subject, settings) for subject in subjects}
-    digest = hashlib.sha256("".join(keys.values()).encode()).hexdigest()
-    known = {name: old[name][1] for name, key in keys.items() if name in old and old[name][0] == key}
-    return Part(f"{PARTS}/{bucket:05x}-{digest[:16]}.parquet", tuple(subjects), known)
+def _digest(words: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
 
 def make_part(item: Mapping[str, Any], root: str, out: str, settings: DataSettings) -> dict[str, Any]:
@@ -80,24 +87,25 @@ def make_part(item: Mapping[str, Any], root: str, out: str, settings: DataSettin
     """
     part: Part = pickle.loads(item["part"])  # noqa: S301
     study, source = Storage(out), Storage(root)
-    summary = read_summary(study, part.file)
-    if summary is not None and not _failed(summary):
-        return {"summary": json.dumps(summary)}
     known = dict(part.known)
-    if summary is not None:
-        known |= {fact["subject"]: Place(part.file, row) for row, fact in enumerate(summary["rows"])}
+    if part.there and (summary := read_summary(study, part.there)):
+        if not _failed(summary):
+            return {"summary": json.dumps(summary)}
+        known |= {fact["subject"]: Place(part.there, row) for row, fact in enumerate(summary["rows"])}
     rows: list[dict[str, Any]] = []
     problems: list[dict[str, Any]] = []
     for subject in part.subjects:
         row, told = _known_row(study, subject.name, known.get(subject.name)) or _prepare(subject, source, settings)
         rows += [row] if row is not None else []
         problems += told
+    missing = sorted({subject.name for subject in part.subjects} - {row["subject"] for row in rows})
+    file = f"{part.name}~{_digest(missing)}.parquet" if missing else f"{part.name}.parquet"
     summary = {
-        "part": part.file,
+        "part": file,
         "rows": [{name: row[name] for name in _FACTS} for row in rows],
         "problems": problems,
     }
-    study.write(part.file, to_parquet(rows, summary))
+    study.write(file, to_parquet(rows, summary))
     return {"summary": json.dumps(summary)}
 
 

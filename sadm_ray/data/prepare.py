@@ -51,8 +51,8 @@ def prepare_study(settings: Settings, root: str, out: str) -> Study:
         lines = [str(problem) for problem in catalog.problems]
         raise DataError(f"{root}: none of its subjects can be used; mend what is listed", lines)
     storage = Storage(out)
-    parts = plan_parts(catalog.subjects, settings.data, _old_rows(storage))
-    facts, problems = _make_parts(parts, settings.data, catalog.folder, storage)
+    parts = plan_parts(catalog.subjects, settings.data, _old_rows(storage), storage.files(PARTS))
+    files, facts, problems = _make_parts(parts, settings.data, catalog.folder, storage)
     told = sorted([*catalog.problems, *problems], key=lambda problem: (problem.subject, problem.file, problem.message))
     left_out = tuple(str(problem) for problem in told if problem.fatal)
     if not facts:
@@ -61,13 +61,14 @@ def prepare_study(settings: Settings, root: str, out: str) -> Study:
     study = _study(settings, catalog, facts, storage.location, told)
     write_places(study, facts)
     study.write()
-    storage.keep_only(PARTS, {part.file for part in parts})
+    storage.keep_only(PARTS, files)
     return study
 
 
 def _make_parts(
     parts: Sequence[Part], settings: DataSettings, source: str, out: Storage
-) -> tuple[list[Facts], list[Problem]]:
+) -> tuple[set[str], list[Facts], list[Problem]]:
+    """The files of the shards, facts of each row, and what was wrong."""
     import ray
 
     from sadm_ray.progress import progress
@@ -75,6 +76,7 @@ def _make_parts(
     # Tasks of several shards each: a task of Ray Data costs some 10 ms, the shard of a small study not much more.
     cpus = int(ray.cluster_resources().get("CPU", 1))
     blocks = min(len(parts), max(32, 16 * cpus))
+    files: set[str] = set()
     facts: list[Facts] = []
     problems: list[Problem] = []
     with progress("prepare", sum(len(part.subjects) for part in parts)) as reporter:
@@ -87,10 +89,11 @@ def _make_parts(
         )
         for row in made.iter_rows():
             summary = json.loads(row["summary"])
+            files.add(summary["part"])
             facts += [{**fact, "part": summary["part"], "row": place} for place, fact in enumerate(summary["rows"])]
             problems += [Problem(**problem) for problem in summary["problems"]]
     facts.sort(key=lambda fact: fact["subject"])
-    return facts, problems
+    return files, facts, problems
 
 
 def _make_part(item: dict[str, Any], reporter: Reporter, **how: Any) -> dict[str, Any]:

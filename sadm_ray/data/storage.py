@@ -120,12 +120,17 @@ class Storage:
         if system.get_file_info(full).type != fs.FileType.NotFound:
             system.delete_file(full)
 
-    def keep_only(self, folder: str, kept: Container[str]) -> None:
-        """Remove every other file of a folder, and what interrupted writes left in it."""
+    def files(self, folder: str) -> list[str]:
+        """The paths of the files right in a folder, also of what interrupted writes left there; none: no folder."""
         system, base = self._resolve(folder)
-        for info in system.get_file_info(fs.FileSelector(base, allow_not_found=True)):
-            if info.type == fs.FileType.File and f"{folder}/{info.base_name}" not in kept:
-                system.delete_file(info.path)
+        infos = system.get_file_info(fs.FileSelector(base, allow_not_found=True))
+        return [f"{folder}/{info.base_name}" for info in infos if info.type == fs.FileType.File]
+
+    def keep_only(self, folder: str, kept: Container[str]) -> None:
+        """Remove every other file of a folder."""
+        for file in self.files(folder):
+            if file not in kept:
+                self.delete(file)
 
     def _resolve(self, path: str) -> tuple[fs.FileSystem, str]:
         return _filesystem(self.where(path))

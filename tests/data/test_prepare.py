@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,10 +20,20 @@ from sadm_ray.data.catalog import find_subjects
 from sadm_ray.data.catalog.subjects import SPLITS
 from sadm_ray.data.grid import Grid
 from sadm_ray.data.intensity import denormalise
+from sadm_ray.data.parts import make_part, plan_parts
 from sadm_ray.data.prepare import prepare_study
 from sadm_ray.data.rows import ROW_SCHEMA, parse_row, prepare_subject
 from sadm_ray.data.storage import Storage
-from sadm_ray.data.study import Study, data_digest, read_rows, read_study, read_subject, subject_places
+from sadm_ray.data.study import (
+    Place,
+    Study,
+    data_digest,
+    read_rows,
+    read_study,
+    read_subject,
+    read_table,
+    subject_places,
+)
 from sadm_ray.errors import DataError
 from tests.data.patients import write_cine, write_single_frames
 
@@ -209,6 +221,31 @@ def test_bad_subjects_are_told_and_good_ones_kept(tmp_path: Path, settings: Sett
     again = prepare_study(settings, str(root), out)
     assert "patient010" in subject_places(again)
     assert set(again.problems) == {line for line in study.problems if not line.startswith("patient010")}
+
+
+def test_what_was_told_of_a_shard_stays_true(tmp_path: Path, settings: Settings) -> None:
+    """Also when a preparation that mends it is cut short: the study before it can still be read."""
+    root, out = tmp_path / "study", str(tmp_path / "shards")
+    for name in ("a", "b", "c"):
+        write_cine(root, f"patient-{name}", np.random.default_rng(ord(name)).random((10, 9, 4, 8)))
+    damaged = root / "patient-a" / "patient-a_4d.nii.gz"
+    whole = damaged.read_bytes()
+    told = damaged.stat()
+
+    def make(content: bytes) -> dict[str, Any]:
+        damaged.write_bytes(content.ljust(len(whole), b"\0"))
+        os.utime(damaged, ns=(told.st_atime_ns, told.st_mtime_ns))  # as when only its permissions were mended
+        subjects = find_subjects(str(root), settings.data).subjects
+        (part,) = plan_parts(subjects, settings.data, {}, Storage(out).files("parts"))
+        return json.loads(make_part({"part": pickle.dumps(part)}, str(root), out, settings.data)["summary"])
+
+    before, again, after = make(whole[:1000]), make(whole[:1000]), make(whole)
+    assert before == again
+    assert [len(summary["rows"]) for summary in (before, after)] == [2, 3]
+    for summary in (before, after):
+        for place, fact in enumerate(summary["rows"]):
+            row = read_table(out, Place(summary["part"], place)).to_pylist()[0]
+            assert (row["subject"], row["checksum"]) == (fact["subject"], fact["checksum"])
 
 
 @pytest.mark.ray
