@@ -37,7 +37,7 @@ def scale(subjects: int) -> None:
     say(figure, peaks[subjects] / peaks[small], "1", "lower", 1.3)
 
 
-def _measure(subjects: int) -> float:
+def _measure(subjects: int) -> int:
     """The peak in bytes; says the times."""
     with tempfile.TemporaryDirectory() as folder:
         manifest = write_manifest(Path(folder, "study"), subjects, (16, 16, 8))
@@ -50,16 +50,19 @@ def _measure(subjects: int) -> float:
         command = [sys.executable, "-m", "benchmarks.data_scale", str(manifest), str(Path(folder, "out"))]
         start = time.perf_counter()
         with subprocess.Popen(command) as driver:  # noqa: S603
-            peak = max(_looks(driver))
+            peak, processes = max(_looks(driver))
         assert driver.returncode == 0
+        print(f"{subjects} subjects: peak with {processes} processes", file=sys.stderr, flush=True)
         seconds = time.perf_counter() - start
         say(f"preparing {subjects:,} subjects, a subject, with Ray's start", seconds / subjects * 1e3, "ms", "lower")
         return peak
 
 
-def _looks(driver: subprocess.Popen[bytes]) -> Iterator[int]:
+def _looks(driver: subprocess.Popen[bytes]) -> Iterator[tuple[int, int]]:
+    """The memory and the number of all processes, again and again."""
     while driver.poll() is None:
-        yield sum(map(_pss, _tree(driver.pid)))
+        sizes = [_pss(process) for process in _tree(driver.pid)]
+        yield sum(sizes), len(sizes)
         time.sleep(_LOOK_SECONDS)
 
 

@@ -77,7 +77,7 @@ def _loop(settings: Settings, root: str, out: str) -> Study:
     """What `prepare_study` does, without Ray."""
     catalog = find_subjects(root, settings.data)
     facts = []
-    for part in plan_parts(catalog.subjects, settings.data, {}):
+    for part in plan_parts(catalog.subjects, settings.data, {}, []):
         made = json.loads(make_part({"part": pickle.dumps(part)}, catalog.folder, out, settings.data)["summary"])
         facts += [{**fact, "part": made["part"], "row": place} for place, fact in enumerate(made["rows"])]
     study = Study(out, "", "", "", None, settings.data.shape, "", {"train": [fact["subject"] for fact in facts]}, 0.0)
