@@ -6,10 +6,8 @@ returns a few numbers. Nothing is written but the pictures that are asked for.
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +16,13 @@ from sadm_ray.config import DataSettings, Settings
 from sadm_ray.data.catalog import SPLITS, Catalog, Problem, Subject, find_subjects
 from sadm_ray.data.comparison import study_warnings
 from sadm_ray.data.scans import ScanFacts, read_scans
+from sadm_ray.data.share import share_out
 from sadm_ray.data.splits import split_subjects
 from sadm_ray.data.storage import Storage
 from sadm_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from sadm_ray.data.contact_sheet import ContactSheet
-    from sadm_ray.progress import Reporter
 
 SCHEMA_VERSION = 1
 
@@ -108,33 +106,18 @@ def _make_folder(pictures: Path) -> str:
 
 
 def _read_all(catalog: Catalog, settings: DataSettings, pictures: str | None) -> tuple[list[Record], list[Problem]]:
-    if not catalog.subjects:
-        return [], []
-    import ray
-
-    from sadm_ray.progress import progress
-
-    # Tasks of several subjects each: a task of Ray Data costs some 10 ms, a small scan not much more.
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    blocks = min(len(catalog.subjects), max(32, 16 * cpus))
     records: list[Record] = []
     problems: list[Problem] = []
     how = {"source": catalog.folder, "settings": settings, "unit": catalog.time_unit, "pictures": pictures}
-    with progress("inspect", len(catalog.subjects)) as reporter:
-        looked = ray.data.from_items(
-            [{"subject": pickle.dumps(subject)} for subject in catalog.subjects], override_num_blocks=blocks
-        ).map(_inspect, fn_kwargs={"reporter": reporter, **how})
-        for row in looked.iter_rows():
-            told = json.loads(row["told"])
-            records.append(told["record"])
-            problems += [Problem(**problem) for problem in told["problems"]]
+    for told in share_out("inspect", catalog.subjects, [1] * len(catalog.subjects), _inspect, **how):
+        records.append(told["record"])
+        problems += [Problem(**problem) for problem in told["problems"]]
     return records, problems
 
 
-def _inspect(item: Mapping[str, Any], reporter: Reporter, **how: Any) -> dict[str, str]:
-    record, problems = inspect_subject(pickle.loads(item["subject"]), **how)  # noqa: S301  (of our own making)
-    reporter.add.remote(1)
-    return {"told": json.dumps({"record": record, "problems": [asdict(problem) for problem in problems]})}
+def _inspect(subject: Subject, **how: Any) -> dict[str, Any]:
+    record, problems = inspect_subject(subject, **how)
+    return {"record": record, "problems": [asdict(problem) for problem in problems]}
 
 
 def inspect_subject(

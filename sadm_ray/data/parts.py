@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -74,23 +73,19 @@ def _digest(words: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
 
-def make_part(item: Mapping[str, Any], root: str, out: str, settings: DataSettings) -> dict[str, Any]:
+def make_part(part: Part, root: str, out: str, settings: DataSettings) -> dict[str, Any]:
     """Make a shard unless it is there, and tell what it holds.
 
     A shard in which some subject failed is made again, with the good rows copied: the reason may be gone.
 
-    Args:
-        item: `part`, a pickled `Part` (of our own making).
-
     Returns:
-        `summary`: JSON of `part`, `rows` (facts of each) and `problems`.
+        `part`, its file; `rows`, the facts of each; `problems`.
     """
-    part: Part = pickle.loads(item["part"])  # noqa: S301
     study, source = Storage(out), Storage(root)
     known = dict(part.known)
     if part.there and (summary := read_summary(study, part.there)):
         if not _failed(summary):
-            return {"summary": json.dumps(summary)}
+            return summary
         known |= {fact["subject"]: Place(part.there, row) for row, fact in enumerate(summary["rows"])}
     rows: list[dict[str, Any]] = []
     problems: list[dict[str, Any]] = []
@@ -106,7 +101,7 @@ def make_part(item: Mapping[str, Any], root: str, out: str, settings: DataSettin
         "problems": problems,
     }
     study.write(file, to_parquet(rows, summary))
-    return {"summary": json.dumps(summary)}
+    return summary
 
 
 def read_summary(study: Storage, file: str) -> dict[str, Any] | None:

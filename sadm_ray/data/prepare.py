@@ -8,16 +8,15 @@ numbers a subject. `_study.json` is replaced last: whoever reads while it is pre
 from __future__ import annotations
 
 import hashlib
-import json
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from sadm_ray.config import DataSettings, Settings
 from sadm_ray.data.catalog import SPLITS, Catalog, Problem, find_subjects
 from sadm_ray.data.parts import Part, make_part, plan_parts
+from sadm_ray.data.share import share_out
 from sadm_ray.data.splits import split_subjects
 from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import (
@@ -31,9 +30,6 @@ from sadm_ray.data.study import (
     write_places,
 )
 from sadm_ray.errors import DataError
-
-if TYPE_CHECKING:
-    from sadm_ray.progress import Reporter
 
 Facts = dict[str, Any]
 
@@ -69,37 +65,16 @@ def _make_parts(
     parts: Sequence[Part], settings: DataSettings, source: str, out: Storage
 ) -> tuple[set[str], list[Facts], list[Problem]]:
     """The files of the shards, facts of each row, and what was wrong."""
-    import ray
-
-    from sadm_ray.progress import progress
-
-    # Tasks of several shards each: a task of Ray Data costs some 10 ms, the shard of a small study not much more.
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    blocks = min(len(parts), max(32, 16 * cpus))
     files: set[str] = set()
     facts: list[Facts] = []
     problems: list[Problem] = []
-    with progress("prepare", sum(len(part.subjects) for part in parts)) as reporter:
-        made = ray.data.from_items(
-            [{"part": pickle.dumps(part), "subjects": len(part.subjects)} for part in parts],
-            override_num_blocks=blocks,
-        ).map(
-            _make_part,
-            fn_kwargs={"root": source, "out": out.location, "settings": settings, "reporter": reporter},
-        )
-        for row in made.iter_rows():
-            summary = json.loads(row["summary"])
-            files.add(summary["part"])
-            facts += [{**fact, "part": summary["part"], "row": place} for place, fact in enumerate(summary["rows"])]
-            problems += [Problem(**problem) for problem in summary["problems"]]
+    sizes = [len(part.subjects) for part in parts]
+    for made in share_out("prepare", parts, sizes, make_part, root=source, out=out.location, settings=settings):
+        files.add(made["part"])
+        facts += [{**fact, "part": made["part"], "row": place} for place, fact in enumerate(made["rows"])]
+        problems += [Problem(**problem) for problem in made["problems"]]
     facts.sort(key=lambda fact: fact["subject"])
     return files, facts, problems
-
-
-def _make_part(item: dict[str, Any], reporter: Reporter, **how: Any) -> dict[str, Any]:
-    made = make_part(item, **how)
-    reporter.add.remote(item["subjects"])
-    return made
 
 
 def _study(
