@@ -44,7 +44,7 @@ def main() -> None:
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "round-trip": lambda options: round_trip(options.real_data),
     "scale": lambda options: scale(options.subjects),
-    "throughput": lambda options: throughput(max(options.subjects // 10, 100)),
+    "throughput": lambda options: throughput(max(options.subjects // 20, 100)),
     "reading": lambda _: reading(),
 }
 

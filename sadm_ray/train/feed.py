@@ -85,38 +85,47 @@ class Feed:
                 self.settings.batch_size // self.world,
                 step_seed(self.seed, pool.number, self.rank),
             )
-            frames = torch.from_numpy(sequences.frames)
-            if self.device.type == "cuda":
-                frames = frames.pin_memory()
             for chosen in order[skipped:]:
-                yield self._batch(frames, sequences, chosen)
+                yield self._batch(sequences, chosen)
             skipped = 0
 
     def _pools(self) -> Iterator[Pool]:
         return pools(self.study.names("train"), self.settings, self.seed, self.rank, self.world)
 
     def _read(self, wanted: Sequence[Pool]) -> Iterator[Sequences]:
-        """One Ray Data execution for the rest of the run, which reads ahead."""
+        """One Ray Data execution for the rest of the run, which reads a pool or two ahead."""
         import ray.data
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        context.execution_options.preserve_order = True
+        options = context.execution_options
+        options.preserve_order = True
+        if wanted:  # else it reads as far ahead as the object store has room, which all workers share
+            pool_bytes = max(len(pool.subjects) for pool in wanted) * self._row_bytes()
+            options.resource_limits = options.resource_limits.copy(object_store_memory=2 * pool_bytes + (64 << 20))
         subjects = [name for pool in wanted for name in pool.subjects]
         rows = iter(rows_of(self.study, subjects, blocks=len(wanted), cpus=0.5).iter_rows())
         for pool in wanted:
             yield stack([parse_row(row) for row in islice(rows, len(pool.subjects))], self.covariates)
 
-    def _batch(self, frames: torch.Tensor, sequences: Sequences, chosen: np.ndarray) -> Batch:
-        def to_device(array: np.ndarray | None) -> torch.Tensor | None:
-            return None if array is None else torch.from_numpy(array[chosen]).to(self.device)
+    def _row_bytes(self) -> int:
+        """About what a subject takes as it is stored; of a study that keeps all visits, with sixteen of them."""
+        d, h, w = self.study.shape
+        return (self.study.frames or 16) * d * h * w * 2
+
+    def _batch(self, sequences: Sequences, chosen: np.ndarray) -> Batch:
+        def on_device(array: np.ndarray) -> torch.Tensor:
+            taken = torch.from_numpy(array[chosen])
+            if self.device.type == "cuda":
+                taken = taken.pin_memory()
+            return taken.to(self.device, non_blocking=True)
 
         return Batch(
-            frames[chosen].to(self.device, non_blocking=True),
-            torch.from_numpy(sequences.present[chosen]).to(self.device),
-            torch.from_numpy(sequences.times[chosen]).to(self.device),
-            to_device(sequences.covariates),
-            to_device(sequences.visit_covariates),
+            on_device(sequences.frames),
+            on_device(sequences.present),
+            on_device(sequences.times),
+            None if sequences.covariates is None else on_device(sequences.covariates),
+            None if sequences.visit_covariates is None else on_device(sequences.visit_covariates),
         )
 
 
