@@ -1,6 +1,6 @@
 """The command line. It imports heavy things inside its commands, and alone maps errors to exit codes.
 
-0 fine · 1 a bug of ours · 2 usage or settings · 3 data
+0 fine · 1 a bug of ours · 2 usage or settings · 3 data · 130, 143 interrupted
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import typer
 
 from sadm_ray import __version__
 from sadm_ray.config_file import dump_settings, load_settings
-from sadm_ray.errors import DataError, UserError
+from sadm_ray.errors import DataError, Stopped, UserError
 
 app = typer.Typer(
     help="Sequence-aware diffusion for longitudinal 3D scans: generate the visits that were never scanned.",
@@ -190,6 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for problem in getattr(error, "problems", ()):
             print(f"  {problem}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)

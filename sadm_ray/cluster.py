@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sadm_ray.config import Settings
+from sadm_ray.config import Settings, is_url
 from sadm_ray.errors import ConfigError
 
 QUIET = {
@@ -84,6 +85,34 @@ def _connect(settings: Settings) -> None:
             **quiet,
         )
     _quieten()
+
+
+def require_shared(location: str, key: str, mend: str) -> None:
+    """Raise ConfigError when Ray has several machines and not every one sees this folder, a path or a URL.
+
+    Nothing would fail by itself: each machine would write into a folder of its own.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if is_url(location) or len(nodes) < 2:
+        return
+    Path(location).mkdir(parents=True, exist_ok=True)
+    mark = Path(location) / f".seen-{uuid.uuid4().hex}"
+    mark.touch()
+    try:
+        seen = {
+            node["NodeManagerAddress"]: ray.remote(num_cpus=0)(Path.exists)
+            .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True))
+            .remote(mark)
+            for node in nodes
+        }
+        blind = [address for address, answer in seen.items() if not ray.get(answer, timeout=60)]
+    finally:
+        mark.unlink()
+    if blind:
+        raise ConfigError(f"{key}: {location} is not seen by {', '.join(blind)}; {mend}, must be named")
 
 
 @contextmanager

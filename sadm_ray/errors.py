@@ -18,6 +18,12 @@ class UserError(Exception):
         super().__init__(" ".join(message.splitlines()))
 
 
+class Stopped(KeyboardInterrupt):
+    """Somebody asked the job to end (SIGTERM): it saved what it had and left. The message is one line."""
+
+    exit_code = 143
+
+
 class ConfigError(UserError):
     """A setting, an option or an argument is wrong (exit code 2)."""
 

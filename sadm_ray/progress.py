@@ -6,6 +6,7 @@ serve Train, Tune and Data, and nothing is printed from inside the mathematics.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -18,16 +19,20 @@ from ray.actor import ActorHandle
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+log = logging.getLogger(__name__)
+
 LINE_SECONDS = 15.0
 POLL_SECONDS = 0.5
 
 Reporter: TypeAlias = ActorHandle
-"""What workers hold: `reporter.add.remote(1)` or `reporter.reach.remote(step, "loss 0.12")`."""
+"""What workers hold: `reporter.add.remote(1)`, `reporter.reach.remote(step, "loss 0.12")`, and `reporter.say.remote(…)`
+for a line that people have to see."""
 
 
 class _Counter:
     def __init__(self) -> None:
         self.done, self.note = 0, ""
+        self.lines: list[str] = []
 
     def add(self, count: int, note: str = "") -> None:
         self.done += count
@@ -36,8 +41,12 @@ class _Counter:
     def reach(self, done: int, note: str = "") -> None:
         self.done, self.note = done, note
 
-    def state(self) -> tuple[int, str]:
-        return self.done, self.note
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def state(self) -> tuple[int, str, list[str]]:
+        lines, self.lines = self.lines, []
+        return self.done, self.note, lines
 
 
 @contextmanager
@@ -66,9 +75,12 @@ def _states(counter: Any, stop: threading.Event) -> Iterator[tuple[int, str]]:
     while not last:
         last = stop.wait(POLL_SECONDS)
         try:
-            yield ray.get(counter.state.remote(), timeout=5)
+            done, note, lines = ray.get(counter.state.remote(), timeout=5)
         except ray.exceptions.RayError:  # the counter went with its node: the work itself will say so if it matters
             return
+        for line in lines:
+            log.warning("%s", line)
+        yield done, note
 
 
 def _bar(title: str, total: int, states: Iterator[tuple[int, str]]) -> Iterator[None]:

@@ -4,7 +4,7 @@ Every step reads what the one before left in the run's folder and writes its own
 
     study/        the phantom's NIfTI, when no study is given
     shards/       Parquet by split, and _study.json
-    model/        the trained model; model.ray/ is Ray Train's own
+    model/        the trained model; model.ray/ has its checkpoints (unless `train.storage` names a place)
     tuned.yaml    the sweep's best sampling settings; sweeps/ is Ray Tune's own
     generated/    NIfTI and predictions
     evaluation/   metrics and tables

@@ -45,7 +45,7 @@ def test_overrides_go_on_top_of_the_file(tmp_path: Path) -> None:
         ("=3", "an override is written key=value"),
         ("train.steps=[1", "train.steps: the value .* is not valid YAML"),
         ("data.shape=[7,32,32]", "data.shape: d is 7, .* the nearest size that fits is 8, or"),
-        ("train.batch_size=15", "train.batch_size: 15 cannot be shared equally by 2 workers"),
+        ("train.workers=17", "train: 17 workers cannot share batch_size 16"),
         ("data.split.val=0.9", "must stay below 1"),
         ("run.name=../elsewhere", "run.name: use letters"),
         ("generate.tasks=[{name: a, observed: [0], targets: [8]}]", "frame 8 of 'a' lies outside the 8 frames"),

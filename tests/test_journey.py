@@ -26,7 +26,7 @@ def settings_for(folder: Path, **train: Any) -> Settings:
             "conditioner": {"widths": [8, 16], "heads": 2, "layers": 1, "channels": 4},
             "denoiser": {"widths": [16, 16], "blocks": 1, "heads": 2},
         },
-        "train": {"steps": 4, "batch_size": 4, "workers": 2, "checkpoint_every": 2, "log_every": 1, **train},
+        "train": {"schedule": "constant", "steps": 4, "batch_size": 4, "checkpoint_every": 2, "log_every": 1, **train},
         "tune": {"trials": 3, "subjects": 2, "num_steps": [1, 2]},
         "generate": {
             "samples": 2,
@@ -132,7 +132,7 @@ def test_the_same_command_again_goes_on_where_it_was(journey: dict[str, Any]) ->
     # Steps 1 to 4 were not done again: MLflow would have their points twice.
     history = [step for step, _ in step_history(longer, "train", "loss")]
     assert history == [1, 2, 3, 4, 5, 6]
-    states = (before.run_dir / "model.ray" / "train").glob("checkpoint_*/state.json")
+    states = (before.run_dir / "model.ray" / "checkpoints").glob("checkpoint-*/state.json")
     assert max(json.loads(state.read_text())["step"] for state in states) == 6
     # And once it is done, again is nothing at all.
     weights = (before.run_dir / "model" / "model.safetensors").read_bytes()

@@ -21,12 +21,10 @@ from sadm_ray.config.data import (
     is_url,
 )
 from sadm_ray.config.jobs import (
-    AugmentSettings,
     EvaluateSettings,
     GenerateSettings,
     SamplingSettings,
     TaskSettings,
-    TrainSettings,
     TuneSettings,
 )
 from sadm_ray.config.model import (
@@ -37,6 +35,7 @@ from sadm_ray.config.model import (
     ModelSettings,
     check_prediction,
 )
+from sadm_ray.config.train import AugmentSettings, TrainSettings, ValidationSettings
 
 __all__ = [
     "SAFE_NAME",
@@ -68,6 +67,7 @@ __all__ = [
     "TrackingSettings",
     "TrainSettings",
     "TuneSettings",
+    "ValidationSettings",
     "check_prediction",
     "flatten",
     "is_url",
@@ -126,10 +126,6 @@ class Settings(Section):
                     f"the nearest size that fits is {max(round(size / patch), 1) * patch}, or set model.pad=true"
                 )
         check_prediction(self.model, self.diffusion)
-        if self.train.batch_size % self.train.workers:
-            raise ValueError(
-                f"train.batch_size: {self.train.batch_size} cannot be shared equally by {self.train.workers} workers"
-            )
         for task in self.generate.tasks:
             for frame in (*task.observed, *task.targets):
                 if self.data.frames is not None and not -self.data.frames <= frame < self.data.frames:

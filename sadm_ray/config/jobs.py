@@ -1,4 +1,4 @@
-"""Settings of the jobs: training, sampling, the sweep, generation and evaluation."""
+"""Settings of the jobs after training: sampling, the sweep, generation and evaluation."""
 
 from __future__ import annotations
 
@@ -7,44 +7,6 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sadm_ray.config.base import Fraction, Name, Positive, Precision, SamplerName, Section
-
-
-class AugmentSettings(Section):
-    """Changes that leave anatomy plausible, the same for all frames of a sequence: all off by default.
-
-    `flip`: how often each axis (d h w) is mirrored. `shift`: up to this fraction of each axis, the border repeated.
-    `gain` and `offset`: intensities times 1 ± gain, plus ± offset.
-    """
-
-    flip: tuple[Fraction, Fraction, Fraction] = (0.0, 0.0, 0.0)
-    shift: tuple[Fraction, Fraction, Fraction] = (0.0, 0.0, 0.0)
-    gain: Fraction = 0.0
-    offset: Fraction = 0.0
-
-
-class TrainSettings(Section):
-    """How the model is trained. `batch_size` is over all workers together."""
-
-    steps: Positive = 400
-    batch_size: Positive = 16
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    warmup_steps: Annotated[int, Field(ge=0)] = 50
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    condition_dropout: Fraction = 0.1
-    imputation: Fraction = 0.3  # how often later frames are observed too
-    subjects_in_memory: Positive = 64  # per worker: the pool from which batches are drawn
-    targets_per_subject: Positive = 50  # drawn from a subject each time it is read
-    augment: AugmentSettings = AugmentSettings()
-    workers: Positive = 2
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    precision: Precision = "float32"
-    compile: bool = False  # the denoiser, by torch.compile
-    recompute_activations: bool = False  # in the backward pass: less memory, more time
-    checkpoint_every: Positive = 200
-    log_every: Positive = 20
-    max_failures: Annotated[int, Field(ge=0)] = 2
 
 
 class SamplingSettings(Section):

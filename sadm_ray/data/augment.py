@@ -10,32 +10,28 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sadm_ray.config import AugmentSettings
+from sadm_ray.data.chance import Chance
 
 
 def augment(
-    frames: Float[Tensor, "b t c d h w"], settings: AugmentSettings, generator: torch.Generator
+    frames: Float[Tensor, "b t c d h w"], settings: AugmentSettings, chance: Chance
 ) -> Float[Tensor, "b t c d h w"]:
     """Flip, shift and rescale each sequence by draws of its own.
 
     Args:
-        generator: all randomness comes from it; nothing is drawn for what is switched off.
+        chance: of these samples, on their device.
     """
-    batch = len(frames)
-
-    def uniform(count: int = 1) -> Float[Tensor, "b n"]:
-        return torch.rand((batch, count), generator=generator, device=generator.device).to(frames.device)
-
     if any(settings.flip):
-        frames = _flipped(frames, uniform(3) < torch.tensor(settings.flip, device=frames.device))
+        frames = _flipped(frames, chance.uniform("flip", 3) < torch.tensor(settings.flip, device=frames.device))
     if any(settings.shift):
         reach = torch.tensor(
             [fraction * size for fraction, size in zip(settings.shift, frames.shape[-3:], strict=True)],
             device=frames.device,
         )
-        frames = _shifted(frames, ((2 * uniform(3) - 1) * reach).round().long())
+        frames = _shifted(frames, ((2 * chance.uniform("shift", 3) - 1) * reach).round().long())
     if settings.gain or settings.offset:
-        gain, offset = 1 + settings.gain * (2 * uniform() - 1), settings.offset * (2 * uniform() - 1)
-        frames = frames * gain.view(batch, 1, 1, 1, 1, 1) + offset.view(batch, 1, 1, 1, 1, 1)
+        gain, offset = (2 * chance.uniform("intensity", 2, 1, 1, 1, 1, 1) - 1).unbind(dim=1)
+        frames = frames * (1 + settings.gain * gain) + settings.offset * offset
     return frames
 
 

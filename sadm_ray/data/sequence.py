@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
+
+from sadm_ray.data.chance import Chance
 
 
 @dataclass(frozen=True)
@@ -20,28 +22,26 @@ class Question:
     target: Int[Tensor, " b"]
 
 
-def draw_question(present: Bool[Tensor, "b t"], generator: torch.Generator, imputation: float = 0.0) -> Question:
+def draw_question(present: Bool[Tensor, "b t"], chance: Chance, imputation: float = 0.0) -> Question:
     """Draw a target among the present frames after the first, and which frames are observed (paper, section 2.3).
 
     The first present frame is always observed. How many of the others are is uniform: each sequence draws a
     probability and each of its frames then obeys it, so that one frame alone and all of them are both common.
 
     Args:
-        present: which slots hold a frame, at least two a sequence.
+        present: which slots hold a frame, at least two a sequence. Absent ones at the end change nothing.
+        chance: of these samples, on their device.
         imputation: probability that frames later than the target may be observed too.
     """
-    batch, slots = present.shape
+    slots = present.shape[1]
     index = torch.arange(slots, device=present.device)
     first = present.int().argmax(dim=1)
 
-    def uniform(*shape: int) -> Float[Tensor, "*shape"]:
-        return torch.rand(shape, generator=generator, device=generator.device).to(present.device)
-
     eligible = present & (index > first[:, None])
-    target = torch.where(eligible, uniform(batch, slots), -1.0).argmax(dim=1)
-    chosen = present & (uniform(batch, slots) < uniform(batch, 1))
+    target = torch.where(eligible, chance.uniform("target", slots), -1.0).argmax(dim=1)
+    chosen = present & (chance.uniform("observed", slots) < chance.uniform("how many", 1))
     earlier, later = index < target[:, None], index > target[:, None]
-    allowed = earlier | (later & (uniform(batch, 1) < imputation))
+    allowed = earlier | (later & (chance.uniform("later", 1) < imputation))
     return Question(observed=(chosen & allowed) | (index == first[:, None]), target=target)
 
 

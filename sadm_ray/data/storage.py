@@ -56,6 +56,11 @@ class Storage:
             return path or self.location
         return f"{self.location.rstrip('/')}/{path}"
 
+    @property
+    def resolved(self) -> tuple[fs.FileSystem, str]:
+        """The folder as pyarrow and Ray want it: a file system and a path in it."""
+        return self._resolve("")
+
     def entries(self) -> list[Entry]:
         """All files below the folder, in the order of their paths.
 
@@ -125,6 +130,20 @@ class Storage:
         system, base = self._resolve(folder)
         infos = system.get_file_info(fs.FileSelector(base, allow_not_found=True))
         return [f"{folder}/{info.base_name}" for info in infos if info.type == fs.FileType.File]
+
+    def folders(self, folder: str = "") -> list[str]:
+        """The names of the folders right in a folder; none: no folder."""
+        system, base = self._resolve(folder)
+        infos = system.get_file_info(fs.FileSelector(base, allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder below this one, with all that is in it, if it is there."""
+        if not folder.strip("/"):
+            raise ValueError("the folder itself is not removed")
+        system, full = self._resolve(folder)
+        if system.get_file_info(full).type == fs.FileType.Directory:
+            system.delete_dir(full)
 
     def keep_only(self, folder: str, kept: Container[str]) -> None:
         """Remove every other file of a folder."""

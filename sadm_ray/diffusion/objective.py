@@ -1,29 +1,17 @@
-"""The training objective: the squared error of v̂ over stratified noise levels, weighted, with condition dropout."""
+"""The training objective: the squared error of v̂, weighted by the noise level."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from sadm_ray.diffusion.prediction import Volume
 from sadm_ray.diffusion.schedule import alpha_sigma, per_sample
 
 Weighting = Literal["v", "min-snr", "sigmoid"]
-
-
-def stratified_times(batch: int, generator: torch.Generator, device: torch.device) -> Float[Tensor, " b"]:
-    """One t in each of `batch` equal parts of [0, 1]: less variance than independent draws (VDM, appendix I)."""
-    offset = torch.rand((), generator=generator, device=generator.device)
-    even = torch.arange(batch, device=generator.device) / batch
-    return ((even + offset) % 1.0).to(device)
-
-
-def dropped(batch: int, probability: float, generator: torch.Generator, device: torch.device) -> Bool[Tensor, " b"]:
-    """Which samples train the unconditional model: their condition is replaced by the null one."""
-    return (torch.rand(batch, generator=generator, device=generator.device) < probability).to(device)
 
 
 def velocity_loss(v_hat: Volume, x: Volume, eps: Volume, log_snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:

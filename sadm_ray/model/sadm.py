@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from sadm_ray.config import DiffusionSettings, ModelSettings, SamplingSettings, Section, Shape, check_prediction
 from sadm_ray.diffusion.guidance import EVERYWHERE, guide
-from sadm_ray.diffusion.objective import dropped, loss_weight, stratified_times, velocity_loss
+from sadm_ray.diffusion.objective import loss_weight, velocity_loss
 from sadm_ray.diffusion.posterior import gaussian_v
 from sadm_ray.diffusion.prediction import diffuse, to_v, to_x
 from sadm_ray.diffusion.rollout import rollout_order
@@ -75,28 +75,28 @@ class Sadm(nn.Module):
         times: Float[Tensor, "b t"],
         target: Float[Tensor, "b c d h w"],
         target_time: Float[Tensor, " b"],
-        generator: torch.Generator,
-        condition_dropout: float = 0.1,
+        t: Float[Tensor, " b"],
+        eps: Float[Tensor, "b c D H W"],
+        unconditional: Bool[Tensor, " b"] | None = None,
         covariates: Float[Tensor, "b n"] | None = None,
         visit_covariates: Float[Tensor, "b t m"] | None = None,
     ) -> Float[Tensor, " b"]:
-        """The training loss of each sample (before averaging), at a noise level drawn for it.
+        """The training loss of each sample (before averaging). Nothing is drawn here.
 
         Args:
-            generator: on the device of the model.
-            condition_dropout: the probability of training the unconditional model on a sample.
+            t: how far each sample is on the way to noise, in [0, 1].
+            eps: the noise, of the size that `noise_size` says.
+            unconditional: the samples that train the unconditional model, their condition replaced by the null one.
             covariates, visit_covariates: as in `generate`.
         """
-        batch, device = len(target), target.device
         frames, target = self._padded(frames), self._padded(target)
         features = self.conditioner.encode(frames, observed)
         reference = self._reference(frames, observed, times, target_time)
         condition = self.conditioner(features, observed, times, target_time, reference, covariates, visit_covariates)
-        unconditional = dropped(batch, condition_dropout, generator, device)
-        condition = torch.where(unconditional[:, None, None, None, None], 0.0, condition)
+        if unconditional is not None:
+            condition = torch.where(unconditional[:, None, None, None, None], 0.0, condition)
         x = self.target.encode(target, reference)
-        log_snr = self.schedule.log_snr(stratified_times(batch, generator, device))
-        eps = torch.randn(x.shape, generator=generator, device=device)
+        log_snr = self.schedule.log_snr(t)
         z = diffuse(x, eps, log_snr)
         loss = velocity_loss(self._velocity(z, log_snr, condition), x, eps, log_snr)
         process = self.config.diffusion
@@ -170,6 +170,11 @@ class Sadm(nn.Module):
                 visit_covariates,
             )
         return generated[..., :d, :h, :w]
+
+    def noise_size(self, volume: Sequence[int]) -> tuple[int, int, int, int]:
+        """The size c d h w of the noise of one volume d h w: the patches may need more voxels than it has."""
+        d, h, w = (size + -size % patch for size, patch in zip(volume, self.config.model.patch, strict=True))
+        return self.config.channels, d, h, w
 
     def recompute_activations(self, wanted: bool = True) -> None:
         """Whether training computes activations again rather than keep them: less memory, more time."""

@@ -1,40 +1,138 @@
-"""What a training run is, on disk: the model, its EMA, the optimizer and where it stands.
+"""The checkpoints of a run: folders that are whole or not there, on any storage.
 
-ema/config.json, ema/model.safetensors     what is used afterwards (`Sadm.from_pretrained`)
-weights.safetensors                        what training goes on from
-optimizer.pt                               tensors and numbers only: read with weights_only
-state.json                                 the step
+    checkpoint-00000200/
+      config.json             the model's own
+      weights.safetensors     what training goes on from
+      ema-<decay>.safetensors the averages: what is used afterwards
+      optimizer.safetensors   its moments
+      state.json              where training stands, settings, digests, versions
+      manifest.json           size and SHA-256 of each file; written last, which makes the checkpoint one
+    best/                     the same few files for the average that did best in validation
+
+Randomness needs no file: it follows from the seed and the step (`sadm_ray.data.chance`). Ray Train's own checkpoints
+are not used: they have no checksums, the newest may be forgotten when the driver dies, and a write that fails ends the
+run.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from pathlib import Path
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import torch
-from safetensors.torch import load_model, save_model
-from torch.optim.swa_utils import AveragedModel
+from safetensors.torch import load, save
 
-from sadm_ray.model.sadm import WEIGHTS, Sadm
+from sadm_ray.data.storage import Storage
+from sadm_ray.errors import DataError
+from sadm_ray.model.sadm import CONFIG, SadmConfig
+from sadm_ray.train.learner import State
 
-EMA = "ema"
+log = logging.getLogger(__name__)
 
-
-def save_checkpoint(folder: Path, model: Sadm, ema: AveragedModel, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write everything into `folder`; `model` is the unwrapped one, `step` the number of steps done."""
-    save_model(model, str(folder / "weights.safetensors"))
-    average = ema.module
-    assert isinstance(average, Sadm)  # noqa: S101  (what `averaged` was made of)
-    average.save_pretrained(folder / EMA)
-    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-    (folder / "state.json").write_text(json.dumps({"step": step, "averaged": int(ema.n_averaged)}), encoding="utf-8")
+STATE, MANIFEST, BEST = "state.json", "manifest.json", "best"
+_NAME = re.compile(r"checkpoint-(\d{8,})")
 
 
-def load_checkpoint(folder: Path, model: Sadm, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> int:
-    """Put back what `save_checkpoint` wrote; returns the number of steps done."""
-    load_model(model, str(folder / "weights.safetensors"))
-    load_model(ema.module, str(folder / EMA / WEIGHTS))
-    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    ema.n_averaged.fill_(state["averaged"])
-    return int(state["step"])
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that was found whole: its folder, and what `state.json` tells."""
+
+    storage: Storage
+    folder: str
+    told: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """How many steps were done."""
+        return int(self.told["step"])
+
+    def read(self, name: str) -> bytes:
+        """One of its files."""
+        return self.storage.read(f"{self.folder}/{name}")
+
+    def tensors(self) -> State:
+        """All that `Learner.state` told."""
+        manifest = json.loads(self.read(MANIFEST))
+        files = [name for name in manifest if name.endswith(".safetensors")]
+        return {name.removesuffix(".safetensors"): load(self.read(name)) for name in files}
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        location: their folder, local or a URL.
+        keep: how many of the newest are kept.
+        warn: is given one line when a damaged checkpoint is passed over.
+    """
+
+    def __init__(self, location: str, keep: int = 2, warn: Callable[[str], None] = log.warning) -> None:
+        self.storage, self._keep, self._warn = Storage(location), keep, warn
+
+    def write(self, config: SadmConfig, state: State, told: Mapping[str, Any], folder: str | None = None) -> None:
+        """Write a checkpoint of the step that `told` names, or the one called `folder`; then remove older ones.
+
+        Raises:
+            OSError: the storage is full or out of reach. Those that were there are untouched.
+        """
+        folder = folder or f"checkpoint-{told['step']:08d}"
+        self.storage.delete(f"{folder}/{MANIFEST}")  # of an earlier one of this name: it is no more whole
+        manifest = {}
+
+        def put(name: str, content: bytes) -> None:
+            self.storage.write(f"{folder}/{name}", content)
+            manifest[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+        put(CONFIG, config.model_dump_json(indent=2).encode())
+        for name, tensors in state.items():
+            put(f"{name}.safetensors", save(tensors))
+        put(STATE, json.dumps(told, indent=2).encode())
+        self.storage.write(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=2).encode())
+        if folder != BEST:
+            for old in self._folders()[self._keep :]:
+                self.storage.remove(old)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest that is whole; a damaged one is told of and the one before is taken.
+
+        Raises:
+            DataError: there are some, all of them damaged.
+        """
+        folders = self._folders()
+        for folder in folders:
+            found = self.verified(folder)
+            if found is not None:
+                return found
+        if folders:
+            raise DataError(
+                f"{self.storage.where()}: every checkpoint in it is damaged; take another run.name, or remove the "
+                "folder to begin anew"
+            )
+        return None
+
+    def verified(self, folder: str) -> Checkpoint | None:
+        """The checkpoint in this folder, if it is whole: what its files hold is what was written."""
+        try:
+            manifest = json.loads(self.storage.read(f"{folder}/{MANIFEST}"))
+            for name, facts in manifest.items():
+                content = self.storage.read(f"{folder}/{name}")
+                if hashlib.sha256(content).hexdigest() != facts["sha256"]:
+                    raise ValueError(f"{name} is not what was written")  # noqa: TRY301
+            return Checkpoint(self.storage, folder, json.loads(self.storage.read(f"{folder}/{STATE}")))
+        except FileNotFoundError as error:
+            if str(error.filename or error).endswith(MANIFEST) or MANIFEST in str(error):
+                return None  # writing it was interrupted: that is no damage
+            reason: Exception = error
+        except (OSError, ValueError, KeyError) as error:
+            reason = error
+        line = str(reason).splitlines()[0]
+        self._warn(f"{self.storage.where(folder)}: a damaged checkpoint ({line}); going on from the one before")
+        return None
+
+    def _folders(self) -> list[str]:
+        """Of all checkpoints, also unfinished ones, the newest first."""
+        return sorted((name for name in self.storage.folders() if _NAME.fullmatch(name)), reverse=True)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
 
-from sadm_ray.config import Settings, flatten
+from sadm_ray.cluster import require_shared
+from sadm_ray.config import Settings, flatten, is_url
+from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import Study
-from sadm_ray.errors import ConfigError, DataError
-from sadm_ray.model.sadm import CONFIG, Sadm, SadmConfig
+from sadm_ray.errors import ConfigError, DataError, Stopped
+from sadm_ray.model.sadm import CONFIG, WEIGHTS, Sadm, SadmConfig
 from sadm_ray.progress import progress
 from sadm_ray.tracking import TrackedRun
-from sadm_ray.train.checkpoint import EMA
+from sadm_ray.train.checkpoint import BEST, Checkpoint, Checkpoints
+from sadm_ray.train.control import control
+from sadm_ray.train.learner import ema_name
 from sadm_ray.train.loop import Work, train_worker
+from sadm_ray.train.standing import refuse_changes
+
+_RESIZE_SECONDS = 30.0
+"""How often an elastic run looks whether there is room for another worker; each change costs a restart."""
 
 
 @dataclass(frozen=True)
@@ -41,70 +49,125 @@ def model_config(settings: Settings, study: Study) -> SadmConfig:
     return SadmConfig(shape=study.shape, model=model, diffusion=settings.diffusion, preparation=study.preparation)
 
 
+def checkpoints_folder(settings: Settings) -> str:
+    """Where the checkpoints of this run are kept: a folder or a URL."""
+    if settings.train.storage is None:
+        return str(settings.run_dir / "model.ray" / "checkpoints")
+    return f"{settings.train.storage.rstrip('/')}/{settings.run.name}/checkpoints"
+
+
 def train_model(settings: Settings, study: Study, out: Path, tracked: TrackedRun) -> Trained:
     """Train on the shards' training subjects; run again, it goes on from the newest checkpoint.
 
     Args:
-        out: the trained EMA model is put there; Ray Train's own files lie beside it, in `<out>.ray`.
+        out: the trained model is put there: the average that did best in validation, if there are several.
 
     Raises:
-        ConfigError: more workers than subjects, or a GPU asked for that is not there.
+        ConfigError: a GPU asked for that is not there, storage that not every node sees, or settings other than those
+            that the run was begun with.
+        DataError: training broke down, or its last checkpoint cannot be written.
+        Stopped: SIGTERM; a checkpoint was saved.
     """
-    workers = settings.train.workers
-    subjects = len(study.names("train"))
-    if subjects < workers:
-        raise ConfigError(f"train.workers: {workers} workers cannot share {subjects} training subjects; use fewer")
+    study.names("train")  # or a clear line that there is nobody
     config = model_config(settings, study)
+    location = checkpoints_folder(settings)
+    checkpoints = Checkpoints(location)
+    refuse_changes(settings, study, config, checkpoints.storage)
     facts = Sadm(config).describe()
-    tracked.params(facts)
-    storage = out.with_name(out.name + ".ray")
-    _refuse_other_model(config, storage)
-    with progress("train", settings.train.steps) as reporter:
-        work = Work(settings.seed, study, config, settings.train, tracked, reporter)
+    tracked.params(facts | flatten(settings.train, "train.") | {"study.digest": study.digest})
+    tracked.dataset(Path(study.location).name, study.content[:36], study.location, _profile(study))
+    newest = checkpoints.newest()
+    if newest is None or (newest.step < settings.train.steps and not newest.told["finished"]):
+        newest = _train(settings, study, config, location, tracked)
+    _export(newest, settings, out)
+    told = {"step": newest.step, "epoch": newest.told["epoch"], **newest.told["validated"]}
+    tracked.tags({"checkpoint": f"{newest.storage.where(newest.folder)}"})
+    tracked.register(out, settings.run.name, {"digest": _digest(newest), "study": study.digest[:36]})
+    return Trained(out, facts | told)
+
+
+def _train(settings: Settings, study: Study, config: SadmConfig, location: str, tracked: TrackedRun) -> Checkpoint:
+    use_gpu = _use_gpu(settings)
+    require_shared(location, "train.storage", "a folder that all nodes share, or a URL")
+    require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
+    train = settings.train
+    with progress("train", train.steps) as reporter, control() as controlled, tracked.for_workers() as remote:
+        work = Work(settings, study, config, location, remote, reporter, controlled)
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"work": work},
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=_use_gpu(settings)),
+            scaling_config=ScalingConfig(
+                num_workers=train.workers if train.min_workers is None else (train.min_workers, train.workers),
+                use_gpu=use_gpu,
+                elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
+            ),
             run_config=RunConfig(
                 name="train",
-                storage_path=str(storage),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
-                failure_config=FailureConfig(max_failures=settings.train.max_failures),
+                failure_config=FailureConfig(max_failures=train.max_failures),
+                **_rays_own(location),
             ),
         )
-        result = trainer.fit()
-    if result.checkpoint is None:
+        try:
+            trainer.fit()
+        except TrainingFailedError:
+            if ray.get(controlled.failure.remote()) is None:
+                raise
+        failure = ray.get(controlled.failure.remote())
+        stopping = ray.get(controlled.stopping.remote())
+    if failure is not None:
+        raise failure
+    newest = Checkpoints(location).newest()
+    if newest is None:
         raise RuntimeError("training ended without a checkpoint")
-    with result.checkpoint.as_directory() as folder:
-        shutil.copytree(Path(folder) / EMA, out, dirs_exist_ok=True)
-    tracked.artifact(out, "model")
-    return Trained(out, facts)
+    if not newest.told["finished"] and newest.step < train.steps:
+        if not stopping:
+            raise RuntimeError(f"training ended at step {newest.step} of {train.steps}")
+        raise Stopped(f"stopped after step {newest.step} of {train.steps}, which is saved; run the same command again")
+    return newest
 
 
-def _refuse_other_model(config: SadmConfig, storage: Path) -> None:
-    """A run goes on with the model that it began with, or not at all."""
-    file = storage / CONFIG
-    if file.exists():
-        begun = flatten(SadmConfig.model_validate_json(file.read_text(encoding="utf-8")))
-        changed = [
-            f"{key} ({begun.get(key)} before, {value} now)"
-            for key, value in flatten(config).items()
-            if value != begun.get(key)
-        ]
-        if changed:
-            raise ConfigError(
-                f"run.name: {storage.parent.name} was begun with another model: {', '.join(changed)}; "
-                f"take another run.name, or remove {storage} to begin anew"
-            )
-    storage.mkdir(parents=True, exist_ok=True)
-    file.write_text(config.model_dump_json(indent=2), encoding="utf-8")
+def _rays_own(location: str) -> dict[str, Any]:
+    """Where Ray Train keeps what it needs itself: beside our checkpoints."""
+    system, path = Storage(location.rsplit("/", 1)[0] if is_url(location) else str(Path(location).parent)).resolved
+    return {"storage_path": path, "storage_filesystem": system} if is_url(location) else {"storage_path": path}
+
+
+def _export(newest: Checkpoint, settings: Settings, out: Path) -> None:
+    """Put the model for use in `out`: the chosen average as model.safetensors, and each by its own name."""
+    names = [ema_name(decay) for decay in settings.train.ema_decays]
+    source = newest
+    if settings.train.validation.patience is not None:
+        source = Checkpoints(newest.storage.location).verified(BEST) or newest
+    losses = {name: newest.told["validated"].get(f"val_loss/{name}", float("inf")) for name in names}
+    chosen = min(names, key=losses.__getitem__)  # the first, where nothing was validated
+    target = Storage(str(out))
+    target.write(CONFIG, source.read(CONFIG))
+    for name in names:
+        if len(names) > 1:
+            target.write(f"{name}.safetensors", source.read(f"{name}.safetensors"))
+    target.write(WEIGHTS, source.read(f"{chosen}.safetensors"))
+
+
+def _profile(study: Study) -> dict[str, Any]:
+    return {
+        "subjects": {split: len(names) for split, names in study.subjects.items()},
+        "frames": study.frames,
+        "shape": list(study.shape),
+        "time_unit": study.time_unit,
+        "digest": study.digest,
+    }
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    return f"{checkpoint.step}-{checkpoint.told['study']['digest'][:16]}"
 
 
 def _use_gpu(settings: Settings) -> bool:
-    available = ray.cluster_resources().get("GPU", 0)
-    if settings.train.device == "gpu" and available < settings.train.workers:
+    available, train = ray.cluster_resources().get("GPU", 0), settings.train
+    wanted = train.min_workers or train.workers
+    if train.device == "gpu" and available < wanted:
         raise ConfigError(
-            f"train.device: {settings.train.workers} workers want a GPU each, the cluster has {available:g}; "
+            f"train.device: {wanted} workers want a GPU each, the cluster has {available:g}; "
             "use device=cpu, device=auto or fewer workers"
         )
-    return settings.train.device != "cpu" and available >= settings.train.workers
+    return train.device != "cpu" and available >= wanted

@@ -1,22 +1,28 @@
-"""One training step: plain PyTorch that knows nothing of Ray."""
+"""One training step: plain PyTorch that knows nothing of Ray.
+
+Its result does not depend on how many workers share the batch, nor on how many samples they take at a time: what is
+random follows from a sample's place in the whole batch (`Chance`), and gradients are sums over samples.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from sadm_ray.config import TrainSettings
 from sadm_ray.data.augment import augment
+from sadm_ray.data.chance import Chance
 from sadm_ray.data.sequence import draw_question, take
 from sadm_ray.model.precision import autocast
+from sadm_ray.train.guard import Guard
+from sadm_ray.train.learner import Learner
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
+LEVELS = 5
+"""The noise levels t in [0, 1] are told apart in so many equal parts."""
 
 
 @dataclass(frozen=True)
@@ -29,78 +35,114 @@ class Batch:
     covariates: Float[Tensor, "b n"] | None = None
     visit_covariates: Float[Tensor, "b t m"] | None = None
 
+    def part(self, chosen: slice) -> Batch:
+        """Some of the sequences."""
+        covariates, visits = self.covariates, self.visit_covariates
+        return Batch(
+            self.frames[chosen],
+            self.present[chosen],
+            self.times[chosen],
+            None if covariates is None else covariates[chosen],
+            None if visits is None else visits[chosen],
+        )
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed for one step of one worker: all its randomness starts here, so a resume needs no saved generators."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+@dataclass(frozen=True)
+class Measured:
+    """What a worker saw in a step, still on its device.
+
+    Attributes:
+        losses: of each of its samples.
+        t: their noise levels.
+        grad_norm: of the whole batch, before clipping.
+        used: whether the step was taken; else the gradients were bad (`Guard`).
+    """
+
+    losses: Float[Tensor, " b"]
+    t: Float[Tensor, " b"]
+    grad_norm: float
+    used: bool
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
-    """Linear warm-up, then a half cosine to zero at the last step."""
+    """Linear warm-up, then constant or a half cosine to zero at the last step."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
+    if settings.schedule == "constant":
+        return settings.learning_rate
     done = (step - settings.warmup_steps) / max(settings.steps - settings.warmup_steps, 1)
     return settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of the weights whose decay warms up: min(decay, (1 + n) / (10 + n))."""
-
-    def update(averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
-        n = float(count)
-        torch._foreach_lerp_(averages, weights, 1.0 - min(decay, (1.0 + n) / (10.0 + n)))
-
-    return AveragedModel(model, multi_avg_fn=update)
-
-
-def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW; norms and biases are not decayed."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99), foreach=True)
-
-
-def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ema: AveragedModel,
-    batch: Batch,
-    settings: TrainSettings,
-    step: int,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """Augment, draw a question for every sequence, take one optimizer step, update the EMA.
-
-    Args:
-        model: `Sadm`, or a wrapper around it (DDP, compiled) with the same forward.
-        ema: the average of the unwrapped model.
-        step: counted from 0; sets the learning rate.
-        generator: on the model's device; all randomness comes from it.
-
-    Returns:
-        `loss` and `grad_norm`, detached and still on the device.
-    """
-    frames = augment(batch.frames, settings.augment, generator)
-    question = draw_question(batch.present, generator, settings.imputation)
-    rate = learning_rate(step, settings)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+def sample_losses(
+    model: nn.Module, noise_size: tuple[int, ...], batch: Batch, chance: Chance, settings: TrainSettings
+) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """Augment, draw a question and a noise level for every sequence: the loss of each, and its level t."""
+    frames = augment(batch.frames, settings.augment, chance)
+    question = draw_question(batch.present, chance, settings.imputation)
+    t = chance.spread("noise level")
     with autocast(batch.frames.device, settings.precision):
-        loss = model(
+        losses = model(
             frames,
             question.observed,
             batch.times,
             take(frames, question.target),
             take(batch.times, question.target),
-            generator,
-            settings.condition_dropout,
+            t,
+            chance.normal("noise", noise_size),
+            chance.uniform("dropout") < settings.condition_dropout,
             batch.covariates,
             batch.visit_covariates,
-        ).mean()
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    ema.update_parameters(getattr(model, "module", model))
-    return {"loss": loss.detach(), "grad_norm": norm.detach()}
+        )
+    return losses, t
+
+
+def add_gradients(
+    learner: Learner, batch: Batch, chance: Chance, settings: TrainSettings, micro_batch: int | None = None
+) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """The gradient of the mean loss over the whole batch, of which this worker has `batch`.
+
+    Args:
+        chance: of these samples; it knows how many the whole batch has.
+        micro_batch: so many samples at a time.
+
+    Returns:
+        the loss of each sample and its noise level.
+    """
+    size = len(batch.frames)
+    noise_size = learner.bare.noise_size(batch.frames.shape[-3:])
+    micro_batch = micro_batch or size
+    seen = []
+    for start in range(0, size, micro_batch):
+        part = slice(start, start + micro_batch)
+        with learner.accumulating(last=start + micro_batch >= size):
+            losses, t = sample_losses(learner.model, noise_size, batch.part(part), chance.part(part), settings)
+            # Workers average their gradients, whose samples may differ in number: hence a sum and their count.
+            (losses.sum() * (learner.world / chance.batch)).backward()
+        seen.append((losses.detach(), t))
+    all_losses, all_t = zip(*seen, strict=True)
+    return torch.cat(all_losses), torch.cat(all_t)
+
+
+def train_step(
+    learner: Learner,
+    guard: Guard,
+    batch: Batch,
+    chance: Chance,
+    settings: TrainSettings,
+    step: int,
+    micro_batch: int | None = None,
+) -> Measured:
+    """Take one optimizer step and update the averages, unless the gradients are bad.
+
+    Args:
+        step: counted from 0; sets the learning rate.
+        chance, micro_batch: as in `add_gradients`.
+    """
+    losses, t = add_gradients(learner, batch, chance, settings, micro_batch)
+    norm = learner.clip(settings.clip_norm)
+    used = guard.accepts(norm)
+    if used:
+        learner.update(learning_rate(step, settings))
+    learner.optimizer.zero_grad(set_to_none=True)
+    return Measured(losses, t, norm, used)

@@ -19,10 +19,10 @@ from ray.tune.search.optuna import OptunaSearch
 
 from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.data.study import Study, read_subject
+from sadm_ray.evaluate.quality import sampling_quality
 from sadm_ray.model.sadm import WEIGHTS, Sadm
 from sadm_ray.progress import Reporter, progress
 from sadm_ray.tracking import TrackedRun
-from sadm_ray.tune.objective import sampling_quality
 from sadm_ray.tune.spaces import chosen_sampling, network_calls, plain_choices, sampling_space
 
 METRIC = "gain"

@@ -1,15 +1,19 @@
 import pytest
 import torch
 
+from sadm_ray.data.chance import Chance
 from sadm_ray.data.sequence import draw_question, snap, take
 
 PRESENT = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 0, 1, 0, 0, 1], [0, 1, 0, 0, 1, 0]], dtype=torch.bool).repeat(400, 1)
 
 
+def chance(samples: int) -> Chance:
+    return Chance(0, 0, range(samples), samples)
+
+
 @pytest.mark.parametrize("imputation", [0.0, 0.5, 1.0])
 def test_questions_can_be_asked(imputation: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    question = draw_question(PRESENT, generator, imputation)
+    question = draw_question(PRESENT, chance(len(PRESENT)), imputation)
     rows = torch.arange(len(PRESENT))
     index = torch.arange(6)
     first = PRESENT.int().argmax(dim=1)
@@ -23,14 +27,21 @@ def test_questions_can_be_asked(imputation: float) -> None:
 
 
 def test_every_frame_is_asked_for_and_every_count_is_common() -> None:
-    generator = torch.Generator().manual_seed(0)
     present = torch.ones(6000, 6, dtype=torch.bool)
-    question = draw_question(present, generator)
+    question = draw_question(present, chance(6000))
     asked = torch.bincount(question.target, minlength=6)[1:] / len(present)
     assert asked.min() > 0.17
     last = question.target == 5
     counts = torch.bincount(question.observed[last].sum(dim=1), minlength=6)[1:] / last.sum()
     assert counts.min() > 0.14  # uniform over 1 to 5 observed frames
+
+
+def test_empty_slots_at_the_end_change_nothing() -> None:
+    longer = torch.cat([PRESENT, torch.zeros(len(PRESENT), 5, dtype=torch.bool)], dim=1)
+    one, other = (draw_question(each, chance(len(PRESENT)), 0.5) for each in (PRESENT, longer))
+    assert torch.equal(one.target, other.target)
+    assert torch.equal(one.observed, other.observed[:, :6])
+    assert not other.observed[:, 6:].any()
 
 
 def test_take_picks_each_rows_own_frame() -> None:

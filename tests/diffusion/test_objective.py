@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sadm_ray.diffusion.objective import dropped, loss_weight, stratified_times, velocity_loss
+from sadm_ray.diffusion.objective import loss_weight, velocity_loss
 from sadm_ray.diffusion.prediction import diffuse, to_eps, to_v, to_x
 
 LOG_SNR = torch.tensor([-9.0, -2.0, 0.0, 3.0, 9.0], dtype=torch.float64)
@@ -39,17 +39,3 @@ def test_weights_are_those_of_their_papers(process: dict[str, torch.Tensor]) -> 
     }
     for (kind, parameter), value in expected.items():
         torch.testing.assert_close(loss * loss_weight(kind, LOG_SNR, parameter), value)
-
-
-def test_times_are_stratified() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        t = stratified_times(8, generator, torch.device("cpu"))
-        assert sorted((t * 8).floor().int().tolist()) == list(range(8))
-
-
-def test_dropout_has_its_rate() -> None:
-    generator = torch.Generator().manual_seed(0)
-    rate = dropped(20_000, 0.1, generator, torch.device("cpu")).float().mean().item()
-    assert rate == pytest.approx(0.1, abs=0.01)
-    assert not dropped(100, 0.0, generator, torch.device("cpu")).any()

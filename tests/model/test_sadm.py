@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, SamplingSettings
+from sadm_ray.data.chance import Chance
 from sadm_ray.errors import DataError
 from sadm_ray.model.sadm import Sadm, SadmConfig
 
@@ -42,8 +43,9 @@ def sequences() -> dict[str, Tensor]:
 
 def loss(model: Sadm, sequences: dict[str, Tensor]) -> Tensor:
     target = torch.rand(3, 1, *SHAPE, generator=torch.Generator().manual_seed(2))
-    generator = torch.Generator().manual_seed(3)
-    return model(**sequences, target=target, target_time=torch.full((3,), 0.8), generator=generator)
+    eps = torch.randn(3, *model.noise_size(SHAPE), generator=torch.Generator().manual_seed(3))
+    known = {"target_time": torch.full((3,), 0.8), "t": torch.tensor([0.1, 0.5, 0.9]), "eps": eps}
+    return model(**sequences, target=target, **known)
 
 
 @pytest.mark.parametrize("target", ["motion", "difference", "volume"])
@@ -153,10 +155,11 @@ def test_one_subject_can_be_learned_by_heart(target: str, diffusion: dict[str, s
     observed = torch.tensor([True, True, False, False]).expand(8, 4)
     model = small(target, **diffusion)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    generator = torch.Generator().manual_seed(0)
     for step in range(400):
+        chance = Chance(0, step, range(8), 8)
+        drawn = chance.spread("t"), chance.normal("eps", model.noise_size(frames.shape[-3:]))
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 400)
-        model(frames, observed, times, frames[:, 3], times[:, 3], generator).mean().backward()
+        model(frames, observed, times, frames[:, 3], times[:, 3], *drawn).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -208,7 +211,8 @@ def test_a_size_that_does_not_fit_is_refused_or_padded_by_setting(sequences: dic
     torch.testing.assert_close(  # where nothing has to be padded, nothing changes
         model.generate(**sequences, **wanted), small().generate(**sequences, **wanted)
     )
-    loss = model(**cropped, target=torch.rand(3, 1, 3, 14, 15), target_time=torch.ones(3), generator=torch.Generator())
+    eps = torch.randn(3, *model.noise_size((3, 14, 15)))
+    loss = model(**cropped, target=torch.rand(3, 1, 3, 14, 15), target_time=torch.ones(3), t=torch.rand(3), eps=eps)
     assert torch.isfinite(loss).all()
 
 

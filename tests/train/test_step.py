@@ -1,86 +1,28 @@
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
 
-from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, TrainSettings
-from sadm_ray.model.sadm import Sadm, SadmConfig
-from sadm_ray.train.checkpoint import load_checkpoint, save_checkpoint
-from sadm_ray.train.step import Batch, averaged, build_optimizer, learning_rate, step_seed, train_step
+from sadm_ray.config import TrainSettings
+from sadm_ray.train.guard import Guard
+from sadm_ray.train.learner import Average, build_optimizer
+from sadm_ray.train.step import Batch, learning_rate
+from tests.train.runs import SETTINGS, Run, batch, model
 
-SETTINGS = TrainSettings(steps=10, warmup_steps=2, learning_rate=1e-3, ema_decay=0.9)
-GOLDEN = [3.71939, 4.06620, 2.90541, 3.49225, 3.26442, 3.33097, 3.78247, 2.43273]
-
-
-def model() -> Sadm:
-    torch.manual_seed(0)
-    small = ModelSettings(
-        difference_scale=0.2,
-        conditioner=ConditionerSettings(widths=(8, 16), heads=2, layers=1, channels=4),
-        denoiser=DenoiserSettings(widths=(16, 16), blocks=1, heads=2),
-    )
-    return Sadm(SadmConfig(shape=(4, 16, 16), model=small))
-
-
-def batch(size: int = 2) -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    return Batch(
-        torch.rand(size, 4, 1, 4, 16, 16, generator=generator),
-        torch.ones(size, 4, dtype=torch.bool),
-        torch.linspace(0, 1, 4).expand(size, 4),
-    )
-
-
-class Run:
-    """A training run without Ray: what the loop does, step by step."""
-
-    def __init__(self) -> None:
-        self.model = model()
-        self.ema, self.optimizer = averaged(self.model, SETTINGS.ema_decay), build_optimizer(self.model, SETTINGS)
-
-    def steps(self, first: int, last: int) -> list[float]:
-        generator, losses = torch.Generator(), []
-        for step in range(first, last):
-            generator.manual_seed(step_seed(0, step, rank=0))
-            measured = train_step(self.model, self.optimizer, self.ema, batch(), SETTINGS, step, generator)
-            losses.append(measured["loss"].item())
-        return losses
-
-
-def test_a_resumed_run_equals_an_undisturbed_one_bit_by_bit(tmp_path: Path) -> None:
-    undisturbed, stopped, resumed = Run(), Run(), Run()
-    losses = undisturbed.steps(0, 6)
-    assert stopped.steps(0, 3) == losses[:3]
-    save_checkpoint(tmp_path, stopped.model, stopped.ema, stopped.optimizer, 3)
-    done = load_checkpoint(tmp_path, resumed.model, resumed.ema, resumed.optimizer)
-    assert done == 3
-    assert resumed.steps(done, 6) == losses[3:]
-    for one, other in ((undisturbed.model, resumed.model), (undisturbed.ema, resumed.ema)):
-        for key, value in one.state_dict().items():
-            assert torch.equal(value, other.state_dict()[key]), key
-
-
-def test_the_checkpoint_holds_a_model_for_use(tmp_path: Path) -> None:
-    run = Run()
-    run.steps(0, 2)
-    save_checkpoint(tmp_path, run.model, run.ema, run.optimizer, 2)
-    ready = Sadm.from_pretrained(tmp_path / "ema")
-    for key, value in run.ema.module.state_dict().items():
-        assert torch.equal(value, ready.state_dict()[key])
+GOLDEN = [3.42927, 3.47712, 3.15883, 3.18386, 3.59715, 3.66883, 3.48676, 3.48599]
 
 
 def test_the_average_follows_with_its_warm_up() -> None:
     weight = torch.nn.Linear(1, 1, bias=False)
-    ema = averaged(weight, 0.9)
+    average = Average(weight, 0.9)
     values, expected = [2.0, -1.0, 3.0], None
     for count, value in enumerate(values):
         with torch.no_grad():
             weight.weight.fill_(value)
-        ema.update_parameters(weight)
+        average.update(weight)
         decay = min(0.9, (1 + count) / (10 + count))
         expected = value if expected is None else decay * expected + (1 - decay) * value
-        assert ema.module.weight.item() == pytest.approx(expected)
+        assert average.weights[0].item() == pytest.approx(expected)
 
 
 def test_learning_rate_warms_up_and_ends_at_nothing() -> None:
@@ -90,17 +32,17 @@ def test_learning_rate_warms_up_and_ends_at_nothing() -> None:
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[2:]))
 
 
+def test_a_constant_rate_does_not_know_the_end() -> None:
+    shorter, longer = (SETTINGS.model_copy(update={"schedule": "constant", "steps": steps}) for steps in (5, 50))
+    assert [learning_rate(step, shorter) for step in range(5)] == [learning_rate(step, longer) for step in range(5)]
+    assert learning_rate(49, longer) == SETTINGS.learning_rate
+
+
 def test_norms_and_biases_are_not_decayed() -> None:
     decayed, plain = build_optimizer(model(), SETTINGS).param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (SETTINGS.weight_decay, 0)
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in plain["params"])
-
-
-def test_seeds_differ_by_step_and_rank() -> None:
-    seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(4)}
-    assert len(seeds) == 600
-    assert step_seed(1, 2, 3) == step_seed(1, 2, 3)
 
 
 def test_golden_losses() -> None:
@@ -110,5 +52,51 @@ def test_golden_losses() -> None:
 
 def test_compiling_the_denoiser_changes_nothing() -> None:
     plain, compiled = Run(), Run()
-    compiled.model.denoiser.compile()
+    compiled.learner.bare.denoiser.compile()
     assert compiled.steps(0, 2) == pytest.approx(plain.steps(0, 2), rel=1e-4)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_smaller_parts_of_the_batch_change_nothing(micro_batch: int) -> None:
+    assert Run().steps(0, 4, micro_batch) == pytest.approx(Run().steps(0, 4), rel=1e-5)
+
+
+def broken_batch() -> Batch:
+    frames = batch().frames.clone()
+    frames[1] = torch.nan
+    return Batch(frames, batch().present, batch().times)
+
+
+def test_a_bad_gradient_is_not_used() -> None:
+    run = Run()
+    run.steps(0, 2)
+    before = {name: p.clone() for name, p in run.learner.bare.named_parameters()}
+    averages = [weight.clone() for weight in run.learner.averages[0.9].weights]
+    measured = run.step(2, whole=broken_batch())
+    assert not measured.used
+    assert measured.losses.isnan().tolist() == [False, True, False, False]
+    assert all(torch.equal(p, before[name]) for name, p in run.learner.bare.named_parameters())
+    assert all(map(torch.equal, run.learner.averages[0.9].weights, averages))
+    assert (run.guard.skipped, run.guard.in_a_row) == (1, 1)
+    assert run.step(3).used
+    assert (run.guard.skipped, run.guard.in_a_row) == (1, 0)
+
+
+@pytest.mark.parametrize("norm", [float("nan"), float("inf"), 60.0])
+def test_the_guard_knows_bad_gradients(norm: float) -> None:
+    guard = Guard(TrainSettings(spike_factor=20))
+    assert all(guard.accepts(2.0 + step % 3) for step in range(60))
+    other = Guard(TrainSettings(spike_factor=20))
+    other.restore(guard.state())
+    for each in (guard, other):
+        assert not each.accepts(norm)
+        assert each.accepts(30.0)
+    assert guard.state() == other.state()
+
+
+def test_a_spike_is_none_before_the_usual_is_known_or_where_nobody_asks() -> None:
+    fresh, trusting = Guard(TrainSettings()), Guard(TrainSettings(spike_factor=None))
+    assert fresh.accepts(1.0)
+    assert fresh.accepts(1e6)
+    assert all(trusting.accepts(1.0) for _ in range(60))
+    assert trusting.accepts(1e6)

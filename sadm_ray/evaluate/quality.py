@@ -1,0 +1,127 @@
+"""What a model, with some settings of the sampler, is worth on some subjects: generate, and compare with the truth.
+
+For the sweep and for validation beside training, in whose processes no Ray job can be run; `evaluate.launch` is the
+whole evaluation.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from sadm_ray.config import SamplingSettings, TaskSettings
+from sadm_ray.evaluate.floors import copy_last, last_observed
+from sadm_ray.evaluate.metrics import nrmse, psnr, ssim
+from sadm_ray.generate.draw import draw
+from sadm_ray.generate.request import ask
+from sadm_ray.model.sadm import Sadm
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One generated frame beside the true one and the last observed one; volumes d h w in [0, 1]."""
+
+    subject: str
+    task: str
+    frame: int
+    truth: Float[np.ndarray, "d h w"]
+    copied: Float[np.ndarray, "d h w"]
+    copied_slot: int
+    generated: Float[np.ndarray, "d h w"]
+
+    def scores(self, structure: bool = False) -> Scores:
+        """PSNR in dB, of the generated frame and of copy-last; with `structure` SSIM and NRMSE too (scikit-image)."""
+        told = {"psnr": psnr(self.truth, self.generated), "copy_last": psnr(self.truth, self.copied)}
+        if structure:
+            told |= {"ssim": ssim(self.truth, self.generated), "nrmse": nrmse(self.truth, self.generated)}
+            told |= {"copy_last_ssim": ssim(self.truth, self.copied), "copy_last_nrmse": nrmse(self.truth, self.copied)}
+        return told
+
+
+def compare(
+    model: Sadm,
+    rows: Sequence[Mapping[str, Any]],
+    tasks: Sequence[TaskSettings],
+    sampling: SamplingSettings,
+    seed: int,
+) -> Iterable[Compared]:
+    """One sample of every frame that the tasks ask for and that was scanned.
+
+    Args:
+        rows: the subjects (`sadm_ray.data.rows.parse_row`). One that is too short for a task has no part in it.
+    """
+    for task in tasks:
+        for alike in _askable(task, rows):
+            requests, samples = draw(model, alike, task, sampling, 1, seed)
+            for row, request, drawn in zip(alike, requests, samples, strict=True):
+                observed = np.flatnonzero(request.observed).tolist()
+                for target, volume in zip(request.targets, drawn[:, 0, 0], strict=True):
+                    if not row["present"][target]:
+                        continue  # never scanned: there is no truth
+                    yield Compared(
+                        subject=row["subject"],
+                        task=task.name,
+                        frame=target,
+                        truth=row["frames"][target, 0],
+                        copied=copy_last(row["frames"], observed, row["times"], target)[0],
+                        copied_slot=last_observed(observed, row["times"], target),
+                        generated=volume,
+                    )
+
+
+def average(scored: Iterable[tuple[str, Scores]]) -> Scores:
+    """Means over frames and subjects, then tasks.
+
+    Args:
+        scored: the task and the scores of each frame.
+
+    Returns:
+        each score, `gain` (dB of PSNR over copy-last) and `gain_<task>`; nothing without frames.
+    """
+    by_task: dict[str, list[Scores]] = {}
+    for task, scores in scored:
+        by_task.setdefault(task, []).append(scores)
+    if not by_task:
+        return {}
+    means = {
+        task: {key: float(np.mean([each[key] for each in frames])) for key in frames[0]}
+        for task, frames in by_task.items()
+    }
+    whole = {key: float(np.mean([mean[key] for mean in means.values()])) for key in next(iter(means.values()))}
+    gains = {f"gain_{task}": mean["psnr"] - mean["copy_last"] for task, mean in means.items()}
+    return {**whole, "gain": whole["psnr"] - whole["copy_last"], **gains}
+
+
+def sampling_quality(
+    model: Sadm,
+    rows: Sequence[Mapping[str, Any]],
+    tasks: Sequence[TaskSettings],
+    sampling: SamplingSettings,
+    seed: int,
+) -> Scores:
+    """PSNR (dB) of one sample and of copy-last, averaged over frames, subjects and tasks; see `compare`, `average`."""
+    return average((each.task, each.scores()) for each in compare(model, rows, tasks, sampling, seed))
+
+
+def structure_can_be_scored() -> bool:
+    """Whether SSIM and NRMSE can be had: their package comes with the extra `eval`."""
+    return importlib.util.find_spec("skimage") is not None
+
+
+def _askable(task: TaskSettings, rows: Sequence[Mapping[str, Any]]) -> Iterable[list[Mapping[str, Any]]]:
+    """The rows that can be asked, in groups of as many targets."""
+    groups: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        try:
+            count = len(ask(task, row["present"], row["times"]).targets)
+        except ValueError:
+            continue
+        groups.setdefault(count, []).append(row)
+    return groups.values()

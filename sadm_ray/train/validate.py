@@ -1,0 +1,102 @@
+"""Validation beside training: the averaged weights on subjects that are not trained on.
+
+The subjects are shared by the workers. All workers call the same functions and get the same numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sadm_ray.config import Settings
+from sadm_ray.data.batch import stack
+from sadm_ray.data.chance import Chance
+from sadm_ray.data.sequence import draw_question, take
+from sadm_ray.data.study import Study, read_subject
+from sadm_ray.evaluate.quality import average, compare, structure_can_be_scored
+from sadm_ray.model.precision import autocast
+from sadm_ray.model.sadm import Sadm
+from sadm_ray.train.meter import level_names, summed
+from sadm_ray.train.step import LEVELS
+
+_SEED = 2**31
+"""Added to the run's seed: no training step draws the questions of validation."""
+
+
+class Validation:
+    """What the model of a training is asked beside it; the questions and the noise are the same every time."""
+
+    def __init__(self, settings: Settings, study: Study, rank: int, world: int, device: torch.device) -> None:
+        names = study.subjects.get("val", ())[: settings.train.validation.subjects]
+        self._settings, self._world, self._device = settings, world, device
+        self._count, self._places = len(names), range(rank, len(names), world)
+        self._rows = [read_subject(study, names[place]) for place in self._places]
+
+    def __bool__(self) -> bool:
+        """Whether there are subjects to validate on."""
+        return self._count > 0
+
+    @torch.no_grad()
+    def losses(self, model: Sadm) -> dict[str, float]:
+        """The denoising loss, the mean over all levels first, then at each noise level."""
+        sums = torch.zeros(LEVELS, device=self._device)
+        if self._rows:
+            sums = torch.stack([self._level(model, level).sum() for level in range(LEVELS)])
+        losses = (summed(sums, self._world) / self._count).tolist()
+        named = zip(level_names("val_losses"), losses, strict=True)
+        return {"val_loss": sum(losses) / LEVELS, **dict(named)}
+
+    def generated(self, model: Sadm) -> tuple[dict[str, float], bytes]:
+        """PSNR, and where scikit-image is there SSIM and NRMSE, of generated frames and of copy-last; and a picture.
+
+        The picture (PNG) is of the first subject's first frame, on the first worker; empty on others, or without
+        matplotlib.
+        """
+        settings, structure, scored, picture = self._settings, structure_can_be_scored(), [], b""
+        if self._rows:
+            for each in compare(model, self._rows, settings.generate.tasks, settings.sampling, settings.seed):
+                scored.append((each.task, each.scores(structure)))
+                if not picture and self._places[0] == 0:
+                    with contextlib.suppress(ImportError):
+                        from sadm_ray.evaluate.pictures import draw_prediction
+
+                        picture = draw_prediction(each.truth, each.copied, each.generated[None], each.copied_slot)
+        if self._world > 1:
+            shares: list[Any] = [None] * self._world
+            torch.distributed.all_gather_object(shares, scored)
+            scored = [each for share in shares for each in share]
+        return {f"val_{key}": value for key, value in average(scored).items()}, picture
+
+    def _level(self, model: Sadm, level: int) -> Tensor:
+        """The loss of each of this worker's subjects, at one noise level."""
+        seed = self._settings.seed + _SEED
+        chance = Chance(seed, level, self._places, self._count, self._device)
+        batch = _on_device(self._rows, self._settings, self._device)
+        question = draw_question(batch["present"], chance, self._settings.train.imputation)
+        frames, times = batch["frames"], batch["times"]
+        with autocast(self._device, self._settings.train.precision):
+            losses: Tensor = model(
+                frames,
+                question.observed,
+                times,
+                take(frames, question.target),
+                take(times, question.target),
+                torch.full_like(times[:, 0], (level + 0.5) / LEVELS),
+                chance.normal("noise", model.noise_size(frames.shape[-3:])),
+                None,
+                batch["covariates"],
+                batch["visit_covariates"],
+            )
+        return losses
+
+
+def _on_device(rows: Sequence[Mapping[str, Any]], settings: Settings, device: torch.device) -> dict[str, Any]:
+    sequences = stack(rows, settings.model.covariates)
+    arrays = {
+        name: getattr(sequences, name) for name in ("frames", "present", "times", "covariates", "visit_covariates")
+    }
+    return {name: None if array is None else torch.from_numpy(array).to(device) for name, array in arrays.items()}

@@ -1,0 +1,182 @@
+"""The outbox and its sender where the store is away, comes back, or takes only a part."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sadm_ray.config import Settings
+from sadm_ray.tracking import TrackedRun, sender, tracked_step
+from sadm_ray.tracking.outbox import Outbox, outbox_folder
+from sadm_ray.tracking.record import Place, Record
+from sadm_ray.tracking.sender import Sender
+from sadm_ray.tracking.store import Refusal
+from tests.tracking.conftest import MakeSettings
+
+Runs = Callable[[], dict[str, Any]]
+
+
+class FakeStore:
+    """Takes all but what it is told not to."""
+
+    def __init__(self) -> None:
+        self.away, self.failing = False, ""
+        self.taken: list[Record] = []
+
+    def answers(self) -> bool:
+        return not self.away
+
+    def send(self, records: Sequence[Record], content: Callable[[], bytes]) -> list[Refusal]:
+        if self.away or records[0].kind == self.failing:
+            raise ConnectionError("no route\nat all")
+        self.taken += records
+        return []
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(sender, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(sender, "PATIENCE", 0.5)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path, "http://someone:secret@nowhere", "none", "tiny")
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def waited(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_an_outage_is_told_once_and_caught_up(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    outbox, store = Outbox(place), FakeStore()
+    at_work = Sender(outbox, store, place.uri)
+    at_work.start()
+    run = TrackedRun("train", outbox)
+    store.away = True
+    for step in range(50):
+        run.metrics({"loss": 1.0}, step)
+        time.sleep(0.002)
+    assert at_work.flush() == 50
+    assert at_work.away
+    store.away = False
+    assert at_work.flush() == 0
+    assert [record.body["step"] for record in store.taken] == list(range(50))
+    assert waited(lambda: len(caplog.records) == 2)
+    assert warnings(caplog) == [
+        f"MLflow at http://nowhere cannot be reached (no route); what is recorded is kept in {outbox.folder} "
+        "and sent when it answers"
+    ]
+    at_work.close()
+    outbox.close()
+
+
+def test_what_fails_alone_does_not_hold_up_the_rest(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    outbox, store = Outbox(place), FakeStore()
+    at_work = Sender(outbox, store, place.uri)
+    store.failing = "content"
+    run = TrackedRun("train", outbox)
+    run.content("a.png", b"pixels")
+    run.metrics({"loss": 1.0})
+    at_work.start()
+    assert waited(lambda: [record.kind for record in store.taken] == ["metrics"])
+    assert waited(lambda: len(warnings(caplog)) == 1)
+    assert at_work.flush() == 1
+    assert "does not take content of train (no route)" in warnings(caplog)[0]
+    store.failing = ""
+    assert at_work.flush() == 0
+    assert [record.kind for record in store.taken] == ["metrics", "content"]
+    at_work.close()
+    outbox.close()
+    assert not list(outbox.folder.iterdir())
+
+
+def test_the_next_step_sends_what_a_killed_one_left(settings: Settings, runs: Runs) -> None:
+    place = Place(settings.run_dir, str(settings.tracking.uri), settings.tracking.experiment, "tiny")
+    outbox = Outbox(place)  # nobody sends
+    run = TrackedRun("train", outbox)
+    run.finish("RUNNING")
+    for step in range(5):
+        run.metrics({"loss": float(step)}, step)
+    run.content("note.txt", b"hello")
+    outbox.close()
+    (file,) = outbox.folder.glob("*.jsonl")
+    with file.open("a") as lines:
+        lines.write('{"number": 99, "key": "train", "ki')
+    with tracked_step(settings, "evaluate") as tracked:
+        assert TrackedRun("train", tracked.sink).history("loss") == [(step, float(step)) for step in range(5)]
+    assert runs()["tiny/train"].info.status == "RUNNING"
+    assert not list(outbox.folder.iterdir())
+
+
+def test_sending_twice_is_harmless(settings: Settings, client: Any, runs: Runs, tmp_path: Path) -> None:
+    """The driver was killed after MLflow had taken the records, and before they were marked."""
+    from sadm_ray.tracking.store import Store
+
+    place = Place(settings.run_dir, str(settings.tracking.uri), settings.tracking.experiment, "tiny")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"1")
+    outbox = Outbox(place)
+    run = TrackedRun("train", outbox)
+    run.finish("RUNNING")
+    run.params({"a": 1})
+    for step in range(5):
+        run.metrics({"loss": 1.0, "bad": float("nan"), "up": float("inf")}, step)
+    run.dataset("d", "1", "file", {})
+    run.register(tmp_path / "model", tmp_path.name, {"digest": "1"})
+    run.finish()
+    for _ in range(2):
+        store = Store(place)
+        for waiting in outbox.waiting():
+            assert store.send([waiting.record], waiting.content) == []
+        (settings.run_dir / "tracking.json").write_text(
+            # nor was the id of the run kept
+            (settings.run_dir / "tracking.json").read_text().replace('"train":', '"lost":')
+        )
+    found = runs()["tiny/train"]
+    for metric in ("loss", "bad", "up"):
+        assert [row.step for row in client.get_metric_history(found.info.run_id, metric)] == list(range(5))
+    assert len(found.inputs.dataset_inputs) == 1
+    assert len(client.search_model_versions(f"name = '{tmp_path.name}'")) == 1
+    outbox.close()
+
+
+def test_a_store_that_never_answers_stops_nothing(
+    make_settings: MakeSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = make_settings(uri="http://127.0.0.1:9")
+    start = time.monotonic()
+    with tracked_step(settings, "train") as tracked:
+        tracked.metrics({"loss": 1.0})
+        tracked.child("trial").finish()
+        tracked.content("a", b"b")
+        assert time.monotonic() - start < 5
+    place = Place(settings.run_dir, "http://127.0.0.1:9", settings.tracking.experiment, "tiny")
+    away, kept = warnings(caplog)
+    assert "cannot be reached" in away
+    assert "records for MLflow at http://127.0.0.1:9 are kept in" in kept
+    assert str(outbox_folder(place)) in kept
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(
+    settings: Settings, runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.run_dir.mkdir(parents=True)
+    (settings.run_dir / "tracking").write_text("in the way")
+    with tracked_step(settings, "train") as tracked:
+        tracked.metrics({"loss": 1.0})
+        tracked.content("a", b"b")
+    assert runs()["tiny/train"].data.metrics == {"loss": 1.0}
+    assert len(warnings(caplog)) == 1

@@ -1,0 +1,70 @@
+"""Training runs without Ray: what the loop does, step by step, in one process or in several that gloo connects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.multiprocessing
+
+from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, TrainSettings
+from sadm_ray.data.chance import Chance
+from sadm_ray.model.sadm import Sadm, SadmConfig
+from sadm_ray.train.feed import lanes_of
+from sadm_ray.train.guard import Guard
+from sadm_ray.train.learner import Learner
+from sadm_ray.train.step import Batch, Measured, train_step
+
+SETTINGS = TrainSettings(steps=10, batch_size=4, warmup_steps=2, learning_rate=1e-3, ema_decays=(0.9, 0.5))
+
+
+def model() -> Sadm:
+    torch.manual_seed(0)
+    small = ModelSettings(
+        difference_scale=0.2,
+        conditioner=ConditionerSettings(widths=(8, 16), heads=2, layers=1, channels=4),
+        denoiser=DenoiserSettings(widths=(16, 16), blocks=1, heads=2),
+    )
+    return Sadm(SadmConfig(shape=(4, 16, 16), model=small))
+
+
+def batch(size: int = SETTINGS.batch_size) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    return Batch(
+        torch.rand(size, 4, 1, 4, 16, 16, generator=generator),
+        torch.ones(size, 4, dtype=torch.bool),
+        torch.linspace(0, 1, 4).expand(size, 4),
+    )
+
+
+class Run:
+    """One worker's part of a run; all see the same batch at every step."""
+
+    def __init__(self, settings: TrainSettings = SETTINGS, rank: int = 0, world: int = 1) -> None:
+        self.settings, self.guard = settings, Guard(settings)
+        self.lanes = lanes_of(rank, world, settings.batch_size)
+        self.learner = Learner(model(), settings, world)
+
+    def step(self, step: int, micro_batch: int | None = None, whole: Batch | None = None) -> Measured:
+        chance = Chance(0, step, self.lanes, self.settings.batch_size)
+        mine = (whole or batch()).part(slice(self.lanes.start, self.lanes.stop))
+        return train_step(self.learner, self.guard, mine, chance, self.settings, step, micro_batch)
+
+    def steps(self, first: int, last: int, micro_batch: int | None = None) -> list[float]:
+        return [self.step(step, micro_batch).losses.mean().item() for step in range(first, last)]
+
+
+def in_processes(world: int, work: Callable[[int, int, Path], None], folder: Path) -> None:
+    """Call `work(rank, world, folder)` in processes that gloo connects."""
+    torch.multiprocessing.spawn(_connected, args=(world, work, folder), nprocs=world)
+
+
+def _connected(rank: int, world: int, work: Callable[[int, int, Path], None], folder: Path) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder / 'meeting'}"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+    try:
+        work(rank, world, folder)
+    finally:
+        torch.distributed.destroy_process_group()
