@@ -64,9 +64,18 @@ def prepare(config: Config = None, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def train(config: Config = None, overrides: Overrides = None) -> None:
+def train(
+    config: Config = None,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print sizes, memory and time as measured here; do not train.")
+    ] = False,
+) -> None:
     """Train the model; run again, it goes on where it was."""
-    _say_trained(_step("train", config, overrides))
+    if dry_run:
+        _say_estimate(_step("estimate", config, overrides))
+    else:
+        _say_trained(_step("train", config, overrides))
 
 
 @app.command()
@@ -148,6 +157,11 @@ def _say_study(study: Any) -> bool:
 
 def _say_trained(trained: Any) -> None:
     typer.echo(f"train    {trained.facts['parameters'] / 1e6:.1f} M parameters, {trained.folder}")
+
+
+def _say_estimate(estimate: Any) -> None:
+    for line in estimate.lines():
+        typer.echo(line)
 
 
 def _say_swept(swept: Any) -> None:

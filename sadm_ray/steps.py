@@ -23,13 +23,16 @@ from sadm_ray.config import SamplingSettings, Settings, flatten
 from sadm_ray.data.inspection import Inspection, inspect_study
 from sadm_ray.data.phantom import write_phantom
 from sadm_ray.data.prepare import prepare_study
-from sadm_ray.data.study import Study, data_digest, read_study
+from sadm_ray.data.storage import Storage
+from sadm_ray.data.study import STUDY_FILE, Study, data_digest, read_study
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.evaluate.launch import Evaluation, evaluate_predictions
 from sadm_ray.generate.launch import PREDICTIONS, Generated, generate_volumes
 from sadm_ray.model.sadm import Sadm
 from sadm_ray.reporting import write_run_report
 from sadm_ray.tracking import tracked_step
+from sadm_ray.train.estimate import Estimate
+from sadm_ray.train.estimate import estimate as estimate_training
 from sadm_ray.train.launch import Trained, train_model
 from sadm_ray.tune.launch import Swept, tune_sampling, write_tuned
 
@@ -70,6 +73,11 @@ def train(settings: Settings) -> Trained:
     study = _study(settings)
     with tracked_step(settings, "train") as tracked, ray_session(settings):
         return train_model(settings, study, settings.run_dir / "model", tracked)
+
+
+def estimate(settings: Settings) -> Estimate:
+    """What training would be; nothing is trained or written, and the study need not be prepared."""
+    return estimate_training(settings, _study(settings) if _is_prepared(settings) else None)
 
 
 def tune(settings: Settings) -> Swept:
@@ -133,6 +141,13 @@ def _study(settings: Settings) -> Study:
             f"have {wanted[:12]}); run `sadm-ray prepare` again, or take another run.name"
         )
     return study
+
+
+def _is_prepared(settings: Settings) -> bool:
+    try:
+        return Storage(shards_folder(settings)).entry(STUDY_FILE) is not None
+    except OSError:
+        return True  # reading it will say what is the matter
 
 
 def _check_model(folder: Path, study: Study) -> None:

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from sadm_ray.config import PhantomSettings
 from sadm_ray.data.phantom import write_phantom
 from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import read_study
+from tests.processes import kill_everything, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def start(root: Path, run: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "sadm_ray", "prepare", f"data.root={root}", f"run.dir={run}", "run.name=killed"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, **quiet, env={**os.environ, "RAY_ADDRESS": "local"})
-
-
-def kill_everything(job: subprocess.Popen[bytes]) -> None:
-    """SIGKILL for the driver, Ray's own processes and all workers, as when a machine loses its power."""
-    try:
-        family = psutil.Process(job.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        family = []
-    job.send_signal(signal.SIGKILL)
-    for process in family:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    job.wait()
+def prepare(root: Path, run: Path) -> subprocess.Popen[bytes]:
+    return start("prepare", f"data.root={root}", f"run.dir={run}", "run.name=killed")
 
 
 def content(run: Path) -> dict[str, bytes]:
@@ -56,12 +36,12 @@ def test_killed_at_ten_random_moments(tmp_path: Path) -> None:
     root = tmp_path / "study"
     write_phantom(root, PhantomSettings(subjects=240, shape=(8, 48, 48)), seed=0)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "run"
-    assert start(root, undisturbed).wait() == 0
+    assert prepare(root, undisturbed).wait() == 0
     parts = killed / "killed" / "shards" / "parts"
 
     random, seen = np.random.default_rng(), set()
     for _ in range(10):
-        job = start(root, killed)
+        job = prepare(root, killed)
         wanted = len(seen) + random.integers(0, 3)
         while job.poll() is None and len(written(parts)) < wanted:
             time.sleep(0.01)
@@ -70,7 +50,7 @@ def test_killed_at_ten_random_moments(tmp_path: Path) -> None:
         assert seen <= written(parts), "a shard that was there is not made again"
         seen = written(parts)
     assert len(seen) > 0
-    assert start(root, killed).wait() == 0
+    assert prepare(root, killed).wait() == 0
 
     assert content(killed) == content(undisturbed)
     one, other = (read_study(str(run / "killed" / "shards")) for run in (killed, undisturbed))

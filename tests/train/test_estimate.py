@@ -1,0 +1,192 @@
+"""The dry run: numbers that add up, memory that is really measured, nothing written."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sadm_ray.cli import main
+from sadm_ray.config import ConditionerSettings, DataSettings, DenoiserSettings, ModelSettings, RunSettings, Settings
+from sadm_ray.data.study import Study, data_digest
+from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.train import estimate as estimating
+from sadm_ray.train.estimate import ASSUMED_FRAMES, Estimate, Measured, estimate, extrapolate, measure
+from sadm_ray.train.launch import model_config
+from sadm_ray.train.learner import Learner
+from tests.train.runs import SETTINGS, Run
+
+SMALL = ModelSettings(
+    conditioner=ConditionerSettings(widths=(8, 16), heads=2, layers=1, channels=4),
+    denoiser=DenoiserSettings(widths=(16, 16), blocks=1, heads=2),
+)
+OVERRIDES = (
+    "data.shape=[4,16,16]", "data.frames=4", "generate.tasks=[]",
+    "model.conditioner={widths: [8,16], heads: 2, layers: 1, channels: 4}",
+    "model.denoiser={widths: [16,16], blocks: 1, heads: 2}",
+)  # fmt: skip
+MEASURED = Measured("cpu", "float32", (0.5, 0.75), (1_000_000_000, 1_100_000_000), 0.25, 2e9)
+
+
+def settings(tmp_path: Path, **train: object) -> Settings:
+    return Settings(
+        run=RunSettings(name="dry", dir=tmp_path),
+        data=DataSettings(shape=(4, 16, 16), frames=4),
+        model=SMALL,
+        train=SETTINGS.model_copy(update={"workers": 2, "batch_size": 6, **train}),
+        generate={"tasks": []},  # type: ignore[arg-type]
+    )
+
+
+def study(settings: Settings, **told: object) -> Study:
+    splits = {"train": ("a", "b", "c"), "val": ("d",)}
+    prepared = Study("there", data_digest(settings), "p", "c", 4, (4, 16, 16), "s", splits, 0.2)
+    return replace(prepared, **told)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def instant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is measured."""
+    monkeypatch.setattr(estimating, "measure", lambda *_: MEASURED)
+
+
+def told(settings: Settings) -> Estimate:
+    return estimate(settings, study(settings))
+
+
+@pytest.mark.usefixtures("instant")
+def test_sizes_are_those_of_a_learner_in_training(tmp_path: Path) -> None:
+    run = Run()
+    run.step(0)
+    learner: Learner = run.learner
+    held = [state for moments in learner.optimizer.state.values() for state in moments.values() if state.ndim]
+    found = told(settings(tmp_path))
+    assert found.parameters == learner.bare.describe()
+    assert found.weights == found.gradients == sum(p.nbytes for p in learner.bare.parameters())
+    assert found.optimizer == 2 * found.weights
+    assert found.averages == sum(w.nbytes for average in learner.averages.values() for w in average.weights)
+    assert found.optimizer == pytest.approx(sum(moment.nbytes for moment in held), rel=1e-3)
+    saved = sum(tensor.nbytes for tensors in learner.state().values() for tensor in tensors.values())
+    assert found.checkpoint == pytest.approx(saved, rel=0.01)
+
+
+@pytest.mark.usefixtures("instant")
+def test_fsdp_shares_the_state_and_nothing_else(tmp_path: Path) -> None:
+    whole, shared = told(settings(tmp_path)), told(settings(tmp_path, parallel="fsdp"))
+    assert shared.state == whole.state / 2
+    assert whole.peak_memory - shared.peak_memory == pytest.approx(whole.state / 2)
+    assert shared.checkpoint == whole.checkpoint
+    assert shared.batch == whole.batch
+
+
+@pytest.mark.usefixtures("instant")
+def test_a_step_is_its_passes_and_its_update(tmp_path: Path) -> None:
+    found = told(settings(tmp_path, micro_batch=2))
+    assert (found.share, found.micro_batch) == (3, 2)
+    assert found.seconds_a_step == 0.75 + 0.5 + 0.25
+    assert found.seconds == 10 * found.seconds_a_step
+    assert found.flops == 10 * 6 * 2e9
+    frames = 4 * 4 * 16 * 16 * 4
+    assert found.batch == 3 * frames
+    assert found.peak_memory == 1.1e9 + found.batch + found.pool
+
+
+@pytest.mark.usefixtures("instant")
+def test_peak_memory_grows_with_the_micro_batch(tmp_path: Path) -> None:
+    peaks = [told(settings(tmp_path, micro_batch=samples)).peak_memory for samples in (1, 2, 3)]
+    assert peaks == sorted(set(peaks))
+
+
+def test_extrapolating_never_shrinks() -> None:
+    assert extrapolate((2.0, 3.0), 4) == 5.0
+    assert extrapolate((2.0, 1.9), 4) == 2.0
+    assert extrapolate((2.0,), 1) == 2.0
+
+
+def test_memory_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+    wanted = settings(tmp_path).model_copy(update={"data": DataSettings(shape=(16, 64, 64), frames=4)})
+    config = model_config(wanted, study(wanted, shape=(16, 64, 64)))
+    before, ballast = dict(os.environ), bytearray(b"1") * 3_000_000_000
+    found = measure(wanted, config, 4, 2)
+    assert os.environ == before
+    assert len(ballast) > found.peak[1] > found.peak[0] + 2_000_000  # this process's memory is not in it
+    assert found.too_many is None
+    assert min(found.seconds) > 0
+    assert found.flops > 1e6
+
+
+@pytest.mark.parametrize("then", ["stop", "halve"])
+def test_what_does_not_fit_is_said_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
+    one = Measured("cpu", "float32", (0.5,), (1_000_000_000,), 0.25, 2e9, too_many=2)
+    monkeypatch.setattr(estimating, "measure", lambda *_: one)
+    wanted = settings(tmp_path, on_out_of_memory=then)
+    if then == "stop":
+        with pytest.raises(ConfigError, match=r"train.micro_batch below 2"):
+            told(wanted)
+    else:
+        assert told(wanted).micro_batch == 1
+        assert any("halve" in line for line in told(wanted).lines())
+
+
+def test_a_volume_larger_than_the_memory_is_a_mistake_in_settings(tmp_path: Path) -> None:
+    huge = settings(tmp_path).model_copy(update={"data": DataSettings(shape=(4096, 4096, 4096), frames=4)})
+    with pytest.raises(ConfigError, match=r"1 samples of 4 frames of 4096×4096×4096 .* cpu worker"):
+        estimate(huge, None)
+
+
+@pytest.mark.usefixtures("instant")
+def test_what_training_refuses_is_refused(tmp_path: Path) -> None:
+    wanted = settings(tmp_path)
+    with pytest.raises(DataError, match="no subjects to train on"):
+        estimate(wanted, study(wanted, subjects={"test": ("a",)}))
+    with pytest.raises(DataError, match="frames of every training subject are equal"):
+        estimate(wanted, study(wanted, difference_scale=0.0))
+    begun = tmp_path / "dry" / "model.ray" / "checkpoints" / "run.json"
+    begun.parent.mkdir(parents=True)
+    begun.write_text('{"seed": 5}')
+    with pytest.raises(ConfigError, match="begun with other settings"):
+        told(wanted)
+
+
+@pytest.mark.usefixtures("instant")
+def test_a_prepared_study_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+    wanted = settings(tmp_path)
+    text = "\n".join(told(wanted).lines())
+    assert "train 3, val 1 subjects, 4 frames of 4×16×16" in text
+    assert "6 over 2 workers, 3 each" in text
+    assert "measured on this machine" in text
+    assert told(wanted).read == (22, 64 // 6 * 6)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("instant")
+def test_of_all_visits_some_are_assumed(tmp_path: Path) -> None:
+    found = estimate(settings(tmp_path).model_copy(update={"data": DataSettings(shape=(4, 16, 16), frames=None)}), None)
+    assert found.frames == ASSUMED_FRAMES
+    assert any("16 are assumed" in line for line in found.lines())
+
+
+def test_the_command_line_prints_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--dry-run", f"run.dir={tmp_path}", "train.steps=7", *OVERRIDES])
+    out = capsys.readouterr().out
+    assert not ended.value.code
+    assert "phantom, 7 steps" in out
+    assert "not prepared yet" in out
+    assert "peak memory" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mistake", ["train.stpes=3", "train.batch_size=1"])
+def test_a_mistake_in_settings_ends_the_dry_run(mistake: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--dry-run", mistake])
+    assert ended.value.code == 2
+
+
+def test_shards_of_other_settings_are_refused(tmp_path: Path) -> None:
+    wanted = settings(tmp_path)
+    replace(study(wanted), location=str(tmp_path / "phantom" / "shards"), digest="other").write()
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--dry-run", f"run.dir={tmp_path}", *OVERRIDES])
+    assert ended.value.code == 2
