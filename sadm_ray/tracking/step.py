@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sadm_ray.config import Settings, flatten
+from sadm_ray.errors import Stopped
 from sadm_ray.tracking.client import shown
 from sadm_ray.tracking.outbox import outbox_folder
 from sadm_ray.tracking.record import PARENT, Place
@@ -35,7 +36,7 @@ def tracked_step(settings: Settings, step: str) -> Iterator[TrackedRun]:
     try:
         yield run
     except BaseException as error:
-        run.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        run.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit | Stopped) else "FAILED")
         raise
     else:
         run.finish()

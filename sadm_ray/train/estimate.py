@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -41,27 +41,30 @@ _ASSUMED_SCALE = 0.1
 _QUESTIONS = 256
 """How many questions are drawn to find usual ones, for the time, and the largest, for the memory."""
 
+_LONG = 1.5
+"""Seconds: after a pass that takes so long, no larger micro-batch is measured."""
+
 
 @dataclass(frozen=True)
 class Measured:
-    """What a process saw that did nothing but passes forward and backward, on one sample and then on two.
+    """What a process saw that did nothing but passes forward and backward, on 1 sample, on 2, and on more if quick.
 
     Attributes:
         device: where, such as `cpu`.
         precision: what its products were computed in.
-        seconds: of a pass on 1, 2 samples with as many observed frames as is usual.
-        peak: bytes, the largest so far after 1, 2 samples with as many observed frames as there may be; of the whole
-            process on a CPU, of what PyTorch has allocated on a GPU. Weights, gradients, averages and optimizer state
-            are in it, whole.
+        seconds: by how many samples the pass was on, each with as many observed frames as is usual.
+        peak: bytes, by the same, of samples with as many observed frames as there may be; of the whole process on a
+            CPU, of what PyTorch has allocated on a GPU. Weights, gradients, averages and optimizer state are in it,
+            whole.
         update_seconds: of one optimizer step with the averages.
         flops: of a usual sample forward and backward, in multiplications and additions.
-        too_many: so many samples did not fit the memory; none: all did.
+        too_many: so many samples did not fit the memory of this machine; none: all did.
     """
 
     device: str
     precision: str
-    seconds: tuple[float, ...]
-    peak: tuple[int, ...]
+    seconds: Mapping[int, float]
+    peak: Mapping[int, float]
     update_seconds: float
     flops: float
     too_many: int | None = None
@@ -144,7 +147,8 @@ class Estimate:
     def peak_memory(self) -> float:
         """What a worker needs at most, on the kind of device that was measured: extrapolated to its micro-batch."""
         elsewhere = (4 + len(self.settings.train.ema_decays)) * self._whole - self.state
-        peak = extrapolate(self.measured.peak, self.micro_batch) - elsewhere + self.batch
+        peak = extrapolate(self.measured.peak, self.micro_batch) - elsewhere
+        peak += (self.share - self.micro_batch) * self._sequence
         return peak if self.measured.device.startswith("cuda") else peak + self.pool
 
     @property
@@ -230,10 +234,14 @@ class Estimate:
 
     def _told_measured(self) -> Iterator[tuple[str, str]]:
         train, measured = self.settings.train, self.measured
-        tried = " and on ".join(str(samples + 1) for samples in range(len(measured.peak)))
-        passes = f"from passes on {tried} sample{'s' * (len(measured.peak) > 1)} of random volumes"
+        tried = ", ".join(map(str, measured.seconds))
+        extrapolated = "" if self.micro_batch in measured.seconds else ", and extrapolated"
+        where = f"{measured.device}, {measured.precision}"
         kind = "of the GPU's memory" if measured.device.startswith("cuda") else "with all that a process holds"
-        yield "estimated", f"{passes}, measured on this machine ({measured.device}, {measured.precision}), extrapolated"
+        yield (
+            "estimated",
+            f"measured on this machine ({where}) with random volumes, {tried} samples at a time{extrapolated}",
+        )
         yield "  peak memory", f"{_gb(self.peak_memory)} a worker {kind}, where nearly all frames are observed"
         yield "  a step", f"{self.seconds_a_step:.3g} s"
         yield "  the run", _duration(self.seconds)
@@ -241,7 +249,7 @@ class Estimate:
         yield "", "Workers elsewhere are as fast as their devices. Not counted: workers that share cores, their"
         yield "", "exchange of gradients, validation, waiting for data" + (", torch.compile." if train.compile else ".")
         if measured.too_many:
-            yield "", f"{measured.too_many} samples at a time did not fit the memory here; training would halve them."
+            yield "", f"{measured.too_many} samples at a time did not fit the memory of this machine."
         if train.device == "gpu" and not measured.device.startswith("cuda"):
             yield "", "train.device is gpu and there is none here: on one, memory and above all time will be others."
 
@@ -269,24 +277,29 @@ def estimate(settings: Settings, study: Study | None) -> Estimate:
         parameters = Sadm(config).describe()
     frames = study.frames or ASSUMED_FRAMES
     micro_batch = min(settings.train.micro_batch or _share(settings.train), _share(settings.train))
-    measured = measure(settings, config, frames, min(micro_batch, 2))
-    if measured.too_many == 1 or (measured.too_many and settings.train.on_out_of_memory == "stop"):
+    measured = measure(settings, config, frames, min(micro_batch, _QUESTIONS))
+    # More than two only make the estimate a better one: a worker elsewhere may have room for them.
+    halved = measured.too_many == 2 and settings.train.on_out_of_memory == "halve"
+    if measured.too_many in (1, 2) and not halved:
         device = measured.device.partition(" ")[0]
         outline = torch.empty(1, device=device).expand(measured.too_many, frames, 1, *study.shape)
         nothing = torch.empty(0)
         raise too_large(settings.train, measured.too_many, Batch(outline, nothing, nothing))
-    micro_batch = 1 if measured.too_many else micro_batch
+    micro_batch = 1 if halved else micro_batch
     return Estimate(settings, study, prepared, frames, parameters, micro_batch, location, measured)
 
 
-def extrapolate(measured: Sequence[float], samples: int) -> float:
-    """What was measured for 1 and perhaps for 2 samples, along a line for so many."""
-    one = measured[0]
-    return one + max(measured[-1] - one, 0.0) * (samples - 1)
+def extrapolate(measured: Mapping[int, float], samples: int) -> float:
+    """What was measured for so many samples, else what lies on the line through the two largest numbers of them."""
+    if samples in measured or len(measured) == 1:
+        return measured.get(samples, measured[max(measured)])
+    less, more = sorted(measured)[-2:]
+    slope = max(measured[more] - measured[less], 0.0) / (more - less)
+    return max(measured[more] + slope * (samples - more), measured[min(measured)])
 
 
 def measure(settings: Settings, config: SadmConfig, frames: int, most: int) -> Measured:
-    """Take passes on 1 to `most` samples in a process of its own, whose memory is that of a worker and of nothing else.
+    """Take passes on 1, 2, 4, … and at last `most` samples, in a process of its own that has nothing else in memory.
 
     Raises:
         RuntimeError: the process died, and not for want of memory.
@@ -303,7 +316,9 @@ def measure(settings: Settings, config: SadmConfig, frames: int, most: int) -> M
         process.join()
         if process.exitcode != -signal.SIGKILL:  # which is how Linux ends what wants too much memory
             raise RuntimeError(f"measuring ended with code {process.exitcode}") from None
-        told = Measured("cpu", "", (), (), 0.0, 0.0, too_many=most)
+        if most > 2:
+            return measure(settings, config, frames, 2)  # it took with it what it knew of fewer
+        told = Measured("cpu", "", {}, {}, 0.0, 0.0, too_many=most)
     finally:
         process.kill()
         process.join()
@@ -321,38 +336,41 @@ def _measure(sender: Connection, settings: Settings, config: SadmConfig, frames:
         torch.set_float32_matmul_precision("high")
     wide = train.precision == "float32" or (train.precision == "auto" and not has_bfloat16(device))
     name = "cpu" if device.type == "cpu" else f"cuda {torch.cuda.get_device_name(device)}"
-    seconds: list[float] = []
-    peak: list[int] = []
-    update_seconds = flops = 0.0
-    too_many: int | None = 1
+    seconds: dict[int, float] = {}
+    peak: dict[int, float] = {}
+    update = flops = 0.0
+    samples = 1
+    too_many = None
     try:
-        passes = _Passes(settings, config, frames, most, device)
+        passes = _Passes(settings, config, frames, device)
         flops = passes.flops()
-        update_seconds = passes.update()
-        for samples in range(1, most + 1):
-            too_many = samples
-            peak.append(passes.peak(samples))
-            seconds.append(passes.seconds(samples))
-        too_many = None
+        update = passes.update()
+        while True:
+            peak[samples] = passes.peak(samples)  # the larger pass first: what it leaves behind is there in any case
+            seconds[samples] = passes.seconds(samples)
+            if samples == most or (samples >= 2 and seconds[samples] > _LONG):
+                break
+            samples = min(2 * samples, most)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        too_many = samples
+        peak.pop(samples, None)
     precision = "float32" if wide else "bfloat16"
-    done = slice(None if too_many is None else too_many - 1)
-    sender.send(Measured(name, precision, tuple(seconds[done]), tuple(peak[done]), update_seconds, flops, too_many))
+    sender.send(Measured(name, precision, seconds, peak, update, flops, too_many))
 
 
 class _Passes:
     """Passes forward and backward as a worker takes them, on random volumes; gradients are kept and added up."""
 
-    def __init__(self, settings: Settings, config: SadmConfig, frames: int, most: int, device: torch.device) -> None:
+    def __init__(self, settings: Settings, config: SadmConfig, frames: int, device: torch.device) -> None:
         self.settings, self.device = settings.train, device
         bare = Sadm(config).to(device)
         convert_conv3d_weight_memory_format(bare, torch.channels_last_3d)  # as workers do
         bare.recompute_activations(self.settings.recompute_activations)
         self.learner = Learner(bare, self.settings)
-        self.batch = _random_batch(config, frames, most, device)
-        self.usual, self.largest = _questions(settings, frames, most, device)
+        self.usual, self.largest = _questions(settings, frames, device)
+        self.frames = frames
 
     def flops(self) -> float:
         with FlopCounterMode(display=False) as counter:
@@ -381,9 +399,9 @@ class _Passes:
         return min(taken)
 
     def _take(self, chance: Chance, samples: int) -> None:
-        part = slice(samples)
-        size = self.learner.bare.noise_size(self.batch.frames.shape[-3:])
-        losses, _ = sample_losses(self.learner.model, size, self.batch.part(part), chance.part(part), self.settings)
+        batch = _random_batch(self.learner.bare.config, self.frames, samples, self.device)
+        size = self.learner.bare.noise_size(batch.frames.shape[-3:])
+        losses, _ = sample_losses(self.learner.model, size, batch, chance.part(slice(samples)), self.settings)
         losses.sum().backward()
 
     def _now(self) -> float:
@@ -406,8 +424,8 @@ def _random_batch(config: SadmConfig, frames: int, samples: int, device: torch.d
     )
 
 
-def _questions(settings: Settings, frames: int, samples: int, device: torch.device) -> tuple[Chance, Chance]:
-    """Chances whose questions observe as many frames as is usual, and as many as any of the questions drawn.
+def _questions(settings: Settings, frames: int, device: torch.device) -> tuple[Chance, Chance]:
+    """Chances whose first questions observe as many frames as is usual, and as many as any of the questions drawn.
 
     Only observed frames are encoded, so that one sample can cost several times what another does.
     """
@@ -416,8 +434,7 @@ def _questions(settings: Settings, frames: int, samples: int, device: torch.devi
     observed = draw_question(present, drawn, settings.train.imputation).observed.sum(dim=1).float()
     usual = (observed - observed.mean()).abs().argsort(stable=True)
     largest = observed.argsort(descending=True, stable=True)
-    places = [order[:samples].tolist() for order in (usual, largest)]
-    first, second = (Chance(settings.seed, 0, chosen, _QUESTIONS, device) for chosen in places)
+    first, second = (Chance(settings.seed, 0, order.tolist(), _QUESTIONS, device) for order in (usual, largest))
     return first, second
 
 

@@ -77,7 +77,7 @@ def train_model(settings: Settings, study: Study, out: Path, tracked: TrackedRun
     tracked.params(facts | flatten(settings.train, "train.") | {"study.digest": study.digest})
     tracked.dataset(Path(study.location).name, study.content[:36], study.location, _profile(study))
     newest = checkpoints.newest()
-    if newest is None or (newest.step < settings.train.steps and not newest.told["finished"]):
+    if newest is None or not _is_done(newest, settings):
         newest = _train(settings, study, config, location, tracked)
     _export(newest, settings, out)
     told = {"step": newest.step, "epoch": newest.told["epoch"], **newest.told["validated"]}
@@ -119,11 +119,15 @@ def _train(settings: Settings, study: Study, config: SadmConfig, location: str, 
     newest = Checkpoints(location).newest()
     if newest is None:
         raise RuntimeError("training ended without a checkpoint")
-    if not newest.told["finished"] and newest.step < train.steps:
+    if not _is_done(newest, settings):
         if not stopping:
             raise RuntimeError(f"training ended at step {newest.step} of {train.steps}")
         raise Stopped(f"stopped after step {newest.step} of {train.steps}, which is saved; run the same command again")
     return newest
+
+
+def _is_done(newest: Checkpoint, settings: Settings) -> bool:
+    return newest.step >= settings.train.steps or bool(newest.told["ended_early"])
 
 
 def _rays_own(location: str) -> dict[str, Any]:

@@ -108,8 +108,9 @@ class _Worker:
                 enough = self._validate(writer, last=last)
             stopped = stop.agreed()
             if last or due or enough or stopped:
-                standing.finished = last or enough
-                self._save(writer)
+                standing.ended_early = enough
+                with meter.stalled():
+                    self._save(writer)
             if enough or stopped:
                 break
         if writer is not None:

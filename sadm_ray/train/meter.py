@@ -60,6 +60,13 @@ class Meter:
         yield
         self._since += time.monotonic() - begun
 
+    @contextlib.contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Training waits here for a checkpoint."""
+        begun = time.monotonic()
+        yield
+        self._stalled += time.monotonic() - begun
+
     def record(self, step: int) -> dict[str, float]:
         """The means since the last record; all workers call this, and begin anew.
 
@@ -73,6 +80,7 @@ class Meter:
             "learning_rate": learning_rate(step, self._settings),
             "samples_per_second": samples_per_second,
             "data_wait_fraction": self._waited / elapsed,
+            "checkpoint_stall_fraction": self._stalled / elapsed,
             **self._memory(),
         }
         if sum(counts):
@@ -88,7 +96,8 @@ class Meter:
     def _begin(self) -> None:
         self._sums, self._counts = torch.zeros(2, LEVELS, device=self._device)
         self._norms: list[float] = []
-        self._waited, self._steps, self._since = 0.0, 0, time.monotonic()
+        self._waited = self._stalled = 0.0
+        self._steps, self._since = 0, time.monotonic()
 
     def _memory(self) -> Mapping[str, float]:
         """Of this worker's process and machine, some by the names under which MLflow shows system metrics."""

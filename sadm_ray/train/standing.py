@@ -34,7 +34,7 @@ class Standing:
         validated: the newest result of validation, by name.
         best: of the score that early stopping watches; none before the first validation.
         since_best: validations since then.
-        finished: nothing is left to do.
+        ended_early: validation has not become better any more, and nothing is left to do.
     """
 
     step: int = 0
@@ -44,7 +44,7 @@ class Standing:
     validated: dict[str, float] = field(default_factory=dict)
     best: float | None = None
     since_best: int = 0
-    finished: bool = False
+    ended_early: bool = False
 
     def judge(self, settings: TrainSettings) -> bool:
         """Take in `validated`; returns whether it is the best so far."""

@@ -1,0 +1,188 @@
+"""What training costs beside its mathematics, and what a second worker brings.
+
+    python -m benchmarks.training                    all parts, one after another (about 10 minutes on 2 cores)
+    python -m benchmarks.training --part scaling     one: scaling, overhead, checkpoint, recovery or paper
+
+The model and volumes are those of `configs/phantom.yaml`. Let nothing else run: two workers want both cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import say
+from sadm_ray.cluster import WORKER_ENVIRONMENT
+from sadm_ray.config import Settings
+from sadm_ray.config_file import load_settings
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+STEPS = 60
+QUIET = {"loss_every": 0, "generate_every": 0}
+
+
+def _settings(folder: Path, name: str, **train: Any) -> Settings:
+    common = {"steps": STEPS, "log_every": 5, "checkpoint_every": STEPS, "warmup_steps": 5, "validation": QUIET}
+    return Settings.model_validate(
+        {
+            "run": {"name": name, "dir": str(folder)},
+            "data": {"shards": str(folder / "shards")},
+            "train": {**common, **train},
+        }
+    )
+
+
+def _rate(settings: Settings) -> float:
+    """Samples a second of a training under Ray: the median of its records, without the first ones."""
+    from sadm_ray import steps
+    from sadm_ray.tracking import step_history
+
+    steps.train(settings)
+    values = [value for step, value in step_history(settings, "train", "samples_per_second") if step > 10]
+    return statistics.median(values)
+
+
+def scaling(folder: Path) -> None:
+    """One worker and two, in turn; each has 16 samples a step (weak scaling), then both share 16 (strong)."""
+    rates: dict[str, list[float]] = {"one": [], "two": [], "shared": []}
+    for turn in range(3):
+        rates["one"].append(_rate(_settings(folder, f"one-{turn}", workers=1)))
+        rates["two"].append(_rate(_settings(folder, f"two-{turn}", workers=2, batch_size=32)))
+        rates["shared"].append(_rate(_settings(folder, f"shared-{turn}", workers=2)))
+    one, two, shared = (statistics.median(rates[key]) for key in ("one", "two", "shared"))
+    say("samples/s of one worker", one, "1/s", "higher")
+    say("two workers over one, 16 samples each", two / one, "1", "higher", 1.8)
+    say("two workers over one, 16 samples together", shared / one, "1", "higher")
+
+
+def _bare_rate(settings: Settings) -> float:
+    """Samples a second of the same steps in a plain loop, in a process of its own as the workers have."""
+    command = [sys.executable, "-m", "benchmarks.training", "--bare", str(settings.data.shards)]
+    told = subprocess.run(command, check=True, env=os.environ | WORKER_ENVIRONMENT, stdout=subprocess.PIPE)  # noqa: S603
+    return float(told.stdout)
+
+
+def bare(shards: str) -> float:
+    """The median of as many records of as many steps as `_rate` looks at; the subjects are all in memory."""
+    import torch
+    from torch.nn.utils import convert_conv3d_weight_memory_format
+
+    from sadm_ray.data.batch import stack
+    from sadm_ray.data.chance import Chance
+    from sadm_ray.data.study import read_study, read_subject
+    from sadm_ray.model.sadm import Sadm
+    from sadm_ray.train.guard import Guard
+    from sadm_ray.train.launch import model_config
+    from sadm_ray.train.learner import Learner
+    from sadm_ray.train.step import Batch, train_step
+
+    torch.set_num_threads(1)
+    settings, study = _settings(Path("nowhere"), "bare"), read_study(shards)
+    names = study.names("train")[:64]
+    sequences = stack([read_subject(study, name) for name in names])
+    torch.manual_seed(0)
+    model = Sadm(model_config(settings, study))
+    convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
+    learner, guard, size = Learner(model, settings.train), Guard(settings.train), settings.train.batch_size
+    frames, present, times = (torch.from_numpy(a) for a in (sequences.frames, sequences.present, sequences.times))
+    rates = []
+    for record in range(STEPS // 5):
+        begun = time.monotonic()
+        for step in range(record * 5, record * 5 + 5):
+            chosen = torch.randperm(len(names))[:size]
+            batch = Batch(frames[chosen], present[chosen], times[chosen])
+            train_step(learner, guard, batch, Chance(0, step, range(size), size), settings.train, step)
+        rates.append(5 * size / (time.monotonic() - begun))
+    return statistics.median(rates[2:])
+
+
+def overhead(folder: Path) -> None:
+    """Ray, reading and tracking over the bare steps, in turn."""
+    ratios = []
+    for turn in range(3):
+        settings = _settings(folder, f"ray-{turn}", workers=1)
+        ratios.append(_bare_rate(settings) / _rate(settings) - 1)
+    say("overhead of Ray and tracking over the bare step", statistics.median(ratios), "1", "lower", 0.03)
+
+
+def checkpoint(folder: Path) -> None:
+    """How much of the time training waits for a checkpoint, every 20 steps, and what the writing beside it costs."""
+    from sadm_ray import steps
+    from sadm_ray.tracking import step_history
+
+    stalls, costs = [], []
+    for turn in range(3):
+        often = _settings(folder, f"often-{turn}", workers=1, checkpoint_every=20, log_every=20, steps=100)
+        rate = _rate(often)
+        values = [value for step, value in step_history(often, "train", "checkpoint_stall_fraction") if step > 20]
+        stalls.append(statistics.mean(values))
+        seldom = _settings(folder, f"seldom-{turn}", workers=1, checkpoint_every=100, log_every=20, steps=100)
+        costs.append(_rate(seldom) / rate - 1)
+    del steps
+    say(
+        "time that training stands still for checkpoints, one every 20 steps",
+        statistics.median(stalls),
+        "1",
+        "lower",
+        0.02,
+    )
+    say("slower with a checkpoint every 20 steps than with none", statistics.median(costs), "1", "lower")
+
+
+def paper(_: Path) -> None:
+    """Weak scaling on paper: what is exchanged a step, against what links carry, at the size of configs/acdc.yaml."""
+    import torch
+
+    from sadm_ray.model.sadm import Sadm, SadmConfig
+
+    settings = load_settings(CONFIGS / "acdc.yaml")
+    model = settings.model.model_copy(update={"difference_scale": 0.1})
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in Sadm(SadmConfig(shape=settings.data.shape, model=model)).parameters())
+    sample_tflop, gpu_tflops, samples = 0.177, 100.0, 8
+    compute = samples * sample_tflop / gpu_tflops
+    gradient_gb = 4 * parameters / 1e9
+    say("gradient", gradient_gb, "GB", "lower")
+    say(f"compute of {samples} samples a GPU at {gpu_tflops:g} TFLOP/s achieved", compute * 1e3, "ms", "lower")
+    for gpus in (8, 64, 512):
+        exchanged = 2 * (gpus - 1) / gpus * gradient_gb
+        for link, gbs in (("NVLink 450 GB/s", 450.0), ("400 Gb/s a GPU", 50.0), ("100 Gb/s a node of 8", 12.5)):
+            if (gpus > 8) == link.startswith("NVLink"):
+                continue
+            seconds = exchanged / gbs + 2 * (gpus - 1) * 5e-6
+            efficiency = compute / max(compute, seconds + 0.1 * compute)
+            say(f"{gpus} GPUs over {link}: exchange", seconds * 1e3, "ms", "lower")
+            say(f"{gpus} GPUs over {link}: efficiency, exchange beside the backward pass", efficiency, "1", "higher")
+
+
+PARTS = {"scaling": scaling, "overhead": overhead, "checkpoint": checkpoint, "paper": paper}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS)
+    parser.add_argument("--bare", metavar="SHARDS", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        print(bare(options.bare))
+        return
+    from sadm_ray import steps
+    from sadm_ray.cluster import ray_session
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = _settings(Path(folder), "study")
+        with ray_session(settings):
+            steps.prepare(settings)
+            for part in [options.part] if options.part else PARTS:
+                PARTS[part](Path(folder))
+
+
+if __name__ == "__main__":
+    main()

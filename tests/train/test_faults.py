@@ -1,0 +1,302 @@
+"""What happens to a training beside its work: a full disk, a SIGTERM, a changed byte, storage on S3, lost nodes."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from sadm_ray import steps
+from sadm_ray.config import Settings
+from sadm_ray.data.study import read_study
+from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.train.checkpoint import Checkpoints
+from tests.processes import start
+from tests.test_journey import settings_for
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
+    """A tiny phantom, prepared once."""
+    settings = settings_for(tmp_path_factory.mktemp("study"))
+    steps.prepare(settings)
+    return str(settings.run_dir / "shards")
+
+
+def settings_with(folder: Path, shards: str, **train: Any) -> Settings:
+    tree = settings_for(folder, **{"workers": 1, **train}).model_dump(mode="json", exclude_defaults=True)
+    tree["data"]["shards"] = shards
+    return Settings.model_validate(tree)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 6 MB; where it may not be mounted the test is skipped."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    made = mount and subprocess.run([mount, "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], check=False)
+    if not made or made.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield disk
+    subprocess.run([str(umount), str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_a_checkpoint_and_one_line(
+    shards: str, small_disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # A checkpoint takes 2.5 MB: the first has room, the second has not, until somebody makes some.
+    settings = settings_with(tmp_path, shards, storage=str(small_disk), steps=8, checkpoint_every=2)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(2_000_000))
+    kept = Checkpoints(f"{small_disk}/tiny/checkpoints")
+    with pytest.raises(DataError, match=r"step 8 cannot be written \(.*[Nn]o space left on device"):
+        steps.train(settings)
+    lines = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+    assert len(lines) == 3, "one line for each checkpoint that had no room"
+    assert all(str(small_disk) in line and "training goes on" in line for line in lines)
+    newest = kept.newest()
+    assert newest is not None
+    assert newest.step == 2
+    ballast.unlink()
+    steps.train(settings)
+    newest = kept.newest()
+    assert newest is not None
+    assert newest.step == 8
+    undisturbed = settings_with(tmp_path / "undisturbed", shards, steps=8)
+    steps.train(undisturbed)
+    assert_same(settings, undisturbed)
+
+
+def assert_same(one: Settings, other: Settings) -> None:
+    """The trained models are the same, bit by bit."""
+    first, second = (load_file(settings.run_dir / "model" / "model.safetensors") for settings in (one, other))
+    assert first.keys() == second.keys()
+    assert all((first[key] == second[key]).all() for key in first)
+
+
+@pytest.mark.slow
+def test_a_changed_byte_costs_a_checkpoint_and_one_line(
+    shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shorter = settings_with(tmp_path, shards, steps=4)
+    steps.train(shorter)
+    file = shorter.run_dir / "model.ray" / "checkpoints" / "checkpoint-00000004" / "weights.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    longer = settings_with(tmp_path, shards, steps=6)
+    steps.train(longer)
+    lines = {record.getMessage() for record in caplog.records if "damaged" in record.getMessage()}
+    assert len(lines) == 1
+    assert "weights.safetensors" in lines.pop()
+    undisturbed = settings_with(tmp_path / "undisturbed", shards, steps=6)
+    steps.train(undisturbed)
+    assert_same(longer, undisturbed)
+
+
+def test_a_scan_of_nan_stops_training_with_its_name(shards: str, tmp_path: Path, monkeypatch: Any) -> None:
+    # Preparation refuses such a scan; here one stands for whatever else makes a loss NaN.
+    settings = settings_with(tmp_path, shards, steps=8, max_bad_steps=2, learning_rate=1e30, spike_factor=None)
+    began = time.monotonic()
+    with pytest.raises(
+        DataError, match=r"training broke down: the gradients of 2 steps .* look at the scans of patient0"
+    ):
+        steps.train(settings)
+    assert time.monotonic() - began < 60, "and is not tried again"
+
+
+@pytest.mark.slow
+def test_checkpoints_on_an_object_store(shards: str, tmp_path: Path, s3_bucket: str) -> None:
+    """In a process of its own: the Ray of this one does not know the bucket's address."""
+    runs = f"{s3_bucket}/runs"
+    common = (f"data.shards={shards}", "train.schedule=constant", "train.workers=1", f"train.storage={runs}")
+    file = tmp_path / "settings.yaml"
+    from sadm_ray.config_file import dump_settings
+
+    file.write_text(dump_settings(settings_with(tmp_path, shards)))
+    log = tmp_path / "log"
+    for count in (2, 4):
+        job = start("train", "--config", str(file), *common, f"train.steps={count}", log=log)
+        assert job.wait() == 0, log.read_text()
+    kept = Checkpoints(f"{runs}/tiny/checkpoints")
+    assert kept.storage.folders() == ["checkpoint-00000002", "checkpoint-00000004"]
+    newest = kept.newest()
+    assert newest is not None
+    assert newest.step == 4
+    undisturbed = settings_with(tmp_path / "undisturbed", shards, steps=4)
+    steps.train(undisturbed)
+    assert_same(settings_with(tmp_path, shards), undisturbed)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_leaves(shards: str, tmp_path: Path) -> None:
+    from sadm_ray.config_file import dump_settings
+
+    settings = settings_with(tmp_path, shards, steps=4000, checkpoint_every=100_000)
+    file, log = tmp_path / "settings.yaml", tmp_path / "log"
+    file.write_text(dump_settings(settings))
+    job = start("train", "--config", str(file), log=log)
+    wait_for(lambda: "samples/s" in log.read_text() or job.poll() is not None, 90)
+    asked = time.monotonic()
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=30) == 143, log.read_text()
+    assert time.monotonic() - asked < 30
+    newest = Checkpoints(str(settings.run_dir / "model.ray" / "checkpoints")).newest()
+    assert newest is not None
+    assert 0 < newest.step < 4000
+    assert f"stopped after step {newest.step} of 4000, which is saved" in log.read_text()
+    assert not (settings.run_dir / "model").exists()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_early_stopping_takes_the_best(shards: str, tmp_path: Path) -> None:
+    # With this rate the loss soon rises: training ends long before its last step.
+    validation = {"loss_every": 2, "generate_every": 0, "patience": 2}
+    settings = settings_with(tmp_path, shards, steps=400, learning_rate=0.5, spike_factor=None, validation=validation)
+    trained = steps.train(settings)
+    assert trained.facts["step"] < 400
+    kept = Checkpoints(str(settings.run_dir / "model.ray" / "checkpoints"))
+    best, newest = kept.verified("best"), kept.newest()
+    assert best is not None
+    assert newest is not None
+    assert best.step < newest.step == trained.facts["step"]
+    assert newest.told["ended_early"]
+    used = (settings.run_dir / "model" / "model.safetensors").read_bytes()
+    assert used == best.read("ema-0.99.safetensors")
+    began = newest.step
+    assert steps.train(settings).facts["step"] == began, "it is done: again is nothing at all"
+
+
+def test_a_gpu_that_is_not_there_is_refused(shards: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.device: 1 workers want a GPU each, the cluster has 0"):
+        steps.train(settings_with(tmp_path, shards, device="gpu"))
+
+
+def test_a_changed_setting_is_refused(shards: str, tmp_path: Path) -> None:
+    steps.train(settings_with(tmp_path, shards, steps=2))
+    with pytest.raises(ConfigError, match=r"run\.name: tiny .* train\.learning_rate \(0\.002 before, 0\.001 now\)"):
+        steps.train(settings_with(tmp_path, shards, steps=2, learning_rate=0.001))
+
+
+def test_what_training_tells_mlflow(shards: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    from sadm_ray.tracking import tracking_uri
+
+    settings = settings_with(
+        tmp_path, shards, steps=6, ema_decays=[0.9, 0.5], validation={"loss_every": 2, "generate_every": 6}
+    )
+    steps.train(settings)
+    client = MlflowClient(tracking_uri(settings))
+    experiment = client.get_experiment_by_name("sadm-ray")
+    run = next(run for run in client.search_runs([experiment.experiment_id]) if run.info.run_name == "tiny/train")
+    metrics = run.data.metrics
+    wanted = {
+        "loss", "learning_rate", "grad_norm", "samples_per_second", "tflops_per_second", "data_wait_fraction",
+        "memory/process_gb", "system/cpu_utilization_percentage", "val_loss", "val_loss/ema-0.9", "val_loss/ema-0.5",
+        "val_psnr", "val_copy_last", "val_ssim", "val_copy_last_ssim", "val_nrmse", "val_gain", "steps_not_used",
+        "val_losses/noise_0-0.2",
+    }  # fmt: skip
+    assert wanted <= set(metrics)
+    assert any(name.startswith("losses/noise_") for name in metrics)
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "val_loss")] == [2, 4, 6]
+    pictures = [file.path for file in client.list_artifacts(run.info.run_id, "validation")]
+    assert pictures == ["validation/step-00000006.png"]
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.digest == read_study(shards).content[:36]
+    (version,) = client.search_model_versions("name='tiny'")
+    assert version.run_id == run.info.run_id
+    assert (settings.run_dir / "model" / "ema-0.5.safetensors").exists()
+
+
+CLUSTER = """
+import threading, time, json, sys
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from sadm_ray.config_file import load_settings
+from sadm_ray import steps
+
+file, checkpoints, told = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": quick})
+first, second = (cluster.add_node(num_cpus=2) for _ in range(2))
+ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+
+def step():
+    found = sorted(checkpoints.glob("checkpoint-*/manifest.json"))
+    return int(found[-1].parent.name.removeprefix("checkpoint-")) if found else 0
+
+trained = {}
+thread = threading.Thread(target=lambda: trained.update(facts=steps.train(load_settings(file)).facts))
+thread.start()
+def wait(condition):
+    while thread.is_alive() and not condition():
+        time.sleep(0.05)
+wait(lambda: step() >= 20)
+cluster.remove_node(second, allow_graceful=False)
+lost, at = time.monotonic(), step()
+wait(lambda: step() > at + 4)
+recovered = time.monotonic() - lost
+cluster.add_node(num_cpus=2)
+thread.join()
+told.write_text(json.dumps({"facts": trained.get("facts"), "recovered": recovered, "lost at": at}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_node_dies_and_another_joins(shards: str, tmp_path: Path) -> None:
+    import json
+    import os
+    import sys
+
+    from sadm_ray.config_file import dump_settings
+
+    settings = settings_with(
+        tmp_path,
+        shards,
+        workers=2,
+        min_workers=1,
+        steps=600,
+        checkpoint_every=4,
+        targets_per_subject=3,
+        max_failures=-1,
+    )
+    file, script, told = (tmp_path / name for name in ("settings.yaml", "cluster.py", "told.json"))
+    file.write_text(dump_settings(settings))
+    script.write_text(CLUSTER)
+    checkpoints = settings.run_dir / "model.ray" / "checkpoints"
+    quick = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+    arguments = [sys.executable, str(script), str(file), str(checkpoints), str(told)]
+    with (tmp_path / "log").open("wb") as log:
+        done = subprocess.run(arguments, env={**os.environ, **quick}, stdout=log, stderr=log, check=False)
+    assert done.returncode == 0, (tmp_path / "log").read_text()
+    report = json.loads(told.read_text())
+    print(report)
+    assert report["facts"]["step"] == 600
+    assert report["recovered"] < 120
+    undisturbed = settings_with(
+        tmp_path / "undisturbed", shards, steps=600, targets_per_subject=3, checkpoint_every=600
+    )
+    steps.train(undisturbed)
+    one, other = (load_file(each.run_dir / "model" / "model.safetensors") for each in (settings, undisturbed))
+    # One worker or two sum in another order, and 600 steps of AdamW let that grow.
+    assert max(abs(one[key] - other[key]).max() for key in one) < 0.05
