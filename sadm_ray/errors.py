@@ -18,7 +18,7 @@ class UserError(Exception):
         super().__init__(" ".join(message.splitlines()))
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818  (nothing went wrong)
     """Somebody asked the job to end (SIGTERM): it saved what it had and left. The message is one line."""
 
     exit_code = 143

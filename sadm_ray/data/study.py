@@ -153,15 +153,24 @@ def read_rows(study: Study, split: str, blocks: int | None = None) -> Dataset:
     return rows_of(study, study.names(split), blocks)
 
 
-def rows_of(study: Study, subjects: Sequence[str], blocks: int | None = None, cpus: float = 1.0) -> Dataset:
-    """The stored rows of these subjects in this order; one may be named more than once."""
+def rows_of(study: Study, subjects: Sequence[str], blocks: int | None = None, beside: bool = False) -> Dataset:
+    """The stored rows of these subjects in this order; one may be named more than once.
+
+    Args:
+        beside: for work that holds CPUs already, perhaps all there are: reading asks for none, two tasks at a time.
+    """
     import ray
 
     places = subject_places(study)
     wanted = [{"part": places[name].part, "row": places[name].row} for name in subjects]
     parts = min(len(wanted), max(blocks or 1, len(wanted) // 8, 1))
     return ray.data.from_items(wanted, override_num_blocks=parts).map_batches(
-        _read_table, fn_kwargs={"location": study.location}, batch_size=None, batch_format="pyarrow", num_cpus=cpus
+        _read_table,
+        fn_kwargs={"location": study.location},
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=0 if beside else 1,
+        concurrency=2 if beside else None,
     )
 
 

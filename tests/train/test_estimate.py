@@ -1,7 +1,9 @@
 """The dry run: numbers that add up, memory that is really measured, nothing written."""
 
 import os
+import signal
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,11 @@ from sadm_ray.config import (
 from sadm_ray.data.study import Study, data_digest
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.train import estimate as estimating
-from sadm_ray.train.estimate import ASSUMED_FRAMES, Estimate, Measured, estimate, extrapolate, measure
+from sadm_ray.train import measure as measuring
+from sadm_ray.train.estimate import ASSUMED_FRAMES, Estimate, estimate, extrapolate
 from sadm_ray.train.launch import model_config
 from sadm_ray.train.learner import Learner
+from sadm_ray.train.measure import Measured, measure
 from tests.train.runs import SETTINGS, Run
 
 SMALL = ModelSettings(
@@ -71,10 +75,10 @@ def test_sizes_are_those_of_a_learner_in_training(tmp_path: Path) -> None:
     held = [state for moments in learner.optimizer.state.values() for state in moments.values() if state.ndim]
     found = told(settings(tmp_path))
     assert found.parameters == learner.bare.describe()
-    assert found.weights == found.gradients == sum(p.nbytes for p in learner.bare.parameters())
-    assert found.optimizer == 2 * found.weights
-    assert found.averages == sum(w.nbytes for average in learner.averages.values() for w in average.weights)
-    assert found.optimizer == pytest.approx(sum(moment.nbytes for moment in held), rel=1e-3)
+    size = found.state
+    assert size["weights"] == size["gradients"] == sum(p.nbytes for p in learner.bare.parameters())
+    assert size["averages"] == sum(w.nbytes for average in learner.averages.values() for w in average.weights)
+    assert size["optimizer"] == pytest.approx(sum(moment.nbytes for moment in held), rel=1e-3)
     saved = sum(tensor.nbytes for tensors in learner.state().values() for tensor in tensors.values())
     assert found.checkpoint == pytest.approx(saved, rel=0.01)
 
@@ -82,8 +86,8 @@ def test_sizes_are_those_of_a_learner_in_training(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("instant")
 def test_fsdp_shares_the_state_and_nothing_else(tmp_path: Path) -> None:
     whole, shared = told(settings(tmp_path)), told(settings(tmp_path, parallel="fsdp"))
-    assert shared.state == whole.state / 2
-    assert whole.peak_memory - shared.peak_memory == pytest.approx(whole.state / 2)
+    assert shared.state == {name: size / 2 for name, size in whole.state.items()}
+    assert whole.peak_memory - shared.peak_memory == pytest.approx(sum(whole.state.values()) / 2)
     assert shared.checkpoint == whole.checkpoint
     assert shared.batch == whole.batch
 
@@ -124,6 +128,18 @@ def test_memory_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert found.too_many is None
     assert min(found.seconds.values()) > 0
     assert found.flops > 1e6
+
+
+def killed_at_the_second(sender: Connection, *_: object) -> None:
+    sender.send(Measured("cpu", "float32", {1: 0.5}, {1: 1.0e9}))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_was_measured_before_the_system_killed_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "_measure", killed_at_the_second)
+    wanted = settings(tmp_path)
+    found = measure(wanted, model_config(wanted, study(wanted)), 4, 3)
+    assert (found.too_many, found.seconds) == (2, {1: 0.5})
 
 
 @pytest.mark.parametrize("then", ["stop", "halve"])

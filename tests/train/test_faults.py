@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ from safetensors.numpy import load_file
 
 from sadm_ray import steps
 from sadm_ray.config import Settings
+from sadm_ray.config_file import dump_settings
 from sadm_ray.data.study import read_study
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.train.checkpoint import Checkpoints
@@ -122,8 +126,6 @@ def test_checkpoints_on_an_object_store(shards: str, tmp_path: Path, s3_bucket: 
     runs = f"{s3_bucket}/runs"
     common = (f"data.shards={shards}", "train.schedule=constant", "train.workers=1", f"train.storage={runs}")
     file = tmp_path / "settings.yaml"
-    from sadm_ray.config_file import dump_settings
-
     file.write_text(dump_settings(settings_with(tmp_path, shards)))
     log = tmp_path / "log"
     for count in (2, 4):
@@ -141,8 +143,6 @@ def test_checkpoints_on_an_object_store(shards: str, tmp_path: Path, s3_bucket: 
 
 @pytest.mark.slow
 def test_sigterm_saves_and_leaves(shards: str, tmp_path: Path) -> None:
-    from sadm_ray.config_file import dump_settings
-
     settings = settings_with(tmp_path, shards, steps=4000, checkpoint_every=100_000)
     file, log = tmp_path / "settings.yaml", tmp_path / "log"
     file.write_text(dump_settings(settings))
@@ -227,76 +227,79 @@ def test_what_training_tells_mlflow(shards: str, tmp_path: Path) -> None:
 
 
 CLUSTER = """
-import threading, time, json, sys
+import json, sys, threading, time
 from pathlib import Path
+
 import ray
 from ray.cluster_utils import Cluster
-from sadm_ray.config_file import load_settings
-from sadm_ray import steps
 
+from sadm_ray import steps
+from sadm_ray.config_file import load_settings
+from sadm_ray.train import launch
+
+launch._RESIZE_SECONDS = 5.0
 file, checkpoints, told = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": quick})
-first, second = (cluster.add_node(num_cpus=2) for _ in range(2))
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick})
+first, second = (cluster.add_node(num_cpus=1) for _ in range(2))
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-
-def step():
-    found = sorted(checkpoints.glob("checkpoint-*/manifest.json"))
-    return int(found[-1].parent.name.removeprefix("checkpoint-")) if found else 0
 
 trained = {}
 thread = threading.Thread(target=lambda: trained.update(facts=steps.train(load_settings(file)).facts))
 thread.start()
+sizes = []
+
+def state():
+    "The newest checkpoint's step, and by how many workers it was made."
+    found = sorted(checkpoints.glob("checkpoint-*/manifest.json"))
+    try:
+        state = json.loads((found[-1].parent / "state.json").read_text())
+    except (IndexError, OSError):  # none yet, or removed a moment ago
+        return 0, 0
+    if not sizes or sizes[-1] != state["workers"]:
+        sizes.append(state["workers"])
+    return state["step"], state["workers"]
+
 def wait(condition):
-    while thread.is_alive() and not condition():
+    while thread.is_alive() and not condition(*state()):
         time.sleep(0.05)
-wait(lambda: step() >= 20)
+
+wait(lambda step, workers: step >= 20 and workers == 2)
 cluster.remove_node(second, allow_graceful=False)
-lost, at = time.monotonic(), step()
-wait(lambda: step() > at + 4)
+lost, at = time.monotonic(), state()[0]
+wait(lambda step, workers: workers == 1)
 recovered = time.monotonic() - lost
-cluster.add_node(num_cpus=2)
+cluster.add_node(num_cpus=1)
+joined = time.monotonic()
+wait(lambda step, workers: workers == 2)
+grown = time.monotonic() - joined
+wait(lambda step, workers: False)
 thread.join()
-told.write_text(json.dumps({"facts": trained.get("facts"), "recovered": recovered, "lost at": at}))
+report = {"facts": trained.get("facts"), "recovered": recovered, "grown": grown, "lost at": at, "sizes": sizes}
+told.write_text(json.dumps(report))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_node_dies_and_another_joins(shards: str, tmp_path: Path) -> None:
-    import json
-    import os
-    import sys
-
-    from sadm_ray.config_file import dump_settings
-
-    settings = settings_with(
-        tmp_path,
-        shards,
-        workers=2,
-        min_workers=1,
-        steps=600,
-        checkpoint_every=4,
-        targets_per_subject=3,
-        max_failures=-1,
-    )
-    file, script, told = (tmp_path / name for name in ("settings.yaml", "cluster.py", "told.json"))
+    """Three nodes, one or two workers; the run ends by itself and its model is as good as an undisturbed one's."""
+    common = {"steps": 1500, "checkpoint_every": 20, "targets_per_subject": 3, "max_failures": -1, "log_every": 100}
+    settings = settings_with(tmp_path, shards, workers=2, min_workers=1, **common)
+    file, script, told, log = (tmp_path / name for name in ("settings.yaml", "cluster.py", "told.json", "log"))
     file.write_text(dump_settings(settings))
     script.write_text(CLUSTER)
     checkpoints = settings.run_dir / "model.ray" / "checkpoints"
     quick = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
     arguments = [sys.executable, str(script), str(file), str(checkpoints), str(told)]
-    with (tmp_path / "log").open("wb") as log:
-        done = subprocess.run(arguments, env={**os.environ, **quick}, stdout=log, stderr=log, check=False)
-    assert done.returncode == 0, (tmp_path / "log").read_text()
+    with log.open("wb") as out:
+        done = subprocess.run(arguments, env={**os.environ, **quick}, stdout=out, stderr=out, check=False)
+    assert done.returncode == 0, log.read_text()
     report = json.loads(told.read_text())
-    print(report)
-    assert report["facts"]["step"] == 600
-    assert report["recovered"] < 120
-    undisturbed = settings_with(
-        tmp_path / "undisturbed", shards, steps=600, targets_per_subject=3, checkpoint_every=600
-    )
-    steps.train(undisturbed)
-    one, other = (load_file(each.run_dir / "model" / "model.safetensors") for each in (settings, undisturbed))
-    # One worker or two sum in another order, and 600 steps of AdamW let that grow.
-    assert max(abs(one[key] - other[key]).max() for key in one) < 0.05
+    facts = report.pop("facts")
+    print(f"one of three nodes was killed, another joined: {report}")
+    assert facts["step"] == 1500
+    assert report["sizes"] == [2, 1, 2]
+    undisturbed = steps.train(settings_with(tmp_path / "undisturbed", shards, **{**common, "checkpoint_every": 1500}))
+    # One worker or two sum in another order, and thousands of steps of AdamW let that grow: the weights are others.
+    assert facts["val_loss"] == pytest.approx(undisturbed.facts["val_loss"], rel=0.25)
