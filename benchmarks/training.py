@@ -24,7 +24,7 @@ from sadm_ray.config import Settings
 from sadm_ray.config_file import load_settings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-STEPS = 60
+STEPS = 40
 QUIET = {"loss_every": 0, "generate_every": 0}
 
 
@@ -46,13 +46,14 @@ def _rate(settings: Settings) -> float:
 
     steps.train(settings)
     values = [value for step, value in step_history(settings, "train", "samples_per_second") if step > 10]
+    print(f"{settings.run.name}: {[round(value, 1) for value in values]} samples/s", file=sys.stderr, flush=True)
     return statistics.median(values)
 
 
 def scaling(folder: Path) -> None:
     """One worker and two, in turn; each has 16 samples a step (weak scaling), then both share 16 (strong)."""
     rates: dict[str, list[float]] = {"one": [], "two": [], "shared": []}
-    for turn in range(3):
+    for turn in range(2):
         rates["one"].append(_rate(_settings(folder, f"one-{turn}", workers=1)))
         rates["two"].append(_rate(_settings(folder, f"two-{turn}", workers=2, batch_size=32)))
         rates["shared"].append(_rate(_settings(folder, f"shared-{turn}", workers=2)))
@@ -106,7 +107,7 @@ def bare(shards: str) -> float:
 def overhead(folder: Path) -> None:
     """Ray, reading and tracking over the bare steps, in turn."""
     ratios = []
-    for turn in range(3):
+    for turn in range(2):
         settings = _settings(folder, f"ray-{turn}", workers=1)
         ratios.append(_bare_rate(settings) / _rate(settings) - 1)
     say("overhead of Ray and tracking over the bare step", statistics.median(ratios), "1", "lower", 0.03)
@@ -114,18 +115,16 @@ def overhead(folder: Path) -> None:
 
 def checkpoint(folder: Path) -> None:
     """How much of the time training waits for a checkpoint, every 20 steps, and what the writing beside it costs."""
-    from sadm_ray import steps
     from sadm_ray.tracking import step_history
 
     stalls, costs = [], []
-    for turn in range(3):
+    for turn in range(2):
         often = _settings(folder, f"often-{turn}", workers=1, checkpoint_every=20, log_every=20, steps=100)
         rate = _rate(often)
         values = [value for step, value in step_history(often, "train", "checkpoint_stall_fraction") if step > 20]
         stalls.append(statistics.mean(values))
         seldom = _settings(folder, f"seldom-{turn}", workers=1, checkpoint_every=100, log_every=20, steps=100)
         costs.append(_rate(seldom) / rate - 1)
-    del steps
     say(
         "time that training stands still for checkpoints, one every 20 steps",
         statistics.median(stalls),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import uuid
 import warnings
@@ -60,7 +61,10 @@ def _connect(settings: Settings) -> None:
         "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
     }
     wanted = settings.ray.address or os.environ.get("RAY_ADDRESS")
-    if wanted != "local":
+    dead = _left_behind() if wanted in (None, "auto") else None
+    if dead and wanted:
+        raise ConfigError(f"ray.address: no Ray cluster answers at {dead}, the last one that was started here")
+    if wanted != "local" and not dead:
         try:
             with _muted_stderr():
                 ray.init(address=wanted or "auto", **quiet)
@@ -85,6 +89,20 @@ def _connect(settings: Settings) -> None:
             **quiet,
         )
     _quieten()
+
+
+def _left_behind() -> str | None:
+    """The address of this machine's last cluster, if that is dead: Ray would wait for it for many minutes, silently."""
+    file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108  (Ray's own place)
+    try:
+        address = file.read_text(encoding="utf-8").strip()
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (FileNotFoundError, ValueError):
+        return None
+    except OSError:
+        return address
+    return None
 
 
 def require_shared(location: str, key: str, mend: str) -> None:
