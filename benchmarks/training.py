@@ -28,12 +28,12 @@ STEPS = 40
 QUIET = {"loss_every": 0, "generate_every": 0}
 
 
-def _settings(folder: Path, name: str, **train: Any) -> Settings:
+def _settings(folder: Path, name: str, size: int = 32, **train: Any) -> Settings:
     common = {"steps": STEPS, "log_every": 5, "checkpoint_every": STEPS, "warmup_steps": 5, "validation": QUIET}
     return Settings.model_validate(
         {
             "run": {"name": name, "dir": str(folder)},
-            "data": {"shards": str(folder / "shards")},
+            "data": {"shards": str(folder / f"shards-{size}"), "shape": [8, size, size]},
             "train": {**common, **train},
         }
     )
@@ -45,22 +45,32 @@ def _rate(settings: Settings) -> float:
     from sadm_ray.tracking import step_history
 
     steps.train(settings)
-    values = [value for step, value in step_history(settings, "train", "samples_per_second") if step > 10]
+    values = [
+        value
+        for step, value in step_history(settings, "train", "samples_per_second")
+        if step > settings.train.steps // 4
+    ]
     print(f"{settings.run.name}: {[round(value, 1) for value in values]} samples/s", file=sys.stderr, flush=True)
     return statistics.median(values)
 
 
 def scaling(folder: Path) -> None:
     """One worker and two, in turn; each has 16 samples a step (weak scaling), then both share 16 (strong)."""
-    rates: dict[str, list[float]] = {"one": [], "two": [], "shared": []}
-    for turn in range(2):
-        rates["one"].append(_rate(_settings(folder, f"one-{turn}", workers=1)))
-        rates["two"].append(_rate(_settings(folder, f"two-{turn}", workers=2, batch_size=32)))
-        rates["shared"].append(_rate(_settings(folder, f"shared-{turn}", workers=2)))
-    one, two, shared = (statistics.median(rates[key]) for key in ("one", "two", "shared"))
-    say("samples/s of one worker", one, "1/s", "higher")
-    say("two workers over one, 16 samples each", two / one, "1", "higher", 1.8)
-    say("two workers over one, 16 samples together", shared / one, "1", "higher")
+    from sadm_ray import steps
+
+    for size, count, reach in ((64, 14, 1.8), (32, 40, None)):
+        few = {"size": size, "steps": count, "log_every": 2 if size > 32 else 5, "checkpoint_every": count}
+        steps.prepare(_settings(folder, "study", size=size))
+        rates: dict[str, list[float]] = {"one": [], "two": [], "shared": []}
+        for turn in range(2):
+            rates["one"].append(_rate(_settings(folder, f"one-{size}-{turn}", workers=1, **few)))
+            rates["two"].append(_rate(_settings(folder, f"two-{size}-{turn}", workers=2, **few | {"batch_size": 32})))
+            rates["shared"].append(_rate(_settings(folder, f"shared-{size}-{turn}", workers=2, **few)))
+        one, two, shared = (statistics.median(rates[key]) for key in ("one", "two", "shared"))
+        where = f"8×{size}×{size}"
+        say(f"{where}: samples/s of one worker", one, "1/s", "higher")
+        say(f"{where}: two workers over one, 16 samples each", two / one, "1", "higher", reach)
+        say(f"{where}: two workers over one, 16 samples together", shared / one, "1", "higher")
 
 
 def _bare_rate(settings: Settings) -> float:
