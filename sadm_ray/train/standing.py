@@ -118,4 +118,4 @@ def _decisive(settings: Settings, study: Study, config: SadmConfig) -> dict[str,
         "study.content": study.content,
         "study.train": len(study.subjects.get("train", ())),
     }
-    return json.loads(json.dumps(told))
+    return dict(json.loads(json.dumps(told, default=lambda section: section.model_dump(mode="json"))))
