@@ -22,8 +22,11 @@ from benchmarks.figures import cpu_seconds, peak_gb, say
 from sadm_ray.cluster import WORKER_ENVIRONMENT
 from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.config_file import load_settings
+from sadm_ray.data.chance import Chance
 from sadm_ray.model.sadm import Sadm, SadmConfig
-from sadm_ray.train.step import Batch, averaged, build_optimizer, train_step
+from sadm_ray.train.guard import Guard
+from sadm_ray.train.learner import Learner
+from sadm_ray.train.step import Batch, train_step
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FAST = SamplingSettings(num_steps=2, guidance_scale=0.0)
@@ -45,12 +48,21 @@ def _batch(settings: Settings) -> Batch:
 
 def _training(settings: Settings) -> Callable[[], object]:
     """One training step, every frame but the target observed: the most expensive question."""
-    model, batch, generator = _model(settings), _batch(settings), torch.Generator()
+    model, batch, chance = _model(settings), _batch(settings), Chance(0, 0, range(1), 1)
+    size = model.noise_size(settings.data.shape)
     observed = batch.present.clone()
     observed[:, -1] = False
 
     def forward_backward() -> None:
-        loss = model(batch.frames, observed, batch.times, batch.frames[:, -1], batch.times[:, -1], generator)
+        loss = model(
+            batch.frames,
+            observed,
+            batch.times,
+            batch.frames[:, -1],
+            batch.times[:, -1],
+            chance.spread("noise level"),
+            chance.normal("noise", size),
+        )
         loss.mean().backward()
 
     return forward_backward
@@ -81,14 +93,11 @@ def training(settings: Settings, name: str, reach: bool) -> None:
 
 def whole_step(settings: Settings, name: str) -> None:
     """With the optimizer, the clipping and the EMA."""
-    model = _model(settings)
-    ema, optimizer = averaged(model, 0.999), build_optimizer(model, settings.train)
-    batch, generator = _batch(settings), torch.Generator()
+    learner, guard = Learner(_model(settings), settings.train), Guard(settings.train)
+    batch, chance = _batch(settings), Chance(0, 0, range(1), 1)
     for precision in ("float32", "bfloat16"):
         how = settings.train.model_copy(update={"precision": precision})
-        seconds = cpu_seconds(
-            lambda how=how: train_step(model, optimizer, ema, batch, how, 0, generator.manual_seed(0))
-        )
+        seconds = cpu_seconds(lambda how=how: train_step(learner, guard, batch, chance, how, 0))
         say(f"{name}: whole training step, batch 1, {precision}", seconds, "CPU s", "lower")
 
 

@@ -19,12 +19,15 @@ from benchmarks.figures import say
 from sadm_ray.cluster import ray_session
 from sadm_ray.config import Settings
 from sadm_ray.config_file import load_settings
+from sadm_ray.data.chance import Chance
 from sadm_ray.data.phantom import write_phantom
 from sadm_ray.data.prepare import prepare_study
 from sadm_ray.data.study import Study
 from sadm_ray.model.sadm import Sadm, SadmConfig
 from sadm_ray.train.feed import Feed, pools
-from sadm_ray.train.step import averaged, build_optimizer, step_seed, train_step
+from sadm_ray.train.guard import Guard
+from sadm_ray.train.learner import Learner
+from sadm_ray.train.step import train_step
 
 CONFIG = Path(__file__).parents[1] / "configs" / "acdc_small.yaml"
 _SUBJECTS = 42
@@ -50,7 +53,7 @@ def reading() -> None:
 
 
 def _measure(settings: Settings, study: Study, name: str) -> None:
-    first = next(pools(study.names("train"), settings.train, settings.seed, 0, 1)).batches
+    first = next(pools(study.names("train"), settings.train, settings.seed)).batches
     begin = max(first - _WARM_UP - _MEASURED // 2, 0)
     end = begin + _WARM_UP + _MEASURED
     train = settings.train.model_copy(update={"steps": end})
@@ -58,16 +61,15 @@ def _measure(settings: Settings, study: Study, name: str) -> None:
     device = torch.device("cpu")
     model = Sadm(SadmConfig(shape=study.shape, model=settings.model, diffusion=settings.diffusion))
     convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
-    ema, optimizer = averaged(model, train.ema_decay), build_optimizer(model, train)
-    generator = torch.Generator(device)
-    feed = Feed(study, train, (), settings.seed, 0, 1, device).batches(begin)
+    learner, guard, lanes = Learner(model, train), Guard(train), range(train.batch_size)
+    feed = Feed(study, train, (), settings.seed, lanes, device).batches(begin)
     waited, taken = [], []
     for step in range(begin, end):
         start = time.perf_counter()
-        batch = next(feed)
+        drawn = next(feed)
         there = time.perf_counter()
-        generator.manual_seed(step_seed(settings.seed, step, 0))
-        train_step(model, optimizer, ema, batch, train, step, generator)
+        chance = Chance(settings.seed, step, lanes, train.batch_size, device)
+        train_step(learner, guard, drawn.batch, chance, train, step)
         waited.append(there - start)
         taken.append(time.perf_counter() - start)
     counted = slice(_WARM_UP, None)

@@ -1,6 +1,6 @@
 """What training costs beside its mathematics, and what a second worker brings.
 
-    python -m benchmarks.training                    all parts, one after another (about 10 minutes on 2 cores)
+    python -m benchmarks.training                    all parts, one after another (about 25 minutes on 2 cores)
     python -m benchmarks.training --part scaling     one: scaling, overhead, checkpoint, recovery or paper
 
 The model and volumes are those of `configs/phantom.yaml`. Let nothing else run: two workers want both cores.
@@ -60,7 +60,7 @@ def scaling(folder: Path) -> None:
 
     for size, count, reach in ((64, 14, 1.8), (32, 40, None)):
         few = {"size": size, "steps": count, "log_every": 2 if size > 32 else 5, "checkpoint_every": count}
-        steps.prepare(_settings(folder, "study", size=size))
+        steps.prepare(_settings(folder, f"study-{size}", size=size))
         rates: dict[str, list[float]] = {"one": [], "two": [], "shared": []}
         for turn in range(2):
             rates["one"].append(_rate(_settings(folder, f"one-{size}-{turn}", workers=1, **few)))

@@ -120,13 +120,14 @@ def require_shared(location: str, key: str, mend: str) -> None:
     mark = Path(location) / f".seen-{uuid.uuid4().hex}"
     mark.touch()
     try:
-        seen = {
-            node["NodeManagerAddress"]: ray.remote(num_cpus=0)(Path.exists)
+        seen = [
+            ray.remote(num_cpus=0)(Path.exists)
             .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True))
             .remote(mark)
             for node in nodes
-        }
-        blind = [address for address, answer in seen.items() if not ray.get(answer, timeout=60)]
+        ]
+        answers = zip(nodes, ray.get(seen, timeout=60), strict=True)
+        blind = [node["NodeManagerAddress"] for node, answer in answers if not answer]
     finally:
         mark.unlink()
     if blind:

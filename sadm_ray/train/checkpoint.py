@@ -117,19 +117,18 @@ class Checkpoints:
     def verified(self, folder: str) -> Checkpoint | None:
         """The checkpoint in this folder, if it is whole: what its files hold is what was written."""
         try:
-            manifest = json.loads(self.storage.read(f"{folder}/{MANIFEST}"))
+            told = self.storage.read(f"{folder}/{MANIFEST}")
+        except FileNotFoundError:
+            return None  # writing it was interrupted: that is no damage
+        try:
+            manifest = json.loads(told)
             for name, facts in manifest.items():
                 content = self.storage.read(f"{folder}/{name}")
                 if hashlib.sha256(content).hexdigest() != facts["sha256"]:
                     raise ValueError(f"{name} is not what was written")  # noqa: TRY301
             return Checkpoint(self.storage, folder, json.loads(self.storage.read(f"{folder}/{STATE}")))
-        except FileNotFoundError as error:
-            if str(error.filename or error).endswith(MANIFEST) or MANIFEST in str(error):
-                return None  # writing it was interrupted: that is no damage
-            reason: Exception = error
         except (OSError, ValueError, KeyError) as error:
-            reason = error
-        line = str(reason).splitlines()[0]
+            line = str(error).splitlines()[0]
         self._warn(f"{self.storage.where(folder)}: a damaged checkpoint ({line}); going on from the one before")
         return None
 

@@ -71,10 +71,12 @@ def train_model(settings: Settings, study: Study, out: Path, tracked: TrackedRun
     study.names("train")  # or a clear line that there is nobody
     config = model_config(settings, study)
     location = checkpoints_folder(settings)
-    checkpoints = Checkpoints(location)
-    refuse_changes(settings, study, config, checkpoints.storage)
+    checkpoints = Checkpoints(location, warn=lambda line: None)  # the workers look themselves, and tell of damage
+    decisive = refuse_changes(settings, study, config, checkpoints.storage)
     facts = Sadm(config).describe()
-    tracked.params(facts | flatten(settings.train, "train.") | {"study.digest": study.digest})
+    how = {key: value for key, value in flatten(settings.train, "train.").items() if key not in decisive}
+    tracked.params(facts | decisive | {"study.digest": study.digest})
+    tracked.tags(how)  # these may change when the run goes on, which parameters in MLflow cannot
     tracked.dataset(Path(study.location).name, study.content[:36], study.location, _profile(study))
     newest = checkpoints.newest()
     if newest is None or not _is_done(newest, settings):
@@ -132,8 +134,8 @@ def _is_done(newest: Checkpoint, settings: Settings) -> bool:
 
 def _rays_own(location: str) -> dict[str, Any]:
     """Where Ray Train keeps what it needs itself: beside our checkpoints."""
-    system, path = Storage(location.rsplit("/", 1)[0] if is_url(location) else str(Path(location).parent)).resolved
-    return {"storage_path": path, "storage_filesystem": system} if is_url(location) else {"storage_path": path}
+    system, path = Storage(location.rpartition("/")[0]).resolved
+    return {"storage_path": path, "storage_filesystem": system if is_url(location) else None}
 
 
 def _export(newest: Checkpoint, settings: Settings, out: Path) -> None:

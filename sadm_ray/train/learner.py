@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -58,8 +59,8 @@ class Learner:
             with self.model.no_sync():
                 yield
             return
-        if self.sharded:
-            self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
+        if isinstance(self.model, FSDPModule):
+            self.model.set_requires_gradient_sync(last)
         yield
 
     def clip(self, limit: float) -> float:
@@ -147,8 +148,6 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Ad
 
 def _sharded(model: Sadm) -> nn.Module:
     """FSDP2: every stage gathers its weights when it is called, and all that is left with the whole model."""
-    from torch.distributed.fsdp import fully_shard
-
     for module in model.modules():
         if isinstance(module, Stage):
             fully_shard(module)

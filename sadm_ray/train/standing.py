@@ -79,18 +79,21 @@ class Standing:
         return cls(**{key: told[key] for key in cls.__dataclass_fields__})
 
 
-def refuse_changes(settings: Settings, study: Study, config: SadmConfig, storage: Storage) -> None:
+def refuse_changes(settings: Settings, study: Study, config: SadmConfig, storage: Storage) -> dict[str, Any]:
     """A run goes on with what it was begun with, or not at all; the first time, that is written down.
 
+    Returns:
+        the settings that decide the result.
+
     Raises:
-        ConfigError: a setting that decides the result has changed; with each one, before and now.
+        ConfigError: one of them has changed; with each one, before and now.
     """
     now = _decisive(settings, study, config)
     try:
         begun = json.loads(storage.read(RUN))
     except FileNotFoundError:
         storage.write(RUN, json.dumps(now, indent=2).encode())
-        return
+        return now
     changed = [
         f"{key} ({begun.get(key)} before, {now.get(key)} now)"
         for key in dict.fromkeys([*now, *begun])
@@ -101,6 +104,7 @@ def refuse_changes(settings: Settings, study: Study, config: SadmConfig, storage
             f"run.name: {settings.run.name} was begun with other settings: {', '.join(changed)}; take another "
             f"run.name, or remove {storage.where()} to begin anew"
         )
+    return now
 
 
 def _decisive(settings: Settings, study: Study, config: SadmConfig) -> dict[str, Any]:

@@ -45,7 +45,8 @@ class Validation:
         """The denoising loss, the mean over all levels first, then at each noise level."""
         sums = torch.zeros(LEVELS, device=self._device)
         if self._rows:
-            sums = torch.stack([self._level(model, level).sum() for level in range(LEVELS)])
+            batch = _on_device(self._rows, self._settings, self._device)
+            sums = torch.stack([self._level(model, batch, level).sum() for level in range(LEVELS)])
         losses = (summed(sums, self._world) / self._count).tolist()
         named = zip(level_names("val_losses"), losses, strict=True)
         return {"val_loss": sum(losses) / LEVELS, **dict(named)}
@@ -71,11 +72,10 @@ class Validation:
             scored = [each for share in shares for each in share]
         return {f"val_{key}": value for key, value in average(scored).items()}, picture
 
-    def _level(self, model: Sadm, level: int) -> Tensor:
+    def _level(self, model: Sadm, batch: Mapping[str, Any], level: int) -> Tensor:
         """The loss of each of this worker's subjects, at one noise level."""
         seed = self._settings.seed + _SEED
         chance = Chance(seed, level, self._places, self._count, self._device)
-        batch = _on_device(self._rows, self._settings, self._device)
         question = draw_question(batch["present"], chance, self._settings.train.imputation)
         frames, times = batch["frames"], batch["times"]
         with autocast(self._device, self._settings.train.precision):

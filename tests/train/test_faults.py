@@ -101,7 +101,7 @@ def test_a_changed_byte_costs_a_checkpoint_and_one_line(
     file.write_bytes(content)
     longer = settings_with(tmp_path, shards, steps=6)
     steps.train(longer)
-    lines = {record.getMessage() for record in caplog.records if "damaged" in record.getMessage()}
+    lines = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
     assert len(lines) == 1
     assert "weights.safetensors" in lines.pop()
     undisturbed = settings_with(tmp_path / "undisturbed", shards, steps=6)

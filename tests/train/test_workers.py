@@ -9,10 +9,11 @@ import torch
 
 from sadm_ray.data.storage import Storage
 from sadm_ray.train.checkpoint import Checkpoint, Checkpoints
-from tests.train.runs import SETTINGS, Run, in_processes
+from tests.train.runs import SETTINGS, Run, batch, in_processes
 
 STEPS = 5
 FOUR = SETTINGS.model_copy(update={"batch_size": 8})
+BATCH = batch(FOUR.batch_size)
 
 
 def train(rank: int, world: int, folder: Path) -> None:
@@ -48,15 +49,6 @@ def save(run: Run, folder: Path, *, keep: bool) -> None:
     state = run.learner.state(keep=keep)
     if keep:
         Checkpoints(str(folder / "checkpoints")).write(run.learner.bare.config, state, {"step": 2})
-
-
-def whole_batch():  # type: ignore[no-untyped-def]
-    from tests.train.runs import batch
-
-    return batch(FOUR.batch_size)
-
-
-BATCH = whole_batch()
 
 
 @pytest.fixture(scope="module")
