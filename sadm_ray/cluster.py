@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sadm_ray.config import Settings, is_url
 from sadm_ray.errors import ConfigError
@@ -103,6 +104,18 @@ def _left_behind() -> str | None:
     except OSError:
         return address
     return None
+
+
+def actor_beside_driver(kind: type, **options: Any) -> Any:
+    """An actor that asks for no CPU, on the machine of whoever calls: a worker's may be taken away at any time.
+
+    The affinity is hard: a soft one was seen to place the actor elsewhere at once.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here, **options)(kind).remote()
 
 
 def require_shared(location: str, key: str, mend: str) -> None:

@@ -19,6 +19,8 @@ from ray.actor import ActorHandle
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sadm_ray.cluster import actor_beside_driver
+
 log = logging.getLogger(__name__)
 
 LINE_SECONDS = 15.0
@@ -52,7 +54,7 @@ class _Counter:
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Reporter]:
     """Show progress towards `total` while the block runs; give its workers the value."""
-    counter: Any = ray.remote(num_cpus=0)(_Counter).remote()
+    counter = actor_beside_driver(_Counter)
     stop = threading.Event()
     shown = threading.Thread(target=_show, args=(counter, title, total, stop), daemon=True)
     shown.start()

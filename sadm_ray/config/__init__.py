@@ -23,8 +23,10 @@ from sadm_ray.config.data import (
 from sadm_ray.config.jobs import (
     EvaluateSettings,
     GenerateSettings,
+    Range,
     SamplingSettings,
     TaskSettings,
+    TrainingSweepSettings,
     TuneSettings,
 )
 from sadm_ray.config.model import (
@@ -55,6 +57,7 @@ __all__ = [
     "PhantomSettings",
     "Positive",
     "Precision",
+    "Range",
     "RaySettings",
     "RunSettings",
     "SamplerName",
@@ -66,6 +69,7 @@ __all__ = [
     "TaskSettings",
     "TrackingSettings",
     "TrainSettings",
+    "TrainingSweepSettings",
     "TuneSettings",
     "ValidationSettings",
     "check_prediction",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 STUDY_FILE = "_study.json"
 PARTS = "parts"
+LOOKS = ("orientation", "crop", "spacing", "shape", "intensity")
+"""The settings of `data` that decide how a volume looks."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def data_digest(settings: Settings) -> str:
 
 def preparation_digest(settings: Settings, time_unit: str) -> str:
     """A hash of the settings that decide how a volume looks and what its time means: what a model depends on."""
-    looks = settings.data.model_dump(mode="json", include={"orientation", "crop", "spacing", "shape", "intensity"})
+    looks = settings.data.model_dump(mode="json", include=set(LOOKS))
     return _digest(SCHEMA_VERSION, looks, time_unit)
 
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from pydantic import Field, ValidationError, model_validator
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sadm_ray.config import DiffusionSettings, ModelSettings, SamplingSettings, Section, Shape, check_prediction
+from sadm_ray.config import (
+    DiffusionSettings,
+    ModelSettings,
+    Precision,
+    SamplingSettings,
+    Section,
+    Shape,
+    check_prediction,
+)
 from sadm_ray.diffusion.guidance import EVERYWHERE, guide
 from sadm_ray.diffusion.objective import loss_weight, velocity_loss
 from sadm_ray.diffusion.posterior import gaussian_v
@@ -24,7 +33,7 @@ from sadm_ray.diffusion.samplers import SeededNoise, sample
 from sadm_ray.diffusion.schedule import Schedule
 from sadm_ray.diffusion.target import Target, nearest_observed
 from sadm_ray.errors import DataError
-from sadm_ray.model.conditioner import Conditioner
+from sadm_ray.model.conditioner import Conditioner, Features
 from sadm_ray.model.denoiser import Denoiser
 from sadm_ray.model.layers import Stage
 from sadm_ray.model.motion import warp
@@ -33,10 +42,16 @@ from sadm_ray.model.precision import autocast
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
+def ema_name(decay: float) -> str:
+    """What the average with this decay is called, in files and in logs."""
+    return f"ema-{decay:g}"
+
+
 class SadmConfig(Section):
     """What a model is, apart from its weights: stored beside them as `config.json`.
 
     `preparation` is the digest of how the volumes were prepared that it was trained on; other ones it cannot judge.
+    `prepared` are the settings of that (of `data`) and `time_unit`, so that others can be prepared the same way.
     """
 
     shape: Shape
@@ -44,11 +59,59 @@ class SadmConfig(Section):
     model: ModelSettings = ModelSettings()
     diffusion: DiffusionSettings = DiffusionSettings()
     preparation: str = ""
+    prepared: dict[str, Any] = Field(default_factory=dict)
+    time_unit: str = ""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         check_prediction(self.model, self.diffusion)
         return self
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known of some sequences: their frames and what the conditioner made of them, computed once.
+
+    `size` (d h w) is that of a volume before padding; the other fields are as in `Sadm.generate`.
+    """
+
+    frames: Float[Tensor, "b t c D H W"]
+    features: Features
+    observed: Bool[Tensor, "b t"]
+    times: Float[Tensor, "b t"]
+    covariates: Float[Tensor, "b n"] | None
+    visit_covariates: Float[Tensor, "b t m"] | None
+    size: tuple[int, ...]
+
+    def repeated(self, count: int) -> Context:
+        """Each sequence `count` times, one beside the other."""
+
+        def repeat(each: Tensor | None) -> Any:
+            return None if each is None else each.repeat_interleave(count, dim=0)
+
+        return Context(
+            repeat(self.frames),
+            [repeat(level) for level in self.features],
+            repeat(self.observed),
+            repeat(self.times),
+            repeat(self.covariates),
+            repeat(self.visit_covariates),
+            self.size,
+        )
+
+    def appended(self, frame: Float[Tensor, "b c D H W"], features: Features, time: Float[Tensor, " b"]) -> Context:
+        """With one more observed frame, of whose covariates nothing is known."""
+        visits = self.visit_covariates
+        if visits is not None:
+            visits = torch.cat([visits, torch.full_like(visits[:, :1], torch.nan)], dim=1)
+        return replace(
+            self,
+            frames=torch.cat([self.frames, frame[:, None]], dim=1),
+            features=[torch.cat([old, new], dim=1) for old, new in zip(self.features, features, strict=True)],
+            observed=torch.cat([self.observed, self.observed.new_ones(len(frame), 1)], dim=1),
+            times=torch.cat([self.times, time[:, None]], dim=1),
+            visit_covariates=visits,
+        )
 
 
 class Sadm(nn.Module):
@@ -149,27 +212,56 @@ class Sadm(nn.Module):
             torch.Size([2, 2, 1, 4, 16, 16])
         """
         sampling = sampling or SamplingSettings()
+        context = self.observe(frames, observed, times, covariates, visit_covariates, sampling.precision)
+        return self.roll_out(context, target_times, seeds, sampling)
+
+    @torch.no_grad()
+    def observe(
+        self,
+        frames: Float[Tensor, "b t c d h w"],
+        observed: Bool[Tensor, "b t"],
+        times: Float[Tensor, "b t"],
+        covariates: Float[Tensor, "b n"] | None = None,
+        visit_covariates: Float[Tensor, "b t m"] | None = None,
+        precision: Precision = "float32",
+    ) -> Context:
+        """Encode the observed frames, for all that is asked of these sequences. Arguments and errors: `generate`."""
         if not observed.any(dim=1).all():
             raise ValueError("every sequence needs at least one observed frame")
+        padded = self._padded(frames)
+        with autocast(frames.device, precision):
+            features = self.conditioner.encode(padded, observed)
+        return Context(padded, features, observed, times, covariates, visit_covariates, tuple(frames.shape[-3:]))
+
+    @torch.no_grad()
+    def roll_out(
+        self,
+        context: Context,
+        target_times: Float[Tensor, "b m"],
+        seeds: Sequence[int],
+        sampling: SamplingSettings,
+    ) -> Float[Tensor, "bs m c d h w"]:
+        """The frames at `target_times` of the sequences in `context`, as `generate` does.
+
+        Args:
+            seeds: as many a sequence as samples are wanted of it, those of the first sequence first; what does not
+                depend on the sample is computed once.
+        """
+        samples, left = divmod(len(seeds), len(target_times))
+        if left or not samples:
+            raise ValueError(f"{len(seeds)} seeds cannot be shared by {len(target_times)} sequences")
         orders = [
             rollout_order(row[seen].tolist(), wanted.tolist())
-            for row, seen, wanted in zip(times, observed, target_times, strict=True)
+            for row, seen, wanted in zip(context.times, context.observed, target_times, strict=True)
         ]
-        order = torch.tensor(orders, device=frames.device)
-        noise, (d, h, w) = SeededNoise(seeds, frames.device), frames.shape[-3:]
-        with autocast(frames.device, sampling.precision):
-            generated = self._rollout(
-                self._padded(frames),
-                observed,
-                times,
-                target_times,
-                order,
-                noise,
-                sampling,
-                covariates,
-                visit_covariates,
-            )
-        return generated[..., :d, :h, :w]
+        order = torch.tensor(orders, device=target_times.device)
+        noise = SeededNoise(seeds, target_times.device)
+        with autocast(target_times.device, sampling.precision):
+            generated = self._rollout(context, target_times.gather(1, order), samples, noise, sampling)
+        d, h, w = context.size
+        places = order.argsort(dim=1).repeat_interleave(samples, dim=0)
+        rows = torch.arange(len(seeds), device=order.device)[:, None]
+        return generated[rows, places][..., :d, :h, :w]
 
     def noise_size(self, volume: Sequence[int]) -> tuple[int, int, int, int]:
         """The size c d h w of the noise of one volume d h w: the patches may need more voxels than it has."""
@@ -189,23 +281,30 @@ class Sadm(nn.Module):
         save_model(self, str(folder / WEIGHTS))
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu") -> Self:
+    def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu", ema: float | None = None) -> Self:
         """Read what `save_pretrained` wrote.
 
+        Args:
+            ema: one of several averages of the weights, by its decay; none: the one that was chosen.
+
         Raises:
-            DataError: the folder holds no model, or a damaged one.
+            DataError: the folder holds no model, or a damaged one, or no such average.
         """
         folder = Path(folder)
+        weights = folder / (WEIGHTS if ema is None else f"{ema_name(ema)}.safetensors")
+        if ema is not None and not weights.exists():
+            there = ", ".join(sorted(file.stem for file in folder.glob("ema-*.safetensors"))) or "none by name"
+            raise DataError(f"{folder}: no average {weights.stem} here, but {there}; see train.ema_decays")
         try:
             config = SadmConfig.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
             model = cls(config)
-            load_model(model, str(folder / WEIGHTS))
+            load_model(model, str(weights))
         except FileNotFoundError as error:
             raise DataError(f"{folder}: no trained model here ({error.filename} is missing); train one first") from None
         except (ValidationError, json.JSONDecodeError) as error:
             raise DataError(f"{folder / CONFIG}: not a model's config ({str(error).splitlines()[0]})") from None
         except Exception as error:  # safetensors raises its own bare exception type
-            raise DataError(f"{folder / WEIGHTS}: cannot be read ({str(error).splitlines()[0]})") from None
+            raise DataError(f"{weights}: cannot be read ({str(error).splitlines()[0]})") from None
         return model.to(device).eval()
 
     def describe(self) -> dict[str, Any]:
@@ -218,39 +317,38 @@ class Sadm(nn.Module):
 
     def _rollout(
         self,
-        frames: Tensor,
-        observed: Tensor,
-        times: Tensor,
-        target_times: Tensor,
-        order: Int[Tensor, "b m"],
+        context: Context,
+        target_times: Float[Tensor, "b m"],
+        samples: int,
         noise: SeededNoise,
         sampling: SamplingSettings,
-        covariates: Tensor | None,
-        visit_covariates: Tensor | None,
-    ) -> Float[Tensor, "b m c d h w"]:
-        """Each sequence's targets in its own `order`; a frame that is generated is encoded and appended."""
-        rows = torch.arange(len(frames), device=frames.device)
-        features = self.conditioner.encode(frames, observed)
-        generated = frames.new_zeros(*target_times.shape, *frames.shape[2:])
-        for following in order.unbind(dim=1):
-            target_time = target_times[rows, following]
-            reference = self._reference(frames, observed, times, target_time)
+    ) -> Float[Tensor, "bs m c d h w"]:
+        """The targets in the order in which they stand; each is encoded and appended to what is known."""
+        generated: list[Tensor] = []
+        for turn in range(target_times.shape[1]):
+            target_time = target_times[:, turn]
+            reference = self._reference(context.frames, context.observed, context.times, target_time)
             condition = self.conditioner(
-                features, observed, times, target_time, reference, covariates, visit_covariates
+                context.features,
+                context.observed,
+                context.times,
+                target_time,
+                reference,
+                context.covariates,
+                context.visit_covariates,
             )
-            frame = self.target.decode(self._sample(condition, noise, frames.shape[2:], sampling), reference)
-            frame = frame.clamp(0.0, 1.0)
-            generated[rows, following] = frame
-            present = observed.new_ones(len(frames), 1)
-            new = self.conditioner.encode(frame[:, None], present)
-            features = [torch.cat([old, more], dim=1) for old, more in zip(features, new, strict=True)]
-            frames = torch.cat([frames, frame[:, None]], dim=1)
-            observed = torch.cat([observed, present], dim=1)
-            times = torch.cat([times, target_time[:, None]], dim=1)
-            if visit_covariates is not None:
-                nothing = torch.full_like(visit_covariates[:, :1], torch.nan)
-                visit_covariates = torch.cat([visit_covariates, nothing], dim=1)
-        return generated
+            if not generated:  # the samples have been one until here
+                condition, reference = (each.repeat_interleave(samples, dim=0) for each in (condition, reference))
+                target_times = target_times.repeat_interleave(samples, dim=0)
+            drawn = self._sample(condition, noise, reference.shape[1:], sampling)
+            frame = self.target.decode(drawn, reference).clamp(0.0, 1.0)
+            if turn + 1 < target_times.shape[1]:
+                context = context if generated else context.repeated(samples)
+                present = context.observed.new_ones(len(frame), 1)
+                features = self.conditioner.encode(frame[:, None], present)
+                context = context.appended(frame, features, target_times[:, turn])
+            generated.append(frame)
+        return torch.stack(generated, dim=1)
 
     def _sample(
         self, condition: Tensor, noise: SeededNoise, shape: torch.Size, sampling: SamplingSettings

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sadm_ray.cluster import actor_beside_driver
 from sadm_ray.tracking.record import Record, Sink
 from sadm_ray.tracking.run import TrackedRun
 
@@ -67,15 +68,11 @@ _told: list[bool] = []
 def run_for_workers(run: TrackedRun) -> Iterator[TrackedRun]:
     """See `TrackedRun.for_workers`."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if isinstance(run.sink, MailboxSink):
         yield run
         return
-    # Beside the driver: a worker's machine may be taken away at any time.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor = ray.remote(num_cpus=0, max_restarts=3, scheduling_strategy=here)(_Mailbox)
-    mailbox: Any = actor.remote()
+    mailbox = actor_beside_driver(_Mailbox, max_restarts=3)
     stop = threading.Event()
     postman = threading.Thread(target=_deliver, args=(mailbox, run.sink, stop), name="mlflow-mailbox", daemon=True)
     postman.start()

@@ -14,6 +14,7 @@ import ray.train
 import torch
 from ray.actor import ActorHandle
 
+from sadm_ray.cluster import actor_beside_driver
 from sadm_ray.errors import UserError
 
 Control: TypeAlias = ActorHandle
@@ -43,7 +44,7 @@ class _Control:
 @contextlib.contextmanager
 def control() -> Iterator[Control]:
     """Made by the driver for the time of a training; SIGTERM then asks the workers to save and leave."""
-    actor: Any = ray.remote(num_cpus=0)(_Control).remote()
+    actor = actor_beside_driver(_Control)
     asked, ended = threading.Event(), threading.Event()
 
     def pass_on() -> None:  # not in the signal's handler, which may interrupt Ray in the middle of anything

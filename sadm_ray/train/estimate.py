@@ -10,10 +10,9 @@ import torch
 from sadm_ray.config import Settings
 from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import Study
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.model.sadm import Sadm, ema_name
 from sadm_ray.train.feed import epochs
 from sadm_ray.train.launch import checkpoints_folder, model_config
-from sadm_ray.train.learner import ema_name
 from sadm_ray.train.measure import Measured, measure
 from sadm_ray.train.memory import too_large
 from sadm_ray.train.standing import RUN, refuse_changes

@@ -14,14 +14,13 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from sadm_ray.cluster import require_shared
 from sadm_ray.config import Settings, flatten, is_url
 from sadm_ray.data.storage import Storage
-from sadm_ray.data.study import Study
+from sadm_ray.data.study import LOOKS, Study
 from sadm_ray.errors import ConfigError, DataError, Stopped
-from sadm_ray.model.sadm import CONFIG, WEIGHTS, Sadm, SadmConfig
+from sadm_ray.model.sadm import CONFIG, WEIGHTS, Sadm, SadmConfig, ema_name
 from sadm_ray.progress import progress
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.train.checkpoint import BEST, Checkpoint, Checkpoints
 from sadm_ray.train.control import control
-from sadm_ray.train.learner import ema_name
 from sadm_ray.train.loop import Work, train_worker
 from sadm_ray.train.standing import refuse_changes
 
@@ -46,7 +45,14 @@ def model_config(settings: Settings, study: Study) -> SadmConfig:
                 f"{study.location}: the frames of every training subject are equal; there is nothing to learn"
             )
         model = model.model_copy(update={"difference_scale": study.difference_scale})
-    return SadmConfig(shape=study.shape, model=model, diffusion=settings.diffusion, preparation=study.preparation)
+    return SadmConfig(
+        shape=study.shape,
+        model=model,
+        diffusion=settings.diffusion,
+        preparation=study.preparation,
+        prepared=settings.data.model_dump(mode="json", include=set(LOOKS)),
+        time_unit=study.time_unit,
+    )
 
 
 def checkpoints_folder(settings: Settings) -> str:

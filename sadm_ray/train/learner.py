@@ -17,17 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sadm_ray.config import TrainSettings
 from sadm_ray.model.layers import Stage
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.model.sadm import Sadm, ema_name
 
 State = dict[str, dict[str, Tensor]]
 """Whole tensors on the CPU: file → name → tensor."""
 
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
-
-
-def ema_name(decay: float) -> str:
-    """What the average with this decay is called in files."""
-    return f"ema-{decay:g}"
 
 
 class Learner:

@@ -19,14 +19,14 @@ from sadm_ray.config import Settings
 from sadm_ray.data.chance import Chance
 from sadm_ray.data.study import Study
 from sadm_ray.errors import DataError, UserError
-from sadm_ray.model.sadm import Sadm, SadmConfig
+from sadm_ray.model.sadm import Sadm, SadmConfig, ema_name
 from sadm_ray.progress import Reporter
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.train.checkpoint import BEST, Checkpoint, Checkpoints
 from sadm_ray.train.control import Control, StopSignal
 from sadm_ray.train.feed import Drawn, Feed, epochs, lanes_of
 from sadm_ray.train.guard import Guard
-from sadm_ray.train.learner import Learner, ema_name
+from sadm_ray.train.learner import Learner
 from sadm_ray.train.memory import fit, is_out_of_memory, too_large
 from sadm_ray.train.meter import Meter
 from sadm_ray.train.standing import Standing
