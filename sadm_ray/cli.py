@@ -80,14 +80,33 @@ def train(
 
 @app.command()
 def tune(config: Config = None, overrides: Overrides = None) -> None:
-    """Search the sampling settings on validation subjects."""
-    _say_swept(_step("tune", config, overrides))
+    """Search the settings of sampling on validation subjects, or with tune.of=training those of training."""
+    settings = load_settings(config, overrides or ())
+    if settings.tune.of == "training":
+        _say_training_swept(_step("tune_training", config, overrides), settings.run_dir / "tuned-training.yaml")
+    else:
+        _say_swept(_step("tune", config, overrides))
 
 
 @app.command()
-def generate(config: Config = None, overrides: Overrides = None) -> None:
-    """Generate the missing and future frames of the test subjects as NIfTI."""
-    _fail_if(_say_generated(_step("generate", config, overrides)))
+def generate(
+    config: Config = None,
+    overrides: Overrides = None,
+    missing: Annotated[bool, typer.Option("--missing", help="All slots that were never scanned.")] = False,
+    at: Annotated[str | None, typer.Option(metavar="TIMES", help="Times in the study's unit, such as 12,24.")] = None,
+    file: Annotated[str | None, typer.Option(metavar="CSV", help="Lines of subject, times, samples, seed.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="DIR", help="A trained model's folder.")] = None,
+    study: Annotated[str | None, typer.Option(metavar="DIR", help="Scans to prepare as the model's were.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Where the volumes go.")] = None,
+) -> None:
+    """Generate scans that were never taken as NIfTI; run again, it does what is left.
+
+    Without options: the frames of every task for the test subjects, which `evaluate` scores.
+    """
+    asked = {"file": file, "model": model, "study": study, "out": out}
+    options = [f"generate.{key}={json.dumps(value)}" for key, value in asked.items() if value is not None]
+    options += ["generate.missing=true"] * missing + [f"generate.at=[{at}]"] * (at is not None)
+    _fail_if(_say_generated(_step("generate", config, [*(overrides or ()), *options])))
 
 
 @app.command()
@@ -167,11 +186,26 @@ def _say_estimate(estimate: Any) -> None:
 def _say_swept(swept: Any) -> None:
     best = ", ".join(f"{key} {value}" for key, value in swept.best.model_dump(exclude_defaults=True).items())
     best = best or "the defaults"
-    typer.echo(f"tune     best of {len(swept.trials)} trials on {len(swept.subjects)} validation subjects: {best}")
+    stopped = int(swept.trials["stopped"].sum())
+    counts = f"{len(swept.trials)} trials, {stopped} stopped early"
+    if swept.failures:
+        counts += f", {len(swept.failures)} failed"
+    typer.echo(f"tune     best of {counts}, on {len(swept.subjects)} validation subjects: {best}")
+    for failure in swept.failures:
+        typer.echo(f"  failed: {failure}", err=True)
+
+
+def _say_training_swept(swept: Any, file: Path) -> None:
+    trained, stopped = len(swept.trials), swept.trials["stopped"].sum()
+    judged = f"{trained} trainings on {len(swept.subjects)} validation subjects, {stopped} stopped early"
+    typer.echo(f"tune     best of {judged}: {file}")
+    for failure in swept.failures:
+        typer.echo(f"  failed: {failure}", err=True)
 
 
 def _say_generated(generated: Any) -> bool:
-    typer.echo(f"generate {generated.volumes} volumes in {generated.folder}")
+    before = f" ({generated.done_before} of {generated.subjects} subjects done before)" if generated.done_before else ""
+    typer.echo(f"generate {generated.volumes} volumes in {generated.folder}{before}")
     for (subject, task), reason in generated.failures.items():
         typer.echo(f"  failed: {subject}, {task}: {reason}", err=True)
     return bool(generated.failures)

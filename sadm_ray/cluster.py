@@ -80,7 +80,8 @@ def _connect(settings: Settings) -> None:
     # Ray warns of four times as many processes as may start at once, which an ordinary step here already has.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     # A CPU here is a slot, not a core: workers, actors and the reading of their data must all find one.
-    slots = max(os.cpu_count() or 1, settings.train.workers + 1, settings.generate.actors + 1)
+    trainings = settings.tune.training.concurrent if settings.tune.of == "training" else 1
+    slots = max(os.cpu_count() or 1, trainings * settings.train.workers + 1, settings.generate.actors + 1)
     with _muted_stderr():
         ray.init(
             address="local",

@@ -30,10 +30,19 @@ def load_settings(file: Path | None = None, overrides: Sequence[str] = ()) -> Se
     tree = _read_yaml(file) if file is not None else {}
     for override in overrides:
         _apply(tree, override)
-    try:
-        return Settings.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+    return _validated(tree)
+
+
+def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The settings with other values at some dotted keys.
+
+    Raises:
+        ConfigError: an unknown key or a value that does not fit, in one line.
+    """
+    tree = settings.model_dump(mode="json")
+    for key, value in values.items():
+        _put(tree, key, value)
+    return _validated(tree)
 
 
 def dump_settings(settings: BaseModel) -> str:
@@ -67,6 +76,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"{key}: the value '{text}' is not valid YAML") from None
+    _put(tree, key, value)
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     node = tree
     for parent in parents:
@@ -75,6 +88,13 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             raise ConfigError(f"{key}: '{parent}' is a value, not a section")
         node = child
     node[last] = value
+
+
+def _validated(tree: dict[str, Any]) -> Settings:
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
 
 
 def _known_keys(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:

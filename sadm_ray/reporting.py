@@ -6,7 +6,6 @@ import datetime
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -14,8 +13,10 @@ from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.config_file import dump_settings
 from sadm_ray.data.study import Study
 from sadm_ray.evaluate.launch import Evaluation
-from sadm_ray.evaluate.pictures import draw_curves, draw_sweep
-from sadm_ray.evaluate.report import Report, write_report
+from sadm_ray.evaluate.objectives import OBJECTIVES
+from sadm_ray.evaluate.pictures import draw_curves
+from sadm_ray.evaluate.report import Report, Sweep, write_report
+from sadm_ray.evaluate.sweep_pictures import draw_importance, draw_pareto
 from sadm_ray.model.sadm import Sadm
 from sadm_ray.tracking import step_history
 
@@ -31,7 +32,6 @@ def write_run_report(
         sampling: how the volumes were drawn.
         trials: the table of the sweep (CSV), which may be missing.
     """
-    rows = _trials(trials)
     counts = ", ".join(f"{len(names)} to {_PURPOSE[split]}" for split, names in study.subjects.items())
     report = Report(
         title=settings.run.name,
@@ -42,8 +42,7 @@ def write_run_report(
             "All scores are of test subjects, which neither the training nor the sweep has seen.",
         ],
         curves=_curves(settings),
-        sweep=rows,
-        sweep_png=_sweep_picture(rows),
+        sweep=_sweep(settings, study, trials),
         problems=[*study.problems, *study.warnings],
         settings_yaml=dump_settings(settings),
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
@@ -55,18 +54,23 @@ def write_run_report(
 _PURPOSE = {"train": "train on", "val": "choose settings on", "test": "test on"}
 
 
-def _trials(file: Path) -> list[dict[str, Any]]:
+def _sweep(settings: Settings, study: Study, file: Path) -> Sweep | None:
+    objective = settings.tune.objectives[0]
     if not file.exists():
-        return []
-    table = pd.read_csv(file).sort_values("gain", ascending=False)
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
-def _sweep_picture(rows: list[dict[str, Any]]) -> bytes | None:
-    if not rows:
         return None
-    floor = float(rows[0]["copy_last"])
-    return draw_sweep([{**row, "nfe": row["network_calls"]} for row in rows], copy_last=floor)
+    trials = pd.read_csv(file)
+    if objective not in trials:  # the settings are not those of the sweep any more
+        return None
+    worth = trials[objective] * (1.0 if OBJECTIVES[objective][0] == "max" else -1.0)
+    # A trial that was stopped early saw fewer subjects: its scores are not to be held against the others'.
+    order = trials.assign(worth=worth).sort_values(["stopped", "worth"], ascending=[True, False]).index
+    most = int(trials["subjects"].max())
+    return Sweep(
+        trials=trials.loc[order],
+        subjects=study.subjects["val"][:most],
+        pareto_png=draw_pareto(trials, objective),
+        importance_png=draw_importance(trials, objective),
+    )
 
 
 def _curves(settings: Settings) -> dict[str, bytes]:

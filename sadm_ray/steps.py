@@ -27,14 +27,20 @@ from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import STUDY_FILE, Study, data_digest, read_study
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.evaluate.launch import Evaluation, evaluate_predictions
-from sadm_ray.generate.launch import PREDICTIONS, Generated, generate_volumes
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.generate.launch import Generated, generate_volumes
+from sadm_ray.generate.plan import default_out
+from sadm_ray.generate.raw import prepare_like
+from sadm_ray.generate.record import PREDICTIONS
+from sadm_ray.model.sadm import Sadm, SadmConfig
 from sadm_ray.reporting import write_run_report
 from sadm_ray.tracking import tracked_step
 from sadm_ray.train.estimate import Estimate
 from sadm_ray.train.estimate import estimate as estimate_training
 from sadm_ray.train.launch import Trained, train_model
-from sadm_ray.tune.launch import Swept, tune_sampling, write_tuned
+from sadm_ray.tune.launch import tune_sampling
+from sadm_ray.tune.result import Swept, write_trials, write_tuned
+from sadm_ray.tune.training import TrainingSwept, write_tuned_training
+from sadm_ray.tune.training import tune_training as sweep_training
 
 
 def study_root(settings: Settings) -> str:
@@ -83,24 +89,47 @@ def estimate(settings: Settings) -> Estimate:
 def tune(settings: Settings) -> Swept:
     """Sweep the sampling settings on validation subjects; the best go to `tuned.yaml`."""
     study, run_dir = _study(settings), settings.run_dir
-    _check_model(run_dir / "model", study)
+    _check_preparation(run_dir / "model", Sadm.from_pretrained(run_dir / "model").config, study)
     with tracked_step(settings, "tune") as tracked, ray_session(settings):
         swept = tune_sampling(settings, study, run_dir / "model", run_dir / "sweeps", tracked)
         write_tuned(run_dir / "tuned.yaml", swept)
-        swept.trials.to_csv(run_dir / "sweeps" / "trials.csv", index=False)
-        tracked.artifact(run_dir / "tuned.yaml")
-        tracked.artifact(run_dir / "sweeps" / "trials.csv")
+        tables = write_trials(run_dir / "sweeps", swept, settings.tune.objectives[0])
+        for file in (run_dir / "tuned.yaml", *tables):
+            tracked.artifact(file)
+        return swept
+
+
+def tune_training(settings: Settings) -> TrainingSwept:
+    """Sweep the settings of training; the best go to `tuned-training.yaml`, a settings file for a run of its own."""
+    study, run_dir = _study(settings), settings.run_dir
+    with tracked_step(settings, "tune-training") as tracked, ray_session(settings):
+        swept = sweep_training(settings, study, run_dir / "sweeps", tracked)
+        file, table = run_dir / "tuned-training.yaml", run_dir / "sweeps" / "training-trials.csv"
+        write_tuned_training(file, swept, settings)
+        swept.trials.to_csv(table, index=False)
+        tracked.artifact(file)
+        tracked.artifact(table)
         return swept
 
 
 def generate(settings: Settings) -> Generated:
-    """Generate every task's frames for the test subjects, with the sweep's settings where there are any."""
-    study, run_dir = _study(settings), settings.run_dir
-    sampling = _sampling(settings)
-    _check_model(run_dir / "model", study)
+    """Generate what the settings ask, with the sweep's settings where there are any; run again, it does what is left.
+
+    By default that are the frames of every task for the test subjects.
+    """
+    wanted, sampling = settings.generate, _sampling(settings)
+    model = (wanted.model or settings.run_dir / "model").expanduser().absolute()
+    out = wanted.out or default_out(settings)
+    study = _study(settings) if wanted.study is None else None
+    trained = Sadm.from_pretrained(model, ema=sampling.ema).config  # a missing or damaged one is told at once
     with tracked_step(settings, "generate") as tracked, ray_session(settings):
-        tracked.params(flatten(sampling, "sampling."))
-        generated = generate_volumes(settings, study, run_dir / "model", run_dir / "generated", sampling)
+        if study is None:
+            study = prepare_like(settings, trained, str(wanted.study), f"{out.rstrip('/')}/shards")
+            wanted = wanted.model_copy(update={"split": "all"})
+            settings = settings.model_copy(update={"generate": wanted})
+        _check_preparation(model, trained, study)
+        tracked.tags(flatten(sampling, "sampling.") | {"out": out})  # parameters could not change
+        generated = generate_volumes(settings, study, model, out, sampling)
         tracked.metrics({"volumes": generated.volumes, "failures": len(generated.failures)})
         return generated
 
@@ -111,7 +140,7 @@ def evaluate(settings: Settings) -> Evaluation:
     with tracked_step(settings, "evaluate") as tracked, ray_session(settings):
         evaluation = evaluate_predictions(
             study,
-            run_dir / "generated" / PREDICTIONS,
+            Path(settings.generate.out or run_dir / "generated") / PREDICTIONS,
             run_dir / "evaluation",
             pictures=settings.evaluate.pictures,
         )
@@ -150,13 +179,14 @@ def _is_prepared(settings: Settings) -> bool:
         return True  # reading it will say what is the matter
 
 
-def _check_model(folder: Path, study: Study) -> None:
-    """Say before any worker starts that the model is missing or damaged, or knows volumes of another preparation."""
-    trained = Sadm.from_pretrained(folder).config.preparation
-    if trained and trained != study.preparation:
+def _check_preparation(folder: Path, trained: SadmConfig, study: Study) -> None:
+    """Say before any worker starts that the model knows volumes of another preparation."""
+    if trained.preparation and trained.preparation != study.preparation:
+        times = f"times in {trained.time_unit} against {study.time_unit}"
         raise ConfigError(
-            f"{folder}: trained on volumes prepared with other settings (digest {trained[:12]}) than those of "
-            f"{study.location} (digest {study.preparation[:12]}); prepare with the model's settings, or train again"
+            f"{folder}: trained on volumes prepared with other settings (digest {trained.preparation[:12]}) than those "
+            f"of {study.location} (digest {study.preparation[:12]}; {times}); prepare with the model's settings, "
+            "or train again"
         )
 
 

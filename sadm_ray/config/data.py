@@ -86,7 +86,8 @@ class DataSettings(Section):
 
     The volumes are put on one grid: `shape` (d h w) over the whole field of view, or over the `crop`, or at `spacing`
     (mm; d h w) in the centre. `frames` slots are filled by the nearest frame in time; none: all visits are kept,
-    however many. `shards` is where the shards go (none: into the run's folder).
+    however many. A subject with fewer than `min_scans` is left out; 1 is for asking about somebody who was scanned
+    once, which no slots can be laid over. `shards` is where the shards go (none: into the run's folder).
     """
 
     root: Location | None = None
@@ -101,6 +102,7 @@ class DataSettings(Section):
     spacing: tuple[float, float, float] | None = None
     shape: Shape = (8, 32, 32)
     frames: Annotated[int, Field(ge=2)] | None = 8
+    min_scans: Annotated[int, Field(ge=1)] = 2
     intensity: IntensitySettings = IntensitySettings()
     dtype: Literal["float16", "uint8"] = "float16"
     shards: Location | None = None
@@ -110,4 +112,10 @@ class DataSettings(Section):
     def _positive_spacing(self) -> Self:
         if self.spacing is not None and min(self.spacing) <= 0:
             raise ValueError(f"spacing must be above 0 mm along each axis, not {self.spacing}")
+        return self
+
+    @model_validator(mode="after")
+    def _slots_need_two(self) -> Self:
+        if self.min_scans < 2 and self.frames is not None:
+            raise ValueError("min_scans=1 goes with frames=null only: slots lie between two scans")
         return self

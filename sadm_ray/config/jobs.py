@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -152,7 +153,7 @@ class GenerateSettings(Section):
     settings, if there are. `replace`: what another request left in `out` may be removed.
     """
 
-    model: Location | None = None
+    model: Path | None = None
     study: Location | None = None
     out: Location | None = None
     split: Literal["train", "val", "test", "all"] = "test"

@@ -108,7 +108,12 @@ def _make_folder(pictures: Path) -> str:
 def _read_all(catalog: Catalog, settings: DataSettings, pictures: str | None) -> tuple[list[Record], list[Problem]]:
     records: list[Record] = []
     problems: list[Problem] = []
-    how = {"source": catalog.folder, "settings": settings, "unit": catalog.time_unit, "pictures": pictures}
+    how: dict[str, Any] = {
+        "source": catalog.folder,
+        "settings": settings,
+        "unit": catalog.time_unit,
+        "pictures": pictures,
+    }
     for told in share_out("inspect", catalog.subjects, [1] * len(catalog.subjects), _inspect, **how):
         records.append(told["record"])
         problems += [Problem(**problem) for problem in told["problems"]]
@@ -129,7 +134,7 @@ def inspect_subject(
     sheet = None if pictures is None else _new_sheet()
     times: list[float] = []  # of the frames of the file that is being read
     try:
-        for found in read_scans(subject, storage, int(settings.max_scan_gb * 1e9)):
+        for found in read_scans(subject, storage, int(settings.max_scan_gb * 1e9), settings.min_scans):
             if isinstance(found, Problem):
                 problems.append(found)
             elif isinstance(found, ScanFacts):
@@ -147,7 +152,7 @@ def inspect_subject(
             Storage(str(pictures)).write(picture, sheet.draw(f"{subject.name}  ·  {unit}"))
         except Exception as error:
             problems.append(_unexpected(subject, f"{pictures}/{picture}", error, fatal=False))
-    record["usable"] = sum(visit["frames"] for visit in record["visits"]) > 1
+    record["usable"] = sum(visit["frames"] for visit in record["visits"]) >= settings.min_scans
     return record, problems
 
 

@@ -77,7 +77,7 @@ def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) 
     problems: list[Problem] = []
     facts: list[ScanFacts] = []
     grid: Grid | None = None
-    for found in read_scans(subject, storage, int(settings.max_scan_gb * 1e9)):
+    for found in read_scans(subject, storage, int(settings.max_scan_gb * 1e9), settings.min_scans):
         if isinstance(found, Problem):
             problems.append(found)
         elif isinstance(found, ScanFacts):
@@ -95,7 +95,7 @@ def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) 
                 )
             volumes.append(grid.forward(found.volume))
             frames.append(found.without_volume())
-    if grid is None or len(frames) < 2:  # `read_scans` has said why
+    if grid is None or len(frames) < settings.min_scans:  # `read_scans` has said why
         return Prepared(None, tuple(problems))
     try:
         row = _row(subject, frames, np.stack(volumes), grid, facts, settings)

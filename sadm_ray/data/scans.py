@@ -68,7 +68,7 @@ class ScanFacts:
     sha256: str
 
 
-def read_scans(subject: Subject, storage: Storage, limit: int) -> Iterator[Frame | ScanFacts | Problem]:
+def read_scans(subject: Subject, storage: Storage, limit: int, least: int = 2) -> Iterator[Frame | ScanFacts | Problem]:
     """Read a subject's files; of each good one come its frames in the order of time, then its facts.
 
     A cine (`subject.cycle`) gives the frames from ED to ES, over the end of the file if ES comes first. A 4D file
@@ -77,6 +77,7 @@ def read_scans(subject: Subject, storage: Storage, limit: int) -> Iterator[Frame
 
     Args:
         limit: the most bytes of voxels that are read of a file.
+        least: with fewer usable frames than these a subject is of no use, which is told.
 
     Returns:
         At least two frames, or fatal problems that say why there are fewer. Nothing is raised for what is in a file.
@@ -86,7 +87,7 @@ def read_scans(subject: Subject, storage: Storage, limit: int) -> Iterator[Frame
     for scan in subject.scans:
         name = storage.where(scan.file)
         try:
-            image, moments, facts = _read_scan(subject, scan, storage, limit, first)
+            image, moments, facts = _read_scan(subject, scan, storage, limit, least, first)
         except DataError as error:
             faults = error.problems or (str(error),)
         except MemoryError:
@@ -116,10 +117,12 @@ def read_scans(subject: Subject, storage: Storage, limit: int) -> Iterator[Frame
             continue
         told = True
         yield from (Problem(subject.name, name, line) for line in faults)
-    if usable < 2 and not (told and len(subject.scans) == 1):
+    if usable < least and not (told and len(subject.scans) == 1):
         where = first.file if first else subject.scans[0].file if subject.scans else ""
-        count = "only one usable visit" if usable else "no usable visit"
-        yield Problem(subject.name, storage.where(where), f"{count}; at least two are needed: mend or add visits")
+        count = f"only {_number(usable)} usable visit{'s' * (usable > 1)}" if usable else "no usable visit"
+        yield Problem(
+            subject.name, storage.where(where), f"{count}; at least {_number(least)} are needed: mend or add visits"
+        )
 
 
 def _refuse(faults: list[str]) -> None:
@@ -128,14 +131,14 @@ def _refuse(faults: list[str]) -> None:
 
 
 def _read_scan(
-    subject: Subject, scan: Scan, storage: Storage, limit: int, first: ScanFacts | None
+    subject: Subject, scan: Scan, storage: Storage, limit: int, least: int, first: ScanFacts | None
 ) -> tuple[Image, list[Moment], ScanFacts]:
     """A file, the frames of it that are used, and its facts. DataError if anything is wrong with it."""
     image = read_image(storage, scan.file, scan.size, limit)
     if subject.cycle is not None:
         moments = _cine(*subject.cycle, image.count)
     elif scan.time is None:
-        moments = _series(subject, image)
+        moments = _series(subject, image, least)
     else:
         moments = _visit(scan.time, image)
     low, high = _range(image, moments)
@@ -164,14 +167,19 @@ def _cine(ed: int, es: int, count: int) -> list[Moment]:
     return [((ed - 1 + step) % count, step / last) for step in range(last + 1)]
 
 
-def _series(subject: Subject, image: Image) -> list[Moment]:
+def _series(subject: Subject, image: Image, least: int) -> list[Moment]:
     """All frames of a 4D file; numbered where its header does not tell the time between them."""
     if len(subject.scans) > 1:
         _refuse(["has no time though its subject has other files; give every one of them a time, or only one 4D file"])
-    if image.count < 2:
-        _refuse(["only one visit; at least two are needed: give a 4D file, or several files with their times"])
+    if image.count < least:
+        needed = f"only {_number(image.count)} visit; at least {_number(least)} are needed"
+        _refuse([f"{needed}: give a 4D file, or several files with their times"])
     step = image.step if math.isfinite(image.step) and image.step > 0 else 1.0
     return [(index, index * step) for index in range(image.count)]
+
+
+def _number(count: int) -> str:
+    return {1: "one", 2: "two"}.get(count, str(count))
 
 
 def _visit(time: float, image: Image) -> list[Moment]:

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 def share_out(
-    title: str, items: Sequence[Any], sizes: Sequence[int], work: Callable[..., Any], **how: Any
+    title: str,
+    items: Sequence[Any],
+    sizes: Sequence[int],
+    work: Callable[..., Any],
+    actors: int | None = None,
+    gpus: float = 0.0,
+    **how: Any,
 ) -> Iterator[Any]:
     """`work(item, **how)` of each item, in any order, as they come. Needs a running Ray.
 
@@ -26,6 +32,8 @@ def share_out(
         sizes: how much each item counts in the progress.
         work: returns what JSON can say, and little of it; it has to cope with whatever is wrong with an item. It may be
             done twice of an item, when a machine is lost.
+        actors: how many at a time; none: as many as there are CPUs.
+        gpus: of each actor, beside its CPU.
     """
     if not items:
         return
@@ -33,16 +41,17 @@ def share_out(
 
     from sadm_ray.progress import progress
 
-    cpus = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+    pool = actors or max(int(ray.cluster_resources().get("CPU", 1)), 1)
     # Several items at a time: a block of Ray Data costs some 10 ms, an item often not much more.
-    blocks = min(len(items), max(32, 16 * cpus))
+    blocks = min(len(items), max(32, 16 * pool))
     with progress(title, sum(sizes)) as reporter:
         packed = [{"item": pickle.dumps(item), "size": size} for item, size in zip(items, sizes, strict=True)]
         done = ray.data.from_items(packed, override_num_blocks=blocks).map(
             _Worker,
             fn_constructor_kwargs={"work": work, "how": how, "reporter": reporter},
-            compute=ray.data.ActorPoolStrategy(size=min(cpus, blocks)),
+            compute=ray.data.ActorPoolStrategy(size=min(pool, blocks)),
             num_cpus=1,
+            num_gpus=gpus or None,
         )
         del packed
         for row in done.iter_rows():

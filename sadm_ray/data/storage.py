@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import stat
 import uuid
 from collections.abc import Container, Iterator
@@ -25,6 +26,9 @@ from sadm_ray.errors import DataError
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz")
+
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}")
+"""What a file is called while it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +104,12 @@ class Storage:
         with self.open(path) as stream:
             return bytes(stream.read())
 
-    def write(self, path: str, content: bytes | pa.Buffer) -> None:
-        """Write a file; it appears whole or not at all, in the place of any that was there."""
+    def write(self, path: str, content: bytes | pa.Buffer, *, durable: bool = True) -> None:
+        """Write a file; it appears whole or not at all, in the place of any that was there.
+
+        Args:
+            durable: wait until the disk has it. Without, it may be lost or empty if the power fails soon after.
+        """
         system, full = self._resolve(path)
         if is_url(full) or not isinstance(system, fs.LocalFileSystem):
             with system.open_output_stream(full, compression=None) as stream:
@@ -113,8 +121,9 @@ class Storage:
         try:
             with partial.open("wb") as stream:
                 stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
+                if durable:
+                    stream.flush()
+                    os.fsync(stream.fileno())
             partial.replace(file)
         finally:
             partial.unlink(missing_ok=True)
@@ -144,6 +153,15 @@ class Storage:
         system, full = self._resolve(folder)
         if system.get_file_info(full).type == fs.FileType.Directory:
             system.delete_dir(full)
+
+    def remove_partials(self) -> None:
+        """Remove what interrupted writes have left anywhere below the folder; nobody may be writing there."""
+        if is_url(self.location):
+            return  # an object appears when it is whole
+        for folder, _, files in os.walk(self.location):
+            for name in files:
+                if _PARTIAL.fullmatch(name):
+                    Path(folder, name).unlink(missing_ok=True)
 
     def keep_only(self, folder: str, kept: Container[str]) -> None:
         """Remove every other file of a folder."""

@@ -31,6 +31,8 @@ STUDY_FILE = "_study.json"
 PARTS = "parts"
 LOOKS = ("orientation", "crop", "spacing", "shape", "intensity")
 """The settings of `data` that decide how a volume looks."""
+PREPARED = (*LOOKS, "frames", "dtype")
+"""Those that somebody needs to prepare another study in the same way."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,13 @@ def subject_places(study: Study) -> Mapping[str, Place]:
 def read_keys(study: Study) -> Mapping[str, tuple[str, Place]]:
     """The key (`sadm_ray.data.rows.row_key`) and the place of each subject's row."""
     return _keys_and_places(study.location, study.subjects_file)
+
+
+def read_checksums(study: Study) -> Mapping[str, str]:
+    """The checksum of what each subject's row holds."""
+    with Storage(study.location).open_random(study.subjects_file) as stream:
+        rows = pq.read_table(stream, columns=["subject", "checksum"]).to_pylist()
+    return {row["subject"]: row["checksum"] for row in rows}
 
 
 def write_places(study: Study, facts: Sequence[Mapping[str, Any]]) -> None:

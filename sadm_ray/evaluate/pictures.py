@@ -71,7 +71,7 @@ def draw_prediction(
     bar.ax.set_yticklabels(["0", f"{top:.2f}"], color=LIGHT, fontsize=10)
     bar.ax.tick_params(length=0)
     bar.outline.set_visible(False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_gains(metrics: pd.DataFrame) -> bytes:
@@ -80,7 +80,7 @@ def draw_gains(metrics: pd.DataFrame) -> bytes:
     subjects = subjects[subjects["method"] != COPY_LAST]
     lines = set(zip(subjects["task"].astype(str), subjects["method"].astype(str), strict=True))
     order = sorted(lines, key=lambda line: (line[0], rank(line[1])))
-    figure, axis = _plot(height=0.6 + 0.34 * len(order))
+    figure, axis = new_plot(height=0.6 + 0.34 * len(order))
     axis.axvline(0, color=INK, linewidth=1)
     for place, (task, method) in enumerate(order):
         gains = subjects[(subjects["task"] == task) & (subjects["method"] == method)]["delta_psnr"].to_numpy()
@@ -92,7 +92,7 @@ def draw_gains(metrics: pd.DataFrame) -> bytes:
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel("PSNR above copy-last, dB (one dot a subject; bar: mean)")
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_psnr_by_frame(metrics: pd.DataFrame) -> bytes | None:
@@ -114,8 +114,8 @@ def draw_psnr_by_frame(metrics: pd.DataFrame) -> bytes | None:
         axis.set_xticks(rows["frame"])
         axis.set_xlabel(f"frame ({task})")
         axis.set_ylabel("PSNR, dB")
-        _legend(axis)
-    return _png(figure)
+        add_legend(axis)
+    return to_png(figure)
 
 
 def draw_curves(
@@ -129,7 +129,7 @@ def draw_curves(
         floor: name and value of a dashed level line.
         log: a logarithmic value axis.
     """
-    figure, axis = _plot(height=2.7)
+    figure, axis = new_plot(height=2.7)
     for colour, (name, pairs) in zip(COLOURS * (1 + len(series) // len(COLOURS)), series.items(), strict=False):
         points = np.array([pair for pair in pairs if np.isfinite(pair[1])], dtype=float).reshape(-1, 2)
         few = len(points) <= 20
@@ -141,62 +141,8 @@ def draw_curves(
     axis.set_xlabel("training step")
     axis.set_ylabel(ylabel)
     if len(series) > 1 or floor is not None:
-        _legend(axis)
-    return _png(figure)
-
-
-def draw_sweep(rows: Sequence[Mapping[str, Any]], copy_last: float | None = None) -> bytes:
-    """PSNR against network evaluations, coloured by guidance, with the front of the best trades; PNG bytes.
-
-    Args:
-        rows: a trial each: `nfe` (network evaluations a volume), `psnr` (dB), `guidance_scale`, and, for the marker's
-            shape, optionally `sampler`.
-        copy_last: its PSNR on the same subjects, in dB.
-    """
-    figure, axis = _plot(height=3.0)
-    samplers = sorted({str(row.get("sampler", "")) for row in rows})
-    highest = max((float(row["guidance_scale"]) for row in rows), default=0.0) or 1.0
-    points = None
-    for marker, sampler in zip("osD^vP" * (1 + len(samplers) // 6), samplers, strict=False):
-        some = [row for row in rows if str(row.get("sampler", "")) == sampler]
-        points = axis.scatter(
-            [row["nfe"] for row in some],
-            [row["psnr"] for row in some],
-            c=[row["guidance_scale"] for row in some],
-            marker=marker,
-            cmap="viridis",
-            vmin=0,
-            vmax=highest,
-            s=52,
-            label=sampler,
-            zorder=3,
-        )
-    front = pareto_front(rows)
-    axis.step([row["nfe"] for row in front], [row["psnr"] for row in front], where="post", color=FAINT, linewidth=1.4)
-    if copy_last is not None:
-        axis.axhline(copy_last, color=INK, linestyle="--", linewidth=1.4, label=COPY_LAST)
-    ticks = sorted({int(row["nfe"]) for row in rows})
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
-    axis.set_xlabel("network evaluations a volume")
-    axis.set_ylabel("PSNR, dB")
-    if points is not None:
-        bar = figure.colorbar(points, ax=axis, pad=0.02, aspect=18)
-        bar.set_label("guidance scale", color=INK, size=9)
-        bar.ax.tick_params(length=0, labelcolor=INK, labelsize=9)
-        bar.outline.set_visible(False)
-    if any(samplers) or copy_last is not None:
-        _legend(axis)
-    return _png(figure)
-
-
-def pareto_front(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The trials that no other beats in both `nfe` (fewer) and `psnr` (higher), by rising `nfe`."""
-    front: list[Mapping[str, Any]] = []
-    for row in sorted(rows, key=lambda row: (row["nfe"], -row["psnr"])):
-        if not front or row["psnr"] > front[-1]["psnr"]:
-            front.append(row)
-    return front
+        add_legend(axis)
+    return to_png(figure)
 
 
 def _show(axis: Axes, title: str, image: np.ndarray, colours: str, top: float) -> Any:
@@ -205,7 +151,8 @@ def _show(axis: Axes, title: str, image: np.ndarray, colours: str, top: float) -
     return axis.imshow(image, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
 
 
-def _plot(height: float) -> tuple[Figure, Axes]:
+def new_plot(height: float) -> tuple[Figure, Axes]:
+    """A figure of `WIDTH` by `height` inches with one axis, in our style."""
     figure = Figure(figsize=(WIDTH, height), facecolor="none")
     figure.set_layout_engine("constrained")
     axis = figure.subplots()
@@ -226,12 +173,14 @@ def _plain(axis: Axes) -> None:
     axis.set_axisbelow(True)
 
 
-def _legend(axis: Axes) -> None:
+def add_legend(axis: Axes) -> None:
+    """Above the axis, where it hides nothing."""
     above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "ncols": 4}
     axis.legend(**above, frameon=False, fontsize=9, labelcolor=INK, handlelength=1.4, columnspacing=1.2)
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """PNG bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", pad_inches=0.08)
     return buffer.getvalue()

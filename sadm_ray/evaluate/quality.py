@@ -17,9 +17,9 @@ from jaxtyping import Float
 from sadm_ray.config import SamplingSettings, TaskSettings
 from sadm_ray.evaluate.floors import copy_last, last_observed
 from sadm_ray.evaluate.metrics import nrmse, psnr, ssim
-from sadm_ray.generate.draw import draw
-from sadm_ray.generate.request import ask
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.generate.draw import draw, observe
+from sadm_ray.generate.request import Request, ask, sample_seed
+from sadm_ray.model.sadm import Context, Sadm
 
 Scores = dict[str, float]
 
@@ -34,7 +34,12 @@ class Compared:
     truth: Float[np.ndarray, "d h w"]
     copied: Float[np.ndarray, "d h w"]
     copied_slot: int
-    generated: Float[np.ndarray, "d h w"]
+    samples: Float[np.ndarray, "s d h w"]
+
+    @property
+    def generated(self) -> Float[np.ndarray, "d h w"]:
+        """The first sample."""
+        return self.samples[0]
 
     def scores(self, structure: bool = False) -> Scores:
         """PSNR in dB, of the generated frame and of copy-last; with `structure` SSIM and NRMSE too (scikit-image)."""
@@ -58,22 +63,57 @@ def compare(
         rows: the subjects (`sadm_ray.data.rows.parse_row`). One that is too short for a task has no part in it.
     """
     for task in tasks:
-        for alike in _askable(task, rows):
-            requests, samples = draw(model, alike, task, sampling, 1, seed)
-            for row, request, drawn in zip(alike, requests, samples, strict=True):
-                observed = np.flatnonzero(request.observed).tolist()
-                for target, volume in zip(request.targets, drawn[:, 0, 0], strict=True):
-                    if not row["present"][target]:
-                        continue  # never scanned: there is no truth
-                    yield Compared(
-                        subject=row["subject"],
-                        task=task.name,
-                        frame=target,
-                        truth=row["frames"][target, 0],
-                        copied=copy_last(row["frames"], observed, row["times"], target)[0],
-                        copied_slot=last_observed(observed, row["times"], target),
-                        generated=volume,
-                    )
+        groups: dict[int, list[tuple[Mapping[str, Any], Request]]] = {}
+        for row in rows:
+            request = request_of(task, row)
+            if request is not None:
+                groups.setdefault(len(request.targets), []).append((row, request))
+        for group in groups.values():
+            alike, requests = zip(*group, strict=True)
+            context = observe(model, alike, requests, sampling.precision)
+            yield from answer(model, context, alike, task, requests, sampling, seed)
+
+
+def request_of(task: TaskSettings, row: Mapping[str, Any]) -> Request | None:
+    """What a task asks of a subject; None when the subject lacks what it takes."""
+    try:
+        return ask(task, row["present"], row["times"])
+    except ValueError:
+        return None
+
+
+def answer(
+    model: Sadm,
+    context: Context,
+    rows: Sequence[Mapping[str, Any]],
+    task: TaskSettings,
+    requests: Sequence[Request],
+    sampling: SamplingSettings,
+    seed: int,
+    samples: int = 1,
+) -> Iterable[Compared]:
+    """Every frame that was asked for and scanned, with `samples` draws of it.
+
+    Args:
+        context: what `generate.draw.observe` made of the same rows and requests.
+        requests: one a row, each for as many frames.
+    """
+    seeds = [[sample_seed(seed, row["subject"], task.name, each) for each in range(samples)] for row in rows]
+    answers = draw(model, context, requests, seeds, sampling)
+    for row, request, drawn in zip(rows, requests, answers, strict=True):
+        observed = np.flatnonzero(request.observed).tolist()
+        for target, volumes in zip(request.targets, drawn[:, :, 0], strict=True):
+            if not row["present"][target]:
+                continue  # never scanned: there is no truth
+            yield Compared(
+                subject=row["subject"],
+                task=task.name,
+                frame=target,
+                truth=row["frames"][target, 0],
+                copied=copy_last(row["frames"], observed, row["times"], target)[0],
+                copied_slot=last_observed(observed, row["times"], target),
+                samples=volumes,
+            )
 
 
 def average(scored: Iterable[tuple[str, Scores]]) -> Scores:
@@ -99,29 +139,6 @@ def average(scored: Iterable[tuple[str, Scores]]) -> Scores:
     return {**whole, "gain": whole["psnr"] - whole["copy_last"], **gains}
 
 
-def sampling_quality(
-    model: Sadm,
-    rows: Sequence[Mapping[str, Any]],
-    tasks: Sequence[TaskSettings],
-    sampling: SamplingSettings,
-    seed: int,
-) -> Scores:
-    """PSNR (dB) of one sample and of copy-last, averaged over frames, subjects and tasks; see `compare`, `average`."""
-    return average((each.task, each.scores()) for each in compare(model, rows, tasks, sampling, seed))
-
-
 def structure_can_be_scored() -> bool:
     """Whether SSIM and NRMSE can be had: their package comes with the extra `eval`."""
     return importlib.util.find_spec("skimage") is not None
-
-
-def _askable(task: TaskSettings, rows: Sequence[Mapping[str, Any]]) -> Iterable[list[Mapping[str, Any]]]:
-    """The rows that can be asked, in groups of as many targets."""
-    groups: dict[int, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        try:
-            count = len(ask(task, row["present"], row["times"]).targets)
-        except ValueError:
-            continue
-        groups.setdefault(count, []).append(row)
-    return groups.values()

@@ -26,6 +26,20 @@ from sadm_ray.evaluate.tables import FLOORS, HEADINGS, Verdict, by_frame, cells,
 SYNTHETIC_NOTE = "The generated images are synthetic: research only, not for clinical use."
 
 
+MOST_TRIALS = 20
+"""How many rows of a sweep the page shows."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The trials of a sweep (a row each, the best first), on which validation subjects, and the plots of it (PNG)."""
+
+    trials: pd.DataFrame
+    subjects: Sequence[str]
+    pareto_png: bytes | None = None
+    importance_png: bytes | None = None
+
+
 @dataclass(frozen=True)
 class Report:
     """What the page is made of. Empty parts are left out of it.
@@ -35,7 +49,7 @@ class Report:
         evaluation: what `evaluate_predictions` returned.
         summary: sentences to stand below the title, such as what the study is and how long the run took.
         curves: caption to PNG, such as the loss and the validation PSNR by step.
-        sweep: a row a trial, any columns; `sweep_png` the plot of it (`pictures.draw_sweep`).
+        sweep: what the sampling sweep found.
         problems: lines about what failed on the way, besides those of the evaluation.
         settings_yaml: all settings of the run; passwords inside addresses are hidden.
         versions, facts: name to value, such as `torch: 2.13.0` and `parameters: 3.1 million`.
@@ -47,8 +61,7 @@ class Report:
     evaluation: Evaluation
     summary: Sequence[str] = ()
     curves: Mapping[str, bytes] = field(default_factory=dict)
-    sweep: Sequence[Mapping[str, Any]] = ()
-    sweep_png: bytes | None = None
+    sweep: Sweep | None = None
     problems: Sequence[str] = ()
     settings_yaml: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -83,7 +96,8 @@ def render_report(report: Report) -> str:
         gains_png=draw_gains(evaluation.metrics) if has_scores else None,
         by_frame_png=draw_psnr_by_frame(evaluation.metrics) if has_scores else None,
         by_frame=_plain_rows(by_frame(evaluation.metrics)) if has_scores else [],
-        sweep=_plain_rows(pd.DataFrame([dict(row) for row in report.sweep])) if report.sweep else [],
+        trials=_plain_rows(report.sweep.trials.head(MOST_TRIALS)) if report.sweep else [],
+        others=max(len(report.sweep.trials) - MOST_TRIALS, 0) if report.sweep else 0,
         pictures=evaluation.pictures,
         problems=[*report.problems, *evaluation.problems],
         settings=re.sub(r"(?<=://)[^/\s@]+@", "…@", report.settings_yaml),

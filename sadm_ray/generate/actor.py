@@ -1,131 +1,223 @@
-"""What one generation actor does: it holds the model and answers batches of subjects."""
+"""What one generation actor does: it holds the model and answers orders, a few subjects at a time."""
 
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
+from jaxtyping import Float
 
-from sadm_ray import __version__
-from sadm_ray.config import SamplingSettings, TaskSettings
-from sadm_ray.data.rows import parse_row
-from sadm_ray.generate.draw import draw
-from sadm_ray.generate.writer import write_samples
+from sadm_ray.config import SamplingSettings
+from sadm_ray.data.storage import Storage
+from sadm_ray.data.study import PREPARED, Study, read_subject
+from sadm_ray.generate.draw import draw, observe
+from sadm_ray.generate.plan import Order
+from sadm_ray.generate.record import read_record, write_record
+from sadm_ray.generate.request import NO_SLOT, Request, Wish, sample_seed
+from sadm_ray.generate.writer import Home, frame_label
 from sadm_ray.model.sadm import Sadm
-from sadm_ray.progress import Reporter
 
 log = logging.getLogger(__name__)
 
-PREDICTION_SCHEMA = pa.schema(
-    {
-        "subject": pa.string(),
-        "task": pa.string(),
-        "frame": pa.int64(),  # the slot
-        "time": pa.float64(),
-        "observed": pa.list_(pa.int64()),  # slots
-        "samples": pa.large_binary(),  # float16, little-endian, C order
-        "shape": pa.list_(pa.int64()),  # s c d h w
-        "files": pa.list_(pa.string()),
-        "error": pa.string(),  # empty, or why there is nothing
-    }
-)
+_TOGETHER = 8
+"""Samples of one subject that go through the network together when `exact`: a number that decides the last bits."""
+
+Row = Mapping[str, Any]
+Samples = Float[np.ndarray, "m s c d h w"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that an actor needs to know."""
+    """Everything that an actor needs to know; `digest` is of the model's weights and settings."""
 
+    study: Study
     model: Path
-    out: Path
-    tasks: tuple[TaskSettings, ...]
+    digest: str
+    out: str
     sampling: SamplingSettings
-    samples: int
-    seed: int
-    time_unit: str
-    reporter: Reporter
-    gpu: bool = False
+    estimates: tuple[str, ...]
+    sequence: bool
+    exact: bool
+    batch_size: int
+    device: str
 
 
-class GenerateActor:
-    """Callable of Ray Data's actor pool: rows of the shards → one row a generated frame."""
+@dataclass(frozen=True)
+class _Piece:
+    """Some samples of one request."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        device = "cuda" if job.gpu else "cpu"  # Ray hides no GPU from an actor that asked for none
-        if device == "cpu":
-            torch.set_num_threads(1)
-        self._model = Sadm.from_pretrained(job.model, device)
+    row: Row
+    request: Request
+    seeds: tuple[int, ...]
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Answer every task for every subject of the batch; a subject that fails is a row with its `error`."""
-        rows = [parse_row(row) for row in table.to_pylist()]
-        answers: list[dict[str, Any]] = []
-        for task in self._job.tasks:
-            try:
-                answers += list(self._answer(rows, task))
-            except Exception:  # one subject must not cost the others theirs: ask them one by one
-                for row in rows:
-                    answers += self._answer_alone(row, task)
-        self._job.reporter.add.remote(len(rows))
-        return pa.Table.from_pylist(answers, schema=PREDICTION_SCHEMA)
 
-    def _answer_alone(self, row: Mapping[str, Any], task: TaskSettings) -> list[dict[str, Any]]:
+def answer(orders: Sequence[Order], job: Job) -> int:
+    """Answer orders and record each subject (`sadm_ray.generate.record`); returns how many subjects were at work.
+
+    A subject that fails has its reason in its record. One that was answered before, by an actor that was lost, is left
+    as it is.
+    """
+    if job.device == "cpu":
+        torch.set_num_threads(1)
+    out = Storage(job.out)
+    left = [order for order in orders if not _is_done(out, order)]
+    rows: dict[str, Row] = {}
+    told: dict[str, list[dict[str, Any]]] = {order.subject: [] for order in left}
+    for order in left:
         try:
-            return list(self._answer([row], task))
+            rows[order.subject] = read_subject(job.study, order.subject)
         except Exception as error:
-            log.exception("subject %s, task %s", row["subject"], task.name)
-            nothing = np.zeros((0, *row["frames"].shape[1:]))
-            return [_prediction(row["subject"], task.name, -1, np.nan, (), nothing, [], str(error))]
-
-    def _answer(self, rows: Sequence[Mapping[str, Any]], task: TaskSettings) -> Iterator[dict[str, Any]]:
-        job = self._job
-        requests, samples = draw(self._model, rows, task, job.sampling, job.samples, job.seed)
-        for index, (row, request) in enumerate(zip(rows, requests, strict=True)):
-            subject = row["subject"]
-            slots = np.flatnonzero(request.observed).tolist()
-            observed = [round(float(row["times"][slot]), 4) for slot in slots]
-            for target, time, volumes in zip(request.targets, request.target_times, samples[index], strict=True):
-                facts = {
-                    "Subject": subject,
-                    "Task": task.name,
-                    "Frame": target,
-                    "Time": round(float(time), 4),
-                    "TimeUnit": job.time_unit,
-                    "ObservedTimes": observed,
-                    "Seed": job.seed,
-                    "Sampling": job.sampling.model_dump(mode="json"),
-                    "Software": f"sadm-ray {__version__}",
-                }
-                files = write_samples(job.out / task.name, subject, target, volumes, row, facts)
-                names = [str(file.relative_to(job.out)) for file in files]
-                yield _prediction(subject, task.name, target, float(time), slots, volumes, names, "")
+            told[order.subject] += [_failure(order.subject, wish.name, error) for wish in order.wishes]
+    asked: list[tuple[Order, Wish, Request]] = []
+    for order in left:
+        for wish in order.wishes if order.subject in rows else ():
+            try:
+                asked.append((order, wish, wish.ask(rows[order.subject])))
+            except ValueError as error:
+                told[order.subject].append(_failure(order.subject, wish.name, error))
+    pieces = [_cut(rows[order.subject], wish, request, job) for order, wish, request in asked]
+    drawn = iter(_draw_all([piece for some in pieces for piece in some], job))
+    for (order, wish, request), some in zip(asked, pieces, strict=True):
+        parts = [next(drawn) for _ in some]
+        try:
+            told[order.subject] += _write(rows[order.subject], wish, request, parts, job)
+        except Exception as error:
+            log.exception("subject %s, %s", order.subject, wish.name)
+            told[order.subject].append(_failure(order.subject, wish.name, error))
+    for order in left:
+        write_record(out, order.subject, order.key, told[order.subject])
+    return len(orders)
 
 
-def _prediction(
-    subject: str,
-    task: str,
-    frame: int,
-    time: float,
-    observed: Sequence[int],
-    samples: np.ndarray,
-    files: list[str],
-    error: str,
+def _is_done(out: Storage, order: Order) -> bool:
+    record = read_record(out, order.subject)
+    return record is not None and record.key == order.key and not record.failed
+
+
+def _cut(row: Row, wish: Wish, request: Request, job: Job) -> list[_Piece]:
+    """A request in pieces that are not too large; nothing where nothing is wanted."""
+    if not request.targets:
+        return []
+    seeds = [sample_seed(wish.seed, row["subject"], wish.name, sample) for sample in range(wish.samples)]
+    most = _TOGETHER if job.exact else job.batch_size
+    return [_Piece(row, request, tuple(seeds[start : start + most])) for start in range(0, len(seeds), most)]
+
+
+def _draw_all(pieces: Sequence[_Piece], job: Job) -> list[Samples | Exception]:
+    """The samples of each piece, or why there are none."""
+    results: dict[int, Samples | Exception] = {}
+    for places in _batches(pieces, job):
+        some = [pieces[place] for place in places]
+        results |= zip(places, _draw(some, job), strict=True)
+    return [results[place] for place in range(len(pieces))]
+
+
+def _batches(pieces: Sequence[_Piece], job: Job) -> Iterator[list[int]]:
+    """The places of pieces that go through the network together: of as many targets and samples each."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    for place, piece in enumerate(pieces):
+        alike.setdefault((len(piece.request.targets), len(piece.seeds)), []).append(place)
+    for (_, samples), places in alike.items():
+        many = 1 if job.exact else max(job.batch_size // samples, 1)
+        for start in range(0, len(places), many):
+            yield places[start : start + many]
+
+
+def _draw(pieces: Sequence[_Piece], job: Job) -> list[Samples | Exception]:
+    """Draw a batch; where it fails, be it for memory or for one subject, draw its halves."""
+    model = _model(job.model, job.digest, job.sampling.ema, job.device)
+    rows, requests = [piece.row for piece in pieces], [piece.request for piece in pieces]
+    try:
+        context = observe(model, rows, requests, job.sampling.precision)
+        return list(draw(model, context, requests, [piece.seeds for piece in pieces], job.sampling))
+    except Exception as error:
+        if len(pieces) == 1:
+            return [error]
+        if job.device != "cpu":
+            torch.cuda.empty_cache()
+    half = len(pieces) // 2
+    return _draw(pieces[:half], job) + _draw(pieces[half:], job)
+
+
+def _write(
+    row: Row, wish: Wish, request: Request, parts: Sequence[Samples | Exception], job: Job
+) -> list[dict[str, Any]]:
+    """Write what was drawn for a request; returns its rows of the record."""
+    failed = [part for part in parts if isinstance(part, Exception)]
+    if failed:
+        raise failed[0]
+    if not parts:
+        return []
+    samples = np.concatenate([part for part in parts if not isinstance(part, Exception)], axis=1)
+    slots = np.flatnonzero(request.observed).tolist()
+    facts = _facts(row, wish, slots, job)
+    home = Home(Storage(job.out), wish.name, row)
+    told = []
+    for slot, time, volumes in zip(request.targets, request.target_times.tolist(), samples, strict=True):
+        frame = None if slot == NO_SLOT else slot
+        here = {"Frame": frame, "Time": round(time, 4), **facts}
+        home.write_frame(frame_label(frame, round(time, 4)), volumes[:, 0], job.estimates, here)
+        kept = volumes if wish.task is not None else None
+        told.append(_told(row["subject"], wish.name, frame, time, slots, kept))
+        told[-1]["files"], home.written = home.written, []
+    if job.sequence:
+        made = zip(request.target_times.tolist(), samples[:, 0, 0], strict=True)
+        scanned = [(float(row["times"][slot]), False, row["frames"][slot, 0]) for slot in slots]
+        home.write_sequence([*scanned, *((time, True, volume) for time, volume in made)], facts)
+        told[-1]["files"] += home.written
+    return told
+
+
+def _facts(row: Row, wish: Wish, slots: Sequence[int], job: Job) -> dict[str, Any]:
+    return {
+        "Subject": row["subject"],
+        "Task": wish.name,
+        "TimeUnit": job.study.time_unit,
+        "ObservedTimes": [round(float(row["times"][slot]), 4) for slot in slots],
+        "Seed": wish.seed,
+        "Checkpoint": job.digest,
+        "Sampling": job.sampling.model_dump(mode="json"),
+        "Preparation": {key: job.study.settings.get(key) for key in PREPARED},
+        "Software": _versions(),
+    }
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in ("sadm-ray", "torch", "nibabel")}
+
+
+@lru_cache(maxsize=1)
+def _model(folder: Path, digest: str, ema: float | None, device: str) -> Sadm:
+    """Loaded once an actor; `digest` keeps it from being taken for another that lay in the same place."""
+    return Sadm.from_pretrained(folder, device, ema)
+
+
+def _told(
+    subject: str, task: str, frame: int | None, time: float, observed: Sequence[int], samples: np.ndarray | None
 ) -> dict[str, Any]:
-    """A row of the predictions (`PREDICTION_SCHEMA`)."""
+    """A row of the record (`PREDICTION_SCHEMA`), without files."""
     return {
         "subject": subject,
         "task": task,
         "frame": frame,
         "time": time,
         "observed": list(observed),
-        "samples": samples.astype("<f2").tobytes(),
-        "shape": list(samples.shape),
-        "files": files,
-        "error": error,
+        "samples": None if samples is None else samples.astype("<f2").tobytes(),
+        "shape": None if samples is None else list(samples.shape),
+        "files": [],
+        "error": "",
     }
+
+
+def _failure(subject: str, task: str, error: Exception) -> dict[str, Any]:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return {**_told(subject, task, -1, float("nan"), (), None), "error": reason}

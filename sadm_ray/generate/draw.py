@@ -10,47 +10,54 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 
-from sadm_ray.config import SamplingSettings, TaskSettings
+from sadm_ray.config import Precision, SamplingSettings
 from sadm_ray.data.batch import stack
-from sadm_ray.generate.request import Request, ask, sample_seed
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.generate.request import Request
+from sadm_ray.model.sadm import Context, Sadm
 
 
-def draw(
-    model: Sadm,
-    rows: Sequence[Mapping[str, Any]],
-    task: TaskSettings,
-    sampling: SamplingSettings,
-    samples: int,
-    seed: int,
-) -> tuple[list[Request], Float[np.ndarray, "b m s c d h w"]]:
-    """Put `task` to every row of a batch and draw `samples` answers for each.
+def observe(
+    model: Sadm, rows: Sequence[Mapping[str, Any]], requests: Sequence[Request], precision: Precision = "float32"
+) -> Context:
+    """What the model knows of subjects when it is asked; good for any number of draws, with any sampling settings.
 
     Args:
         rows: subjects (`sadm_ray.data.rows.parse_row`), of any number of slots.
-
-    Returns:
-        the request of each row, and its samples in [0, 1].
+        requests: one a subject: which of its scans are observed.
     """
     device = next(model.parameters()).device
-    requests = [ask(task, row["present"], row["times"]) for row in rows]
     sequences = stack(rows, model.config.model.covariates)
     observed = np.zeros_like(sequences.present)
     for mask, request in zip(observed, requests, strict=True):
         mask[: len(request.observed)] = request.observed
-    seeds = [sample_seed(seed, subject, task.name, s) for subject in sequences.subjects for s in range(samples)]
-
-    def repeated(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(device).repeat_interleave(samples, dim=0)
-
-    known = [None if each is None else repeated(each) for each in (sequences.covariates, sequences.visit_covariates)]
-    volumes = model.generate(
-        repeated(sequences.frames),
-        repeated(observed),
-        repeated(sequences.times),
-        repeated(np.stack([request.target_times for request in requests])),
-        seeds,
-        sampling,
-        *known,
+    frames, seen, times = (
+        torch.from_numpy(array).to(device) for array in (sequences.frames, observed, sequences.times)
     )
-    return requests, rearrange(volumes, "(b s) m c d h w -> b m s c d h w", s=samples).cpu().numpy()
+    covariates, visits = (
+        None if array is None else torch.from_numpy(array).to(device)
+        for array in (sequences.covariates, sequences.visit_covariates)
+    )
+    return model.observe(frames, seen, times, covariates, visits, precision)
+
+
+def draw(
+    model: Sadm,
+    context: Context,
+    requests: Sequence[Request],
+    seeds: Sequence[Sequence[int]],
+    sampling: SamplingSettings,
+) -> Float[np.ndarray, "b m s c d h w"]:
+    """Answer requests.
+
+    Args:
+        context: what `observe` made of the same requests.
+        requests: each for as many frames.
+        seeds: of each request, one a sample, and as many of each.
+
+    Returns:
+        the samples of each request's frames, in [0, 1].
+    """
+    times = np.stack([request.target_times for request in requests])
+    wanted = torch.from_numpy(times).to(context.frames.device)
+    volumes = model.roll_out(context, wanted, [seed for each in seeds for seed in each], sampling)
+    return rearrange(volumes, "(b s) m c d h w -> b m s c d h w", b=len(requests)).cpu().numpy()

@@ -1,75 +1,147 @@
-"""The generation job: shards through a pool of actors, out come NIfTI files and a table of predictions."""
+"""The generation job: orders through a pool of actors, out come NIfTI files and a record of each subject.
+
+A subject whose record is there is not done again, whatever interrupted the job: running it again does what is left.
+"""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+import csv
+import hashlib
+import io
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.dataset as pads
-from ray.data import ActorPoolStrategy
+import ray
 
+from sadm_ray.cluster import require_shared
 from sadm_ray.config import SamplingSettings, Settings
-from sadm_ray.data.study import Study, read_rows
-from sadm_ray.generate.actor import GenerateActor, Job
-from sadm_ray.progress import progress
+from sadm_ray.data.share import share_out
+from sadm_ray.data.storage import Storage
+from sadm_ray.data.study import Study
+from sadm_ray.errors import ConfigError
+from sadm_ray.generate.actor import Job, answer
+from sadm_ray.generate.plan import Order, plan_orders
+from sadm_ray.generate.record import Record, claim, read_record, recorded, remove, write_manifest
+from sadm_ray.generate.request_file import Failures
+from sadm_ray.generate.writer import describe
+from sadm_ray.model.sadm import CONFIG, WEIGHTS, ema_name
 
-PREDICTIONS = "predictions"
+log = logging.getLogger(__name__)
+
+FAILURES = "failures.csv"
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What the job wrote.
+    """What is there now.
 
-    `volumes` counts the NIfTI files, `failures` gives the reason for each (subject, task) that has none.
+    `volumes` counts the NIfTI files, `subjects` those that were asked for and `done_before` those of them that an
+    earlier run had done. `failures` gives the reason for each (subject, task or request) that has nothing.
     """
 
-    folder: Path
+    folder: str
     volumes: int
+    subjects: int
+    done_before: int
     failures: Mapping[tuple[str, str], str]
 
 
-def generate_volumes(
-    settings: Settings,
-    study: Study,
-    model: Path,
-    out: Path,
-    sampling: SamplingSettings,
-    split: str = "test",
-) -> Generated:
-    """Put every task of `settings.generate` to every subject of `split`.
+def generate_volumes(settings: Settings, study: Study, model: Path, out: str, sampling: SamplingSettings) -> Generated:
+    """Answer what the settings ask (`GenerateSettings`) of the subjects of the study. Needs a running Ray.
 
-    Writes `out/<task>/sub-<subject>/*.nii.gz` with a JSON each, and `out/predictions/*.parquet` with the samples on the
-    model's grid, for the evaluation.
+    Writes `out/<task>/sub-<subject>/*.nii.gz` with a JSON each, `out/predictions/` (for the evaluation, and to know
+    what is done), `out/manifest.parquet`, and `out/failures.csv` if anything failed.
+
+    Raises:
+        ConfigError: `out` holds the answers to another request, or is not seen by every machine; no GPU is there; the
+            request cannot be meant for this study.
+        DataError: nobody is asked for.
     """
     wanted = settings.generate
-    predictions = out / PREDICTIONS
-    shutil.rmtree(predictions, ignore_errors=True)
-    predictions.mkdir(parents=True)
-    names = study.names(split)
-    with progress("generate", len(names)) as reporter:
+    digest = model_digest(model, sampling)
+    plan = plan_orders(settings, study, digest, sampling)
+    device = _device(wanted.gpus_per_actor)
+    require_shared(out, "generate.out", "a folder that all nodes share, or a URL")
+    folder = Storage(out)
+    claim(folder, plan.decisive, wanted.replace)
+    left = _left(folder, plan.orders)
+    if left:
+        describe(folder)
         job = Job(
+            study,
             model,
-            out,
-            wanted.tasks,
+            digest,
+            folder.location,
             sampling,
-            wanted.samples,
-            settings.seed,
-            study.time_unit,
-            reporter,
-            wanted.gpus_per_actor > 0,
+            wanted.estimates,
+            wanted.sequence,
+            wanted.exact,
+            wanted.batch_size,
+            device,
         )
-        blocks = max(wanted.actors, -(-len(names) // wanted.batch_size))
-        answers = read_rows(study, split, blocks).map_batches(
-            GenerateActor,
-            fn_constructor_args=(job,),
-            batch_size=wanted.batch_size,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=wanted.actors),
-            num_gpus=wanted.gpus_per_actor or None,
+        batches = [left[start : start + wanted.batch_size] for start in range(0, len(left), wanted.batch_size)]
+        sizes = [len(batch) for batch in batches]
+        actors, gpus = wanted.actors, wanted.gpus_per_actor
+        deque(share_out("generate", batches, sizes, answer, actors=actors, gpus=gpus, job=job), maxlen=0)
+        folder.remove_partials()
+    return _conclude(folder, plan.orders, plan.failures, done_before=len(plan.orders) - len(left))
+
+
+def model_digest(model: Path, sampling: SamplingSettings) -> str:
+    """SHA-256 of the model's settings and of the weights that are drawn from."""
+    weights = WEIGHTS if sampling.ema is None else f"{ema_name(sampling.ema)}.safetensors"
+    return hashlib.sha256((model / CONFIG).read_bytes() + (model / weights).read_bytes()).hexdigest()
+
+
+def _device(gpus: float) -> str:
+    if not gpus:
+        return "cpu"
+    there = ray.cluster_resources().get("GPU", 0)
+    if there < gpus:
+        raise ConfigError(
+            f"generate.gpus_per_actor: an actor wants {gpus:g} GPU, the cluster has {there:g}; set it to 0 for the CPU"
         )
-        answers.write_parquet(str(predictions))
-    rows = pads.dataset(predictions).to_table(columns=["subject", "task", "files", "error"]).to_pylist()
-    failures = {(row["subject"], row["task"]): row["error"] for row in rows if row["error"]}
-    return Generated(out, sum(len(row["files"]) for row in rows), failures)
+    return "cuda"
+
+
+def _left(out: Storage, orders: Sequence[Order]) -> list[Order]:
+    """The orders that are not done: no record, another key, a failure, or a file that is not as long as it was.
+
+    Also removes what is there of subjects that are not asked for any more, and of those that will be done again.
+    """
+    there = recorded(out)
+    if not there:
+        return list(orders)
+    sizes = {entry.path: entry.size for entry in out.entries()}
+    left = []
+    for order in orders:
+        record = read_record(out, order.subject)
+        if record is None or record.failed or record.key != order.key:
+            left.append(order)
+        elif any(sizes.get(file["path"]) != file["bytes"] for file in record.files):
+            log.warning("%s: some volumes of subject %s are gone or changed; made again", out.location, order.subject)
+            left.append(order)
+    for subject in sorted(there - {order.subject for order in orders} | there & {order.subject for order in left}):
+        remove(out, subject)
+    return left
+
+
+def _conclude(out: Storage, orders: Sequence[Order], failures: Failures, done_before: int) -> Generated:
+    """Write the manifest and the list of failures."""
+    records = [read_record(out, order.subject) or Record("", ()) for order in orders]
+    for record in records:
+        failures |= {(frame["subject"], frame["task"]): frame["error"] for frame in record.frames if frame["error"]}
+    write_manifest(out, records)
+    if failures:
+        sink = io.StringIO()
+        writer = csv.writer(sink)
+        writer.writerow(("subject", "task", "reason"))
+        writer.writerows((*key, reason) for key, reason in sorted(failures.items()))
+        out.write(FAILURES, sink.getvalue().encode())
+    else:
+        out.delete(FAILURES)
+    volumes = sum(file["path"].endswith(".nii.gz") for record in records for file in record.files)
+    return Generated(out.location, volumes, len(orders), done_before, failures)

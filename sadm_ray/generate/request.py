@@ -1,9 +1,11 @@
-"""From a task to what the model is asked: which frames are observed, which are wanted, and with which seeds."""
+"""From what is wanted to what the model is asked: which scans are observed, which times wanted, with which seeds."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,18 +13,80 @@ from jaxtyping import Bool, Float
 from sadm_ray.config import TaskSettings
 from sadm_ray.data.sequence import snap
 
+NO_SLOT = -1
+_SAME_TIME = 1e-4
+"""Two times are one when they differ by less, absolutely or relatively: they are stored as float32."""
+
 
 @dataclass(frozen=True)
 class Request:
-    """A task put to one subject.
+    """What is asked about one subject.
 
-    `targets` are slots of its sequence, `target_times` their times. A target may be a slot that was scanned (then there
-    is a truth to compare with) or one that never was.
+    `targets` are slots of its sequence (`NO_SLOT` for a time without one), `target_times` their times. A target may be
+    a slot that was scanned (then there is a truth to compare with) or one that never was.
     """
 
     observed: Bool[np.ndarray, " t"]
     targets: tuple[int, ...]
     target_times: Float[np.ndarray, " m"]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted of one subject under one name, which is also that of the folder: the answer to a task; or else
+    the slots that were never scanned (`missing`) and some `times`.
+
+    `skip_scanned`: a time at which there is a scan is not generated; otherwise that scan is not observed. `observed`
+    are the times of the scans that may be, none for all of them.
+    """
+
+    name: str
+    samples: int
+    seed: int
+    task: TaskSettings | None = None
+    missing: bool = False
+    times: tuple[float, ...] = ()
+    skip_scanned: bool = True
+    observed: tuple[float, ...] | None = None
+
+    def ask(self, row: Mapping[str, Any]) -> Request:
+        """The request to a subject (`sadm_ray.data.rows.parse_row`); one without targets where nothing is missing.
+
+        Raises:
+            ValueError: it cannot be answered for this subject.
+        """
+        if self.task is not None:
+            return ask(self.task, row["present"], row["times"])
+        return self._visits(row["present"], row["times"].astype(np.float64))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything that decides the answer."""
+        task = None if self.task is None else self.task.model_dump(mode="json")
+        return {**vars(self), "task": task}
+
+    def _visits(self, present: Bool[np.ndarray, " t"], times: Float[np.ndarray, " t"]) -> Request:
+        observed = present.copy()
+        if self.observed is not None:
+            for time in self.observed:
+                if not (present & _same(times, time)).any():
+                    raise ValueError(f"has no scan at the time {time:g}, which is to be observed")
+            observed &= np.any([_same(times, time) for time in self.observed], axis=0)
+        targets: list[tuple[int, float]] = []
+        if self.missing:
+            targets += [(int(slot), float(times[slot])) for slot in np.flatnonzero(~present)]
+        for time in self.times:
+            here = np.flatnonzero(_same(times, time))
+            scanned = here[present[here]]
+            if len(scanned) and self.skip_scanned:
+                continue
+            observed[scanned] = False
+            if not any(np.isclose(time, other, rtol=_SAME_TIME, atol=_SAME_TIME) for _, other in targets):
+                targets.append((int(here[0]) if len(here) else NO_SLOT, time))
+        if not observed.any():
+            raise ValueError("has no scan that may be observed")
+        targets.sort(key=lambda target: target[1])
+        slots, wanted = zip(*targets, strict=True) if targets else ((), ())
+        return Request(observed, tuple(slots), np.asarray(wanted, dtype=np.float32))
 
 
 def ask(task: TaskSettings, present: Bool[np.ndarray, " t"], times: Float[np.ndarray, " t"]) -> Request:
@@ -51,3 +115,7 @@ def sample_seed(seed: int, subject: str, task: str, sample: int) -> int:
     """The seed of one sample: the same whatever the batch, the actor or the order of the work."""
     digest = hashlib.sha256(f"{seed}/{subject}/{task}/{sample}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _same(times: Float[np.ndarray, " t"], time: float) -> Bool[np.ndarray, " t"]:
+    return np.isclose(times, time, rtol=_SAME_TIME, atol=_SAME_TIME)

@@ -42,10 +42,10 @@ class _Control:
 
 
 @contextlib.contextmanager
-def control() -> Iterator[Control]:
-    """Made by the driver for the time of a training; SIGTERM then asks the workers to save and leave."""
+def control(stop: threading.Event | None = None) -> Iterator[Control]:
+    """Made by the driver for the time of a training; SIGTERM, or `stop`, then asks the workers to save and leave."""
     actor = actor_beside_driver(_Control)
-    asked, ended = threading.Event(), threading.Event()
+    asked, ended = stop or threading.Event(), threading.Event()
 
     def pass_on() -> None:  # not in the signal's handler, which may interrupt Ray in the middle of anything
         asked.wait()

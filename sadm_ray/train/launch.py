@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from sadm_ray.cluster import require_shared
 from sadm_ray.config import Settings, flatten, is_url
 from sadm_ray.data.storage import Storage
-from sadm_ray.data.study import LOOKS, Study
+from sadm_ray.data.study import PREPARED, Study
 from sadm_ray.errors import ConfigError, DataError, Stopped
 from sadm_ray.model.sadm import CONFIG, WEIGHTS, Sadm, SadmConfig, ema_name
 from sadm_ray.progress import progress
@@ -50,7 +51,7 @@ def model_config(settings: Settings, study: Study) -> SadmConfig:
         model=model,
         diffusion=settings.diffusion,
         preparation=study.preparation,
-        prepared=settings.data.model_dump(mode="json", include=set(LOOKS)),
+        prepared=settings.data.model_dump(mode="json", include=set(PREPARED)),
         time_unit=study.time_unit,
     )
 
@@ -62,17 +63,20 @@ def checkpoints_folder(settings: Settings) -> str:
     return f"{settings.train.storage.rstrip('/')}/{settings.run.name}/checkpoints"
 
 
-def train_model(settings: Settings, study: Study, out: Path, tracked: TrackedRun) -> Trained:
+def train_model(
+    settings: Settings, study: Study, out: Path, tracked: TrackedRun, stop: threading.Event | None = None
+) -> Trained:
     """Train on the shards' training subjects; run again, it goes on from the newest checkpoint.
 
     Args:
         out: the trained model is put there: the average that did best in validation, if there are several.
+        stop: set by another thread, it does what SIGTERM does, which only the main thread of a process can hear.
 
     Raises:
         ConfigError: a GPU asked for that is not there, storage that not every node sees, or settings other than those
             that the run was begun with.
         DataError: training broke down, or its last checkpoint cannot be written.
-        Stopped: SIGTERM; a checkpoint was saved.
+        Stopped: SIGTERM, or `stop`; a checkpoint was saved.
     """
     study.names("train")  # or a clear line that there is nobody
     config = model_config(settings, study)
@@ -86,7 +90,7 @@ def train_model(settings: Settings, study: Study, out: Path, tracked: TrackedRun
     tracked.dataset(Path(study.location).name, study.content[:36], study.location, _profile(study))
     newest = checkpoints.newest()
     if newest is None or not _is_done(newest, settings):
-        newest = _train(settings, study, config, location, tracked)
+        newest = _train(settings, study, config, location, tracked, stop)
     _export(newest, settings, out)
     told = {"step": newest.step, "epoch": newest.told["epoch"], **newest.told["validated"]}
     tracked.tags({"checkpoint": f"{newest.storage.where(newest.folder)}"})
@@ -94,12 +98,19 @@ def train_model(settings: Settings, study: Study, out: Path, tracked: TrackedRun
     return Trained(out, facts | told)
 
 
-def _train(settings: Settings, study: Study, config: SadmConfig, location: str, tracked: TrackedRun) -> Checkpoint:
+def _train(
+    settings: Settings,
+    study: Study,
+    config: SadmConfig,
+    location: str,
+    tracked: TrackedRun,
+    stop: threading.Event | None,
+) -> Checkpoint:
     use_gpu = _use_gpu(settings)
     require_shared(location, "train.storage", "a folder that all nodes share, or a URL")
     require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
     train = settings.train
-    with progress("train", train.steps) as reporter, control() as controlled, tracked.for_workers() as remote:
+    with progress("train", train.steps) as reporter, control(stop) as controlled, tracked.for_workers() as remote:
         work = Work(settings, study, config, location, remote, reporter, controlled)
         trainer = TorchTrainer(
             train_worker,

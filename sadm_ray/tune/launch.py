@@ -1,145 +1,138 @@
-"""The sweep of sampling settings on a trained model: Ray Tune with Optuna."""
+"""The sweep of sampling settings on a trained model: Ray Tune with Optuna or a grid, and ASHA."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+import json
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
-import pandas as pd
-import torch
-import yaml
 from ray import tune
-from ray.tune.search import ConcurrencyLimiter
-from ray.tune.search.optuna import OptunaSearch
 
-from sadm_ray.config import SamplingSettings, Settings
+from sadm_ray.cluster import require_shared
+from sadm_ray.config import Settings
 from sadm_ray.data.study import Study, read_subject
-from sadm_ray.evaluate.quality import sampling_quality
-from sadm_ray.model.sadm import WEIGHTS, Sadm
-from sadm_ray.progress import Reporter, progress
+from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.evaluate.quality import request_of, structure_can_be_scored
+from sadm_ray.model.sadm import CONFIG, Sadm
+from sadm_ray.progress import progress
 from sadm_ray.tracking import TrackedRun
-from sadm_ray.tune.spaces import chosen_sampling, network_calls, plain_choices, sampling_space
+from sadm_ray.tune.history import History
+from sadm_ray.tune.result import Swept, result
+from sadm_ray.tune.search import what_to_try, who_is_stopped
+from sadm_ray.tune.trial import Work, sampling_trial
+from sadm_ray.tune.watch import Watch
 
-METRIC = "gain"
-
-
-@dataclass(frozen=True)
-class Swept:
-    """The best settings, on which subjects they were chosen, and every trial (one row each)."""
-
-    best: SamplingSettings
-    subjects: tuple[str, ...]
-    trials: pd.DataFrame
+RETRIES = 2
+"""How often a trial that failed is begun again."""
 
 
 def tune_sampling(settings: Settings, study: Study, model: Path, out: Path, tracked: TrackedRun) -> Swept:
-    """Sweep sampler, steps, guidance and stochasticity on validation subjects; the test subjects are not touched.
+    """Sweep the sampling settings on validation subjects; the test subjects are not touched.
 
-    The first trials are the settings' own with each number of steps and no guidance; the others are searched.
+    The first trials are the settings' own with each number of steps and no guidance; the others are searched. Every
+    trial becomes a child of `tracked`. A sweep of the same model and question goes on when it is run again: what it has
+    scored is in `out`, and is not scored again. With more `tune.trials` it is made longer.
 
-    An interrupted sweep of the same model and space goes on when it is run again. Every trial becomes a child of
-    `tracked`. The best by PSNR over copy-last wins; of equally good ones (0.01 dB), the one with fewer network calls.
+    Raises:
+        ConfigError: an objective that needs a package that is not there, or `out` is not seen by all machines.
+        DataError: no subject to ask, no such average of the weights, or every trial failed.
     """
-    rows = [read_subject(study, name) for name in study.names("val")[: settings.tune.subjects]]
-    name = _sweep_name(settings, model)
-    with progress("tune", settings.tune.trials) as reporter:
-        trainable = tune.with_resources(
-            tune.with_parameters(_trial, model=model, rows=rows, settings=settings, reporter=reporter),
-            {"CPU": 1},
-        )
-        results = _tuner(settings, trainable, out, name, tracked).fit()
-    failed = [str(error) for error in results.errors]
-    if len(failed) == len(results):
-        raise RuntimeError(f"every trial of the sweep failed; the first: {failed[0]}")
-    good = [(result.config, result.metrics) for result in results if not result.error]
-    trials = pd.DataFrame(
-        [{**chosen_sampling(config, settings.sampling).model_dump(), **_scores(metrics)} for config, metrics in good]
-    )
-    near = trials[trials[METRIC] >= trials[METRIC].max() - 0.01]
-    winner = near.sort_values(["network_calls", METRIC], ascending=[True, False]).iloc[0]
-    best = SamplingSettings.model_validate({key: winner[key] for key in SamplingSettings.model_fields})
-    return Swept(best, tuple(row["subject"] for row in rows), trials)
-
-
-def write_tuned(file: Path, swept: Swept) -> None:
-    """The settings as a file, with a note of where they come from."""
-    score = swept.trials[METRIC].max()
-    head = (
-        f"# Chosen by a sweep of {len(swept.trials)} trials on {len(swept.subjects)} validation subjects "
-        f"({', '.join(swept.subjects)}):\n# one sample is {score:+.2f} dB PSNR against copy-last there.\n"
-    )
-    new = file.with_suffix(".new")
-    new.write_text(head + yaml.safe_dump({"sampling": swept.best.model_dump()}, sort_keys=False), encoding="utf-8")
-    new.replace(file)
-
-
-def _tuner(settings: Settings, trainable: Any, out: Path, name: str, tracked: TrackedRun) -> tune.Tuner:
-    if tune.Tuner.can_restore(str(out / name)):
-        return tune.Tuner.restore(str(out / name), trainable, resume_unfinished=True, restart_errored=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    search = OptunaSearch(
-        metric=METRIC,
-        mode="max",
+    if "ssim" in settings.tune.objectives and not structure_can_be_scored():
+        raise ConfigError("tune.objectives: ssim needs scikit-image; install sadm-ray[eval], or leave ssim out")
+    for ema in settings.tune.ema:
+        Sadm.from_pretrained(model, ema=ema)  # or a clear line, before any trial fails over it
+    names = study.names("val")[: settings.tune.subjects]
+    rows = [read_subject(study, name) for name in names]
+    _require_answers(settings, rows)
+    folder = out / _sweep_name(settings, study, names, model)
+    require_shared(str(folder), "run.dir", "a folder that all nodes share")
+    work = Work(
+        model=model.absolute(),
+        scores=folder.absolute() / "scores",
+        rows=rows,
+        tasks=settings.generate.tasks,
+        base=settings.sampling,
+        tune=settings.tune,
         seed=settings.seed,
-        points_to_evaluate=plain_choices(settings.tune, settings.sampling),
     )
-    return tune.Tuner(
-        trainable,
-        param_space=sampling_space(settings.tune),
-        tune_config=tune.TuneConfig(
-            metric=METRIC,
-            mode="max",
-            num_samples=settings.tune.trials,
-            search_alg=ConcurrencyLimiter(search, max_concurrent=settings.tune.concurrent),
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(name=name, storage_path=str(out), verbose=0, callbacks=[_TrialsToMlflow(tracked)]),
-    )
+    history = History(folder / "trials.jsonl")
+    trainable = tune.with_parameters(sampling_trial, work=work)
+    failures = sweep(trainable, settings, folder, len(rows), history, tracked)
+    return result(history.ended, settings.sampling, settings.tune.objectives, names, failures)
 
 
-def _trial(
-    config: dict[str, Any], model: Path, rows: list[dict[str, Any]], settings: Settings, reporter: Reporter
-) -> None:
-    torch.set_num_threads(1)
-    sampling = chosen_sampling(config, settings.sampling)
-    scores = sampling_quality(_model(model), rows, settings.generate.tasks, sampling, settings.seed)
-    reporter.add.remote(1, f"{scores[METRIC]:+.2f} dB over copy-last")
-    tune.report({**scores, "network_calls": network_calls(sampling)})
+def sweep(
+    trainable: Any, settings: Settings, folder: Path, subjects: int, history: History, tracked: TrackedRun
+) -> list[str]:
+    """Run the trials that are left, and write into `history` what becomes of them.
+
+    Args:
+        trainable: a function of a config that reports as `sampling_trial` does.
+
+    Returns:
+        a line for each trial that failed, and failed again `RETRIES` times.
+    """
+    left, space, searcher = what_to_try(settings.tune, settings.sampling, history, settings.seed)
+    if not left:
+        return []
+    storage = folder.absolute() / "ray"
+    shutil.rmtree(storage, ignore_errors=True)  # of a sweep that was killed; what counts is in the history
+    with progress("tune", left) as reporter:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"CPU": 1}),
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                num_samples=1 if searcher is None else left,
+                max_concurrent_trials=settings.tune.concurrent,
+                search_alg=searcher,
+                scheduler=who_is_stopped(settings.tune, subjects, history),
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=str(storage),
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                callbacks=[Watch(history, tracked, reporter, settings.sampling, subjects)],
+                verbose=0,
+            ),
+        )
+        results = tuner.fit()
+    return [_line(error) for error in results.errors]
 
 
-@lru_cache(maxsize=1)
-def _model(folder: Path) -> Sadm:
-    """Loaded once an actor, not once a trial."""
-    return Sadm.from_pretrained(folder)
+def _require_answers(settings: Settings, rows: Sequence[Mapping[str, Any]]) -> None:
+    for row in rows:
+        for task in settings.generate.tasks:
+            request = request_of(task, row)
+            if request is not None and row["present"][list(request.targets)].any():
+                return
+    raise DataError("no validation subject has the frames of any of generate.tasks; there is nothing to compare with")
 
 
-class _TrialsToMlflow(tune.Callback):
-    """Each finished trial as a child run, written by the driver alone: many writers would crowd a sqlite store."""
-
-    def __init__(self, tracked: TrackedRun) -> None:
-        self._tracked = tracked
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        child = self._tracked.child(trial.trial_id)
-        child.params(trial.config)
-        child.metrics(_scores(trial.last_result))
-        child.finish()
-
-
-def _sweep_name(settings: Settings, model: Path) -> str:
-    """A name that changes with the model and the question, so that an old sweep is not taken for this one."""
-    asked = (settings.tune, settings.generate, settings.sampling)
-    question = "".join(section.model_dump_json() for section in asked) + str(settings.seed)
-    digest = hashlib.sha256((model / WEIGHTS).read_bytes() + question.encode())
+def _sweep_name(settings: Settings, study: Study, names: Sequence[str], model: Path) -> str:
+    """A name that changes with the model, the subjects and the question, so that no other sweep is taken for this."""
+    idle = {"of", "training", "trials", "concurrent", "subjects"}
+    idle |= set() if settings.tune.search == "grid" else {"grid_points"}
+    idle |= set() if settings.tune.reduction else {"first_subjects"}
+    asked = {
+        "tune": settings.tune.model_dump(mode="json", exclude=idle),
+        "tasks": [task.model_dump(mode="json") for task in settings.generate.tasks],
+        "sampling": settings.sampling.model_dump(mode="json", exclude={"guidance_split"}),
+        "seed": settings.seed,
+        "subjects": names,
+        "study": study.content,
+    }
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+    for file in [model / CONFIG, *sorted(model.glob("*.safetensors"))]:
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
     return f"sweep-{digest.hexdigest()[:12]}"
 
 
-def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What `_trial` reported, without what Ray Tune adds."""
-    named = ("psnr", "copy_last", "network_calls")
-    return {key: metrics[key] for key in metrics if key in named or key.startswith(METRIC)}
+def _line(error: BaseException) -> str:
+    """The last line of what a trial died of; Ray gives the whole traceback."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,43 +1,127 @@
-"""Where the sweeps look: from settings to Ray Tune's search spaces, and from a trial's choice back to settings."""
+"""Where the sweep looks: from settings to Optuna's distributions or a grid, and from a trial's point back to settings.
+
+A point is what a trial is told, by the names of `SamplingSettings`; what Optuna cannot hold is in it as text.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
-from ray import tune
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from sadm_ray.config import SamplingSettings, TuneSettings
+from sadm_ray.diffusion.schedule import Schedule
+
+Point = dict[str, Any]
+
+EVERYWHERE, CHOSEN = "everywhere", "chosen"
 
 
-def sampling_space(settings: TuneSettings) -> dict[str, Any]:
+def sampling_space(settings: TuneSettings) -> dict[str, BaseDistribution]:
     """The space of sampling settings."""
+    ranges = {"guidance_scale": settings.guidance_scale, "stochasticity": settings.stochasticity}
     return {
-        "sampler": tune.choice(list(settings.sampler)),
-        "num_steps": tune.choice(list(settings.num_steps)),
-        "guidance_scale": tune.uniform(*settings.guidance_scale),
-        "stochasticity": tune.uniform(*settings.stochasticity),
+        **{name: CategoricalDistribution(values) for name, values in _choices(settings).items()},
+        **{name: FloatDistribution(low, high) for name, (low, high) in ranges.items()},
     }
 
 
-def plain_choices(settings: TuneSettings, base: SamplingSettings) -> list[dict[str, Any]]:
-    """What to try first: no guidance, each number of steps, else as in `base`; at most half of the trials."""
-    sampler = base.sampler if base.sampler in settings.sampler else settings.sampler[0]
+def grid(settings: TuneSettings, base: SamplingSettings) -> list[Point]:
+    """Every combination, `grid_points` of each range; of those that do the same, one."""
+
+    def spread(low: float, high: float) -> list[float]:
+        return np.unique(np.linspace(low, high, settings.grid_points)).tolist()
+
+    axes = {
+        **_choices(settings),
+        "guidance_scale": spread(*settings.guidance_scale),
+        "stochasticity": spread(*settings.stochasticity),
+    }
+    points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    distinct: dict[SamplingSettings, Point] = {}
+    for point in points:
+        distinct.setdefault(chosen_sampling(point, base), point)
+    return list(distinct.values())
+
+
+def plain_choices(settings: TuneSettings, base: SamplingSettings) -> list[Point]:
+    """What to try first: as little guidance as may be, each number of steps, else as in `base`; half of the trials."""
     low, high = settings.stochasticity
+    wanted = {
+        "sampler": base.sampler,
+        "spacing": base.spacing,
+        "guidance_interval": _interval_label(base.guidance_interval),
+        "ema": _ema_label(base.ema),
+    }
+    choices = _choices(settings)
     plain = {
-        "sampler": sampler,
+        **{name: value if value in choices[name] else choices[name][0] for name, value in wanted.items()},
         "guidance_scale": settings.guidance_scale[0],
         "stochasticity": min(max(base.stochasticity, low), high),
     }
     return [{**plain, "num_steps": steps} for steps in settings.num_steps][: max(settings.trials // 2, 1)]
 
 
-def chosen_sampling(choice: Mapping[str, Any], base: SamplingSettings) -> SamplingSettings:
-    """The settings of one trial on top of `base`; what is drawn finely is rounded to what anybody would type."""
-    rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in choice.items()}
-    return SamplingSettings.model_validate({**base.model_dump(), **rounded})
+def chosen_sampling(point: Mapping[str, Any], base: SamplingSettings) -> SamplingSettings:
+    """The settings of one trial on top of `base`, so that equal ones mean the same work.
+
+    What is drawn finely is rounded to what anybody would type. What does nothing is as in `base`: the stochasticity of
+    samplers that have none, the interval of no guidance, and all but the guidance of a single step, which is one
+    evaluation at the first noise level.
+    """
+    told = dict(point)
+    for name in ("guidance_scale", "stochasticity"):
+        if name in told:
+            told[name] = round(told[name], 3)
+    if "guidance_interval" in told:
+        label = told["guidance_interval"]
+        told["guidance_interval"] = None if label == EVERYWHERE else tuple(map(float, label.split(" to ")))
+    if "ema" in told:
+        told["ema"] = None if told["ema"] == CHOSEN else float(told["ema"])
+    sampling = SamplingSettings.model_validate({**base.model_dump(), **told})
+    idle: dict[str, Any] = {}
+    if sampling.num_steps == 1:
+        idle |= {"sampler": base.sampler, "spacing": base.spacing}
+    elif sampling.num_steps == 2 and sampling.sampler == "dpm++":
+        idle["sampler"] = "ddim"  # the second order takes two evaluations before the last one
+    if sampling.num_steps == 1 or sampling.sampler != "ancestral":
+        idle["stochasticity"] = base.stochasticity
+    if not sampling.guidance_scale:
+        idle["guidance_interval"] = None
+    return sampling.model_copy(update=idle)
 
 
-def network_calls(sampling: SamplingSettings) -> int:
-    """Evaluations of the network for one frame: two a step when there is guidance."""
-    return sampling.num_steps * (2 if sampling.guidance_scale else 1)
+def point_of(config: Mapping[str, Any]) -> Point:
+    """A trial's point: a grid's is one value of Ray Tune's space, Optuna's is all of it."""
+    return dict(config.get("point", config))
+
+
+def network_calls(sampling: SamplingSettings, schedule: Schedule) -> int:
+    """Evaluations of the network for one frame: one a step, and a second one where there is guidance."""
+    # The last node is where the sampler ends: nothing is evaluated there.
+    levels = schedule.steps(sampling.num_steps, sampling.spacing)[:-1]
+    if not sampling.guidance_scale:
+        return len(levels)
+    low, high = sampling.guidance_interval or (float("-inf"), float("inf"))
+    return len(levels) + sum(low <= level <= high for level in levels)
+
+
+def _choices(settings: TuneSettings) -> dict[str, list[Any]]:
+    return {
+        "sampler": list(settings.sampler),
+        "num_steps": list(settings.num_steps),
+        "spacing": list(settings.spacing),
+        "guidance_interval": [_interval_label(interval) for interval in settings.guidance_interval],
+        "ema": [_ema_label(decay) for decay in settings.ema],
+    }
+
+
+def _interval_label(interval: tuple[float, float] | None) -> str:
+    return EVERYWHERE if interval is None else f"{interval[0]} to {interval[1]}"
+
+
+def _ema_label(decay: float | None) -> str:
+    return CHOSEN if decay is None else str(decay)

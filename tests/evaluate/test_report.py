@@ -13,7 +13,7 @@ import pytest
 
 from sadm_ray.evaluate import pictures
 from sadm_ray.evaluate.launch import Evaluation, Picture
-from sadm_ray.evaluate.report import SYNTHETIC_NOTE, Report, render_report, write_report
+from sadm_ray.evaluate.report import SYNTHETIC_NOTE, Report, Sweep, render_report, write_report
 from sadm_ray.evaluate.tables import summarise
 
 EVIL = '<script>alert("x")</script>'
@@ -59,14 +59,13 @@ class Resources(HTMLParser):
 
 @pytest.fixture(scope="module")
 def full_page() -> str:
-    trial = {"nfe": 4, "psnr": 25.0, "guidance_scale": 0.5, "sampler": "ddim"}
+    trials = pd.DataFrame([{"gain": 25.0 - number, "sampler": f"{EVIL}{number}"} for number in range(23)])
     return render_report(
         report(
             evaluation(1.0, subject=EVIL),
             summary=[EVIL],
             curves={f"loss {EVIL}": PNG},
-            sweep=[trial],
-            sweep_png=PNG,
+            sweep=Sweep(trials, subjects=[EVIL], pareto_png=PNG, importance_png=PNG),
             problems=[EVIL],
             settings_yaml=f"uri: http://user:secret@host/path\nname: {EVIL}",
             versions={"ray": EVIL},
@@ -137,18 +136,18 @@ def test_writing_leaves_one_whole_file(tmp_path: Path) -> None:
 def test_every_picture_is_a_png() -> None:
     rng = np.random.default_rng(0)
     truth, copied = rng.uniform(size=(2, 4, 8, 8))
-    trials = [{"nfe": n, "psnr": 20.0 + n, "guidance_scale": 0.0} for n in (1, 2, 4)]
     drawn = [
         pictures.draw_prediction(truth, copied, rng.uniform(size=(3, 4, 8, 8)), copied_slot=0),
         pictures.draw_prediction(truth, truth, truth[None]),  # nothing changes, and a single sample has no spread
         pictures.draw_gains(evaluation(1.0).metrics),
         pictures.draw_psnr_by_frame(evaluation(1.0).metrics),
         pictures.draw_curves({"loss": [(1, 2.0), (2, math.nan), (3, 1.0)]}, "loss", floor=("copy-last", 1.5), log=True),
-        pictures.draw_sweep(trials, copy_last=21.0),
     ]
     assert all(png is not None and png.startswith(b"\x89PNG") for png in drawn)
 
 
-def test_the_front_holds_the_trials_that_none_beats() -> None:
-    trials = [{"nfe": nfe, "psnr": psnr} for nfe, psnr in [(1, 20.0), (2, 19.0), (4, 22.0), (4, 21.0), (8, 22.0)]]
-    assert pictures.pareto_front(trials) == [trials[0], trials[2]]
+def test_the_best_trials_of_a_sweep_are_listed_and_the_others_counted(full_page: str) -> None:
+    assert "19</td>" in full_page
+    assert "20</td>" not in full_page
+    assert "And 3 more in sweeps/trials.csv" in full_page
+    assert "1 validation subjects" in full_page

@@ -1,7 +1,10 @@
 import pytest
+import torch
 
 from sadm_ray.config import SamplingSettings, TuneSettings
-from sadm_ray.tune.spaces import chosen_sampling, network_calls, plain_choices, sampling_space
+from sadm_ray.diffusion.schedule import Schedule
+from sadm_ray.tune.spaces import chosen_sampling, grid, network_calls, plain_choices, sampling_space
+from tests.model.test_sadm import SHAPE, small
 
 
 def test_a_choice_goes_on_top_of_the_settings() -> None:
@@ -14,11 +17,88 @@ def test_the_plain_settings_come_first_and_lie_in_the_space() -> None:
     tune = TuneSettings(trials=6, sampler=("ancestral",), num_steps=(1, 2, 4, 8), stochasticity=(0.0, 0.2))
     plain = plain_choices(tune, SamplingSettings(sampler="ddim", stochasticity=0.5))
     assert [each["num_steps"] for each in plain] == [1, 2, 4]
+    space = sampling_space(tune)
     for each in plain:
-        assert set(each) == set(sampling_space(tune))
+        assert set(each) == set(space)
+        assert all(space[name]._contains(space[name].to_internal_repr(value)) for name, value in each.items())
         assert (each["sampler"], each["guidance_scale"], each["stochasticity"]) == ("ancestral", 0.0, 0.2)
+
+
+def test_what_optuna_cannot_hold_survives_as_text() -> None:
+    tune = TuneSettings(guidance_interval=(None, (-4.5, 2.0)), ema=(None, 0.999))
+    space = sampling_space(tune)
+    for interval, label in zip(tune.guidance_interval, space["guidance_interval"].choices, strict=True):
+        for decay, name in zip(tune.ema, space["ema"].choices, strict=True):
+            point = {"guidance_interval": label, "ema": name, "guidance_scale": 1.0}
+            chosen = chosen_sampling(point, SamplingSettings(ema=0.5, guidance_interval=(0.0, 1.0)))
+            assert (chosen.guidance_interval, chosen.ema) == (interval, decay)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"sampler": "ddim", "stochasticity": 0.1}, {"sampler": "ddim", "stochasticity": 0.9}, True),
+        ({"sampler": "ancestral", "stochasticity": 0.1}, {"sampler": "ancestral", "stochasticity": 0.9}, False),
+        ({"sampler": "ancestral", "num_steps": 1}, {"sampler": "dpm++", "num_steps": 1, "spacing": "karras"}, True),
+        ({"sampler": "ddim", "num_steps": 2}, {"sampler": "dpm++", "num_steps": 2}, True),
+        ({"sampler": "ddim", "num_steps": 3}, {"sampler": "dpm++", "num_steps": 3}, False),
+        ({"guidance_interval": "-1.0 to 1.0"}, {"guidance_interval": "everywhere"}, True),
+    ],
+)
+def test_what_draws_the_same_volumes_is_the_same_choice(one: dict, other: dict, same: bool) -> None:
+    base = SamplingSettings(num_steps=4)
+    first, second = chosen_sampling(one, base), chosen_sampling(other, base)
+    assert (first == second) is same
+    # And the model itself agrees that they are, or are not, the same.
+    model, frames = small(), torch.rand(1, 3, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    asked = (frames, torch.tensor([[True, True, False]]), torch.tensor([[0.0, 0.4, 1.0]]), torch.tensor([[1.0]]), [3])
+    plain = [
+        model.generate(*asked, SamplingSettings.model_validate(base.model_dump() | told)) for told in _raw(one, other)
+    ]
+    assert torch.allclose(plain[0], plain[1], atol=1e-6) is same
+
+
+def _raw(*points: dict) -> list[dict]:
+    """The points as they were told, without leaving out what does nothing."""
+    intervals = {"everywhere": None, "-1.0 to 1.0": (-1.0, 1.0)}
+    return [
+        {key: intervals[value] if key == "guidance_interval" else value for key, value in point.items()}
+        for point in points
+    ]
+
+
+def test_a_grid_has_every_combination_that_differs() -> None:
+    tune = TuneSettings(search="grid", sampler=("ancestral", "ddim"), num_steps=(1, 2), grid_points=3)
+    points = grid(tune, SamplingSettings())
+    # One step: 3 scales; two steps: 3 scales, of the ancestral sampler with 3 stochasticities each.
+    assert len(points) == 3 + 3 * (3 + 1)
+    assert len({chosen_sampling(point, SamplingSettings()) for point in points}) == len(points)
+    assert {point["guidance_scale"] for point in points} == {0.0, 0.5, 1.0}
 
 
 @pytest.mark.parametrize(("scale", "calls"), [(0.0, 4), (0.5, 8)])
 def test_guidance_doubles_the_calls(scale: float, calls: int) -> None:
-    assert network_calls(SamplingSettings(num_steps=4, guidance_scale=scale)) == calls
+    assert network_calls(SamplingSettings(num_steps=4, guidance_scale=scale), Schedule()) == calls
+
+
+@pytest.mark.parametrize("interval", [None, (-3.0, 3.0), (-20.0, 0.0), (50.0, 60.0)])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm++"])
+@pytest.mark.parametrize("spacing", ["time", "log_snr", "karras"])
+def test_the_calls_are_those_that_the_network_gets(
+    interval: tuple[float, float] | None, sampler: str, spacing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, calls = small(), []
+    evaluate = type(model.denoiser).forward
+
+    def counted(self, z: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        calls.append(len(z))
+        return evaluate(self, z, *rest)
+
+    monkeypatch.setattr(type(model.denoiser), "forward", counted)
+    sampling = SamplingSettings(
+        num_steps=5, sampler=sampler, spacing=spacing, guidance_scale=0.7, guidance_interval=interval
+    )
+    frames = torch.rand(1, 2, 1, *SHAPE)
+    times, target = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0]])
+    model.generate(frames, torch.tensor([[True, False]]), times, target, [0], sampling)
+    assert sum(calls) == network_calls(sampling, model.schedule)

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from sadm_ray.config import SAFE_NAME, DataSettings
 from sadm_ray.data.catalog.subjects import Catalog, Problem, Subject
 from sadm_ray.data.catalog.tables import Row, Table, all_at_once, covariates_of, read_table, shared_columns
-from sadm_ray.data.catalog.visits import ORDER, Clock, Visit, only_one, order_visits, time_column
+from sadm_ray.data.catalog.visits import ORDER, Clock, Visit, order_visits, time_column, too_few
 from sadm_ray.data.storage import Entry, Storage
 from sadm_ray.errors import DataError
 
@@ -64,7 +64,7 @@ def find_bids(root: str, settings: DataSettings) -> Catalog:
     tables: dict[str, Entry | None] = {}
     for folder_name, folder in sorted(folders.items()):
         name = folder_name.removeprefix("sub-")
-        found, wrong = _visits(name, folder, storage, settings.suffix)
+        found, wrong = _visits(name, folder, storage, settings.suffix, settings.min_scans)
         problems += wrong
         if found:
             visits[name], tables[name] = found, folder.table
@@ -77,7 +77,7 @@ def find_bids(root: str, settings: DataSettings) -> Catalog:
     clock = Clock.of(column, (visit.time for its in visits.values() for visit in its), settings)
     subjects = []
     for name, its in visits.items():
-        scans, wrong = order_visits(name, its, clock, storage, f"visit with a {settings.suffix}")
+        scans, wrong = order_visits(name, its, clock, storage, settings.min_scans, f"visit with a {settings.suffix}")
         problems += wrong
         if scans:
             row = known.get(name, {})
@@ -120,8 +120,10 @@ def _folders(
     return folders, participants
 
 
-def _visits(subject: str, folder: _Folder, storage: Storage, suffix: str) -> tuple[list[Visit], list[Problem]]:
-    """The visits of a subject with one file each; none where fewer than two are left."""
+def _visits(
+    subject: str, folder: _Folder, storage: Storage, suffix: str, least: int
+) -> tuple[list[Visit], list[Problem]]:
+    """The visits of a subject with one file each; none where fewer than `least` are left."""
     home = storage.where(f"sub-{subject}")
     if not SAFE_NAME.fullmatch(subject):
         told = "not a usable name; rename it with letters, digits, '_', '-' and '.' only"
@@ -144,9 +146,9 @@ def _visits(subject: str, folder: _Folder, storage: Storage, suffix: str) -> tup
             problems.append(Problem(subject, file, "belongs to no session, while others do; move it into one"))
         else:
             visits.append(Visit(entries[0], session, {}))
-    if len(visits) == 1:
-        problems.append(only_one(subject, home, f"visit with a {suffix}"))
-    return visits if len(visits) > 1 else [], problems
+    if 0 < len(visits) < least:
+        problems.append(too_few(subject, home, f"visit with a {suffix}", len(visits), least))
+    return visits if len(visits) >= least else [], problems
 
 
 def _read(storage: Storage, entry: Entry, subject: str, labels: Sequence[str], wanted: Container[str] | None) -> _Told:

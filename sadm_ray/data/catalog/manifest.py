@@ -33,6 +33,7 @@ class _Study:
     storage: Storage
     file: str
     columns: tuple[str, ...]
+    least: int  # scans of a subject
     problems: list[Problem] = field(default_factory=list)
     visits: dict[str, list[Visit]] = field(default_factory=dict)
     listed: Counter[str] = field(default_factory=Counter)
@@ -54,7 +55,7 @@ def find_manifest(root: str, settings: DataSettings) -> Catalog:
         raise DataError(f"{root}: data.layout=manifest needs data.root to be a .csv, .tsv or .parquet file")
     full = root if is_url(root) else str(Path(root).expanduser().absolute())
     folder, _, name = full.rpartition("/")
-    study = _read_rows(Storage(folder or "/"), name)
+    study = _read_rows(Storage(folder or "/"), name, settings.min_scans)
     _look_up(study)
     column = _tell_times(study, settings.time_column)
     clock = Clock.of(column or "time", (visit.time for its in study.visits.values() for visit in its), settings)
@@ -81,7 +82,7 @@ def find_manifest(root: str, settings: DataSettings) -> Catalog:
     return Catalog(study.storage.location, tuple(subjects), tuple(study.problems), unit)
 
 
-def _read_rows(storage: Storage, name: str) -> _Study:
+def _read_rows(storage: Storage, name: str, least: int) -> _Study:
     """All rows that can be used, as visits whose files have not been looked at."""
     try:
         entry = storage.entry(name)
@@ -90,7 +91,7 @@ def _read_rows(storage: Storage, name: str) -> _Study:
     if entry is None:
         raise DataError(f"{storage.where(name)}: no such file; set data.root to the manifest")
     table = read_table(storage, entry)
-    study = _Study(storage, table.file, table.columns)
+    study = _Study(storage, table.file, table.columns, least)
     columns = {name: table.named(name) for name in ("subject", "path", "session", "split", "group")}
     if not columns["subject"] or not columns["path"]:
         there = ", ".join(table.columns)
@@ -221,6 +222,6 @@ def _scans(study: _Study, subject: str, clock: Clock) -> tuple[Scan, ...]:
                 told = "its row has no session, while others of the subject have one; fill it in"
                 study.problems.append(Problem(subject, study.storage.where(visit.entry.path), told))
         its = [visit for visit in its if visit.session]
-    scans, problems = order_visits(subject, its, clock, study.storage)
+    scans, problems = order_visits(subject, its, clock, study.storage, study.least)
     study.problems += problems
     return scans

@@ -92,9 +92,9 @@ def _moment(word: str, column: str) -> tuple[float, bool] | None:
 
 
 def order_visits(
-    subject: str, visits: Sequence[Visit], clock: Clock, storage: Storage, kind: str = "visit"
+    subject: str, visits: Sequence[Visit], clock: Clock, storage: Storage, least: int, kind: str = "visit"
 ) -> tuple[tuple[Scan, ...], list[Problem]]:
-    """A subject's scans in the order of time, none if fewer than two can be used, and what is wrong.
+    """A subject's scans in the order of time, none if fewer than `least` can be used, and what is wrong.
 
     A visit without a name is called by its place, from 1. `kind` is what a visit is called in a problem.
     """
@@ -112,9 +112,9 @@ def order_visits(
             problems.append(Problem(subject, file, f"has the same {clock.column} as {other}; correct one of them"))
         else:
             at[time] = visit
-    if len(at) == 1:
-        problems.append(only_one(subject, storage.where(next(iter(at.values())).entry.path), kind))
-    if len(at) < 2:
+    if 0 < len(at) < least:
+        problems.append(too_few(subject, storage.where(next(iter(at.values())).entry.path), kind, len(at), least))
+    if len(at) < least:
         return (), problems
     times = sorted(at)
     start = times[0] if clock.dated else 0.0
@@ -130,6 +130,8 @@ def order_visits(
     return tuple(scans), problems
 
 
-def only_one(subject: str, file: str, kind: str) -> Problem:
-    """What to say of a subject with a single visit."""
-    return Problem(subject, file, f"only one {kind} is left of this subject; at least two are needed: add another")
+def too_few(subject: str, file: str, kind: str, count: int, least: int) -> Problem:
+    """What to say of a subject with fewer than `least` visits."""
+    some = f"only one {kind} is" if count == 1 else f"only {count} of the kind '{kind}' are"
+    needed = "two are" if least == 2 else f"{least} (data.min_scans) are"
+    return Problem(subject, file, f"{some} left of this subject; at least {needed} needed: add another")

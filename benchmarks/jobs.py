@@ -1,0 +1,167 @@
+"""What the jobs cost beside their mathematics: generation and sweeps on Ray against a bare loop.
+
+    python -m benchmarks.jobs                       all parts, one after another (about 20 minutes on 2 cores)
+    python -m benchmarks.jobs --part generation     one: generation or sweep
+
+The study is the phantom, the model that of `configs/phantom.yaml` with the weights of its birth: what a network has
+learnt does not change what it costs. Let nothing else run: two actors want both cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from benchmarks.figures import say
+from sadm_ray.cluster import WORKER_ENVIRONMENT, ray_session
+from sadm_ray.config import Settings
+from sadm_ray.config_file import dump_settings, load_settings
+from sadm_ray.data.storage import Storage
+from sadm_ray.data.study import read_study, read_subject
+from sadm_ray.generate.draw import draw, observe
+from sadm_ray.generate.request import sample_seed
+from sadm_ray.generate.writer import Home, frame_label
+from sadm_ray.model.sadm import Sadm
+
+_SUBJECTS = 160
+_TRIALS = 12
+
+
+def _settings(folder: Path) -> Settings:
+    tree: dict[str, Any] = {
+        "run": {"name": "jobs", "dir": str(folder)},
+        "phantom": {"subjects": _SUBJECTS},
+        "generate": {"split": "all", "out": str(folder / "out")},
+        "tune": {"trials": _TRIALS, "concurrent": 1, "subjects": 16, "reduction": None, "num_steps": [8]},
+    }
+    return Settings.model_validate(tree)
+
+
+def _begin(folder: Path) -> Settings:
+    """A prepared study and a model."""
+    from sadm_ray import steps
+    from sadm_ray.train.launch import model_config
+
+    settings = _settings(folder)
+    study = steps.prepare(settings)
+    torch.manual_seed(0)
+    model = Sadm(model_config(settings, study))
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    model.save_pretrained(settings.run_dir / "model")
+    return settings
+
+
+def generation(folder: Path) -> None:
+    """A bare loop, then one actor and two, over the same subjects; then how an actor's memory grows."""
+    settings = _begin(folder)
+    file = folder / "settings.yaml"
+    file.write_text(dump_settings(settings))
+    took = {"bare": float(_alone("--bare", str(file)))}
+    memory: list[float] = []
+    for actors in (1, 2):
+        shutil.rmtree(str(settings.generate.out), ignore_errors=True)
+        told = _alone("--actors", str(actors), str(file)).split()
+        took[f"{actors}"] = float(told[0])
+        if actors == 1:
+            memory = [float(value) for value in told[1:]]
+    print({name: round(seconds, 1) for name, seconds in took.items()}, "s", file=sys.stderr)
+    say("generation: subjects/s of a bare loop", _SUBJECTS / took["bare"], "1/s", "higher")
+    say("generation: one actor over a bare loop", took["bare"] / took["1"], "1", "higher", 0.85)
+    say("generation: two actors over a bare loop", took["bare"] / took["2"], "1", "higher", 1.7)
+    fifth = len(memory) // 5
+    early, late = max(memory[fifth : 2 * fifth]), max(memory[-fifth:])
+    say("generation: an actor's memory, last fifth over second fifth", late / early, "1", "lower", 1.1)
+    say("generation: an actor's memory", late, "GB", "lower")
+
+
+def bare(settings: Settings) -> float:
+    """Seconds of reading, drawing and writing in a plain loop; the model is there before it begins."""
+    torch.set_num_threads(1)
+    study, wanted = read_study(str(settings.run_dir / "shards")), settings.generate
+    model, out = Sadm.from_pretrained(settings.run_dir / "model"), Storage(str(wanted.out))
+    from sadm_ray.generate.request import ask
+
+    begun = time.perf_counter()
+    for name in sorted(name for names in study.subjects.values() for name in names):
+        row = read_subject(study, name)
+        for task in wanted.tasks:
+            request = ask(task, row["present"], row["times"])
+            seeds = [sample_seed(settings.seed, name, task.name, sample) for sample in range(wanted.samples)]
+            context = observe(model, [row], [request])
+            samples = draw(model, context, [request], [seeds], settings.sampling)[0]
+            home = Home(out, task.name, row)
+            for slot, time_, volumes in zip(request.targets, request.target_times.tolist(), samples, strict=True):
+                home.write_frame(frame_label(slot, time_), volumes[:, 0], wanted.estimates, {"Subject": name})
+    return time.perf_counter() - begun
+
+
+def on_actors(settings: Settings, actors: int) -> tuple[float, list[float]]:
+    """Seconds of the whole job on a Ray that is there, its actors not yet; and the memory (GB) of an actor over it."""
+    from sadm_ray.generate.launch import generate_volumes
+
+    settings = settings.model_copy(update={"generate": settings.generate.model_copy(update={"actors": actors})})
+    study, memory, ended = read_study(str(settings.run_dir / "shards")), [], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    if "MapWorker" in " ".join(process.cmdline()):
+                        memory.append(process.memory_info().rss / 1e9)
+                        break
+                except psutil.Error:
+                    continue
+
+    with ray_session(settings):
+        threading.Thread(target=watch, daemon=True).start()
+        begun = time.perf_counter()
+        generate_volumes(settings, study, settings.run_dir / "model", str(settings.generate.out), settings.sampling)
+        seconds = time.perf_counter() - begun
+        ended.set()
+    return seconds, memory
+
+
+def _alone(*arguments: str) -> str:
+    """Run a part of this file in a process of its own, with the environment that the workers have."""
+    import os
+
+    command = [sys.executable, "-m", "benchmarks.jobs", *arguments]
+    environment = os.environ | WORKER_ENVIRONMENT | {"RAY_ADDRESS": "local"}
+    return subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603
+
+
+PARTS = {"generation": generation}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS)
+    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--actors", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.bare:
+        print(bare(load_settings(given.bare)))
+    elif given.actors:
+        seconds, memory = on_actors(load_settings(Path(given.actors[1])), int(given.actors[0]))
+        print(seconds, *memory)
+    else:
+        for name, part in PARTS.items():
+            if given.part in (None, name):
+                with tempfile.TemporaryDirectory() as folder:
+                    part(Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What the job has to do: for each subject what is wanted of it, and what decides the answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sadm_ray.config import GenerateSettings, SamplingSettings, Settings
+from sadm_ray.data.study import Study, read_checksums
+from sadm_ray.errors import ConfigError
+from sadm_ray.generate.request import Wish
+from sadm_ray.generate.request_file import Failures, read_requests
+
+VISITS = "visits"
+"""What a request for missing visits and for times is called."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """All that is wanted of one subject; equal keys, equal volumes."""
+
+    subject: str
+    wishes: tuple[Wish, ...]
+    key: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The orders, the subjects that cannot be served with the reason, and the facts that decide all answers."""
+
+    orders: tuple[Order, ...]
+    failures: Failures
+    decisive: Mapping[str, Any]
+
+
+def plan_orders(settings: Settings, study: Study, model_digest: str, sampling: SamplingSettings) -> Plan:
+    """Turn the settings of the job into orders, in the order of the subjects' names.
+
+    Raises:
+        ConfigError: what is wanted cannot be meant for this study.
+        DataError: nobody is in the split, or the request file cannot be read.
+    """
+    wanted = settings.generate
+    decisive = {
+        "model": model_digest,
+        "sampling": sampling.model_dump(mode="json"),
+        "estimates": list(wanted.estimates),
+        "sequence": wanted.sequence,
+        "exact": wanted.exact,
+        "wanted": _told(settings),
+    }
+    everybody = tuple(sorted(name for names in study.subjects.values() for name in names))
+    names = everybody if wanted.split == "all" else study.names(wanted.split)
+    failures: Failures = {}
+    if wanted.study is not None:
+        for line in study.problems:
+            subject, _, reason = line.partition(": ")
+            told = failures.get((subject, "preparation"))
+            failures[subject, "preparation"] = reason if told is None else f"{told}; {reason}"
+    if wanted.file is not None:
+        wishes, wrong = read_requests(wanted.file, set(everybody), wanted.samples, settings.seed)
+        failures |= wrong
+    else:
+        wishes = {name: _wishes(settings, study) for name in names}
+    checksums = read_checksums(study)
+    orders = tuple(
+        Order(name, tuple(its), _key(decisive, checksums[name], its)) for name, its in sorted(wishes.items())
+    )
+    return Plan(orders, failures, decisive)
+
+
+def wants_tasks(wanted: GenerateSettings) -> bool:
+    """Whether the tasks are asked, whose answers can be evaluated, rather than visits."""
+    return not wanted.missing and not wanted.at and wanted.file is None
+
+
+def wants_slots(wanted: GenerateSettings) -> bool:
+    """Whether what is asked means slots of a sequence, rather than times."""
+    return wants_tasks(wanted) or wanted.missing
+
+
+def default_out(settings: Settings) -> str:
+    """The folder below the run's for what is asked, when the settings name none."""
+    wanted = settings.generate
+    if wants_tasks(wanted):
+        return str(settings.run_dir / "generated")
+    name = VISITS if wanted.file is None else Path(wanted.file).stem
+    return str(settings.run_dir / f"generated-{name}")
+
+
+def _wishes(settings: Settings, study: Study) -> list[Wish]:
+    wanted, seed = settings.generate, settings.seed
+    if wants_tasks(wanted):
+        return [Wish(task.name, wanted.samples, seed, task=task) for task in wanted.tasks]
+    if wanted.missing and study.frames is None and not wanted.at:
+        raise ConfigError(
+            "generate.missing: this study keeps all visits, however many, so that none is missing; give the times of "
+            "its schedule as generate.at"
+        )
+    return [Wish(VISITS, wanted.samples, seed, missing=wanted.missing, times=wanted.at)]
+
+
+def _told(settings: Settings) -> dict[str, Any]:
+    """What was asked for, for people who compare two requests."""
+    wanted = settings.generate
+    if wanted.file is not None:
+        return {"file": Path(wanted.file).name}  # its lines decide, and are in each subject's key
+    asked = {"seed": settings.seed, "samples": wanted.samples, "split": wanted.split}
+    if wants_tasks(wanted):
+        return asked | {"tasks": [task.model_dump(mode="json") for task in wanted.tasks]}
+    return asked | {"missing": wanted.missing, "at": list(wanted.at)}
+
+
+def _key(decisive: Mapping[str, Any], checksum: str, wishes: list[Wish]) -> str:
+    told = [{**decisive, "wanted": None}, checksum, [wish.to_json() for wish in wishes]]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

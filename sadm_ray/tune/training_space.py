@@ -1,0 +1,141 @@
+"""Where the sweep of training settings looks, and the settings of a training from what was drawn there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from sadm_ray.config import Range, Settings, TrainingSweepSettings
+from sadm_ray.config_file import with_values
+from sadm_ray.data.study import Study
+from sadm_ray.errors import ConfigError
+
+_SECTIONS = {"model", "diffusion", "train", "sampling"}
+_FIXED = {"steps", "storage", "workers", "min_workers", "device", "validation"}
+"""Settings of training by which the trials are compared and placed."""
+
+
+def check_space(settings: Settings) -> None:
+    """Look at every key and value of `tune.training` before anything starts.
+
+    Raises:
+        ConfigError: a key that is unknown or may not differ between trials, a value that does not fit it, or a first
+            judgement after the last step. Values that only do not fit each other are left to the trials.
+    """
+    sweep, steps = settings.tune.training, settings.train.steps
+    if sweep.first_steps > steps:
+        raise ConfigError(
+            f"tune.training.first_steps: {sweep.first_steps} is more than train.steps, {steps}; no trial gets there"
+        )
+    for key, where in sweep.space.items():
+        section, _, rest = key.partition(".")
+        if section not in _SECTIONS or (section == "train" and rest.partition(".")[0] in _FIXED):
+            raise ConfigError(
+                f"tune.training.space: {key}: has to be the same in every trial; a sweep of training may change "
+                f"{', '.join(sorted(_SECTIONS))}, but not train.{', train.'.join(sorted(_FIXED))}"
+            )
+        if not isinstance(where, Range) and not where:
+            raise ConfigError(f"tune.training.space: {key}: an empty list; name the values to choose from")
+        for value in (where.low, where.high) if isinstance(where, Range) else where:
+            if problem := _problem(settings, key, value):
+                raise ConfigError(f"tune.training.space: {problem}")
+        if isinstance(where, Range) and _is_whole(settings, key, where) and not _ends_whole(where):
+            raise ConfigError(f"tune.training.space: {key}: a whole number; give a range between whole numbers")
+
+
+def search_space(settings: Settings) -> dict[str, BaseDistribution]:
+    """Optuna's space. Choices are JSON texts, since it takes no lists."""
+    space: dict[str, BaseDistribution] = {}
+    for key, where in settings.tune.training.space.items():
+        if not isinstance(where, Range):
+            space[key] = CategoricalDistribution(_texts(where))
+        elif _is_whole(settings, key, where):
+            space[key] = IntDistribution(int(where.low), int(where.high), log=where.log)
+        else:
+            space[key] = FloatDistribution(where.low, where.high, log=where.log)
+    return space
+
+
+def first_point(settings: Settings) -> dict[str, Any]:
+    """The settings themselves, or what is next to them in the space: no sweep is worse than they are, unnoticed."""
+    point: dict[str, Any] = {}
+    for key, where in settings.tune.training.space.items():
+        value = _value(settings, key)
+        if not isinstance(where, Range):
+            choices = _texts(where)
+            point[key] = json.dumps(value) if json.dumps(value) in choices else choices[0]
+        else:
+            number = value if isinstance(value, int | float) else where.low
+            inside = min(max(number, where.low), where.high)
+            point[key] = int(inside) if _is_whole(settings, key, where) else float(inside)
+    return point
+
+
+def drawn_values(point: Mapping[str, Any], sweep: TrainingSweepSettings) -> dict[str, Any]:
+    """What Optuna drew, by dotted key; numbers are rounded to what anybody would type."""
+    values: dict[str, Any] = {}
+    for key, where in sweep.space.items():
+        drawn = point[key]
+        if not isinstance(where, Range):
+            values[key] = json.loads(drawn)
+        elif isinstance(drawn, float):
+            values[key] = min(max(float(f"{drawn:.3g}"), where.low), where.high)
+        else:
+            values[key] = int(drawn)
+    return values
+
+
+def trial_settings(base: Settings, values: Mapping[str, Any], study: Study, folder: Path) -> Settings:
+    """The settings of a trial: a run in `folder` that is named by all that decides what comes out.
+
+    So a training that was begun is found again by its values, whatever became of the sweep that began it.
+
+    Raises:
+        ConfigError: values that do not fit each other.
+    """
+    every = "generate_every" if base.tune.training.objective == "val_gain" else "loss_every"
+    validated = {f"train.validation.{every}": base.tune.training.first_steps}  # a rung is so many steps times k
+    settings = with_values(base, {**values, **validated})
+    told = settings.model_dump(mode="json", include=_SECTIONS | {"seed"})
+    tasks = [task.model_dump(mode="json") for task in settings.generate.tasks]
+    text = json.dumps([told, tasks, study.digest, study.location], sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:12]
+    placed: dict[str, Any] = {"run.name": name, "run.dir": str(folder)}
+    if base.train.storage is not None:
+        placed["train.storage"] = f"{base.train.storage.rstrip('/')}/{base.run.name}/trials"
+    return with_values(settings, placed)
+
+
+def _texts(choices: Sequence[Any]) -> list[str]:
+    return list(dict.fromkeys(json.dumps(choice) for choice in choices))
+
+
+def _problem(settings: Settings, key: str, value: Any) -> str | None:
+    """What is wrong with the value itself, in one line that begins with the key."""
+    try:
+        with_values(settings, {key: value})
+    except ConfigError as error:
+        return str(error) if str(error).startswith(key) else None
+    return None
+
+
+def _is_whole(settings: Settings, key: str, where: Range) -> bool:
+    """Whether the setting takes whole numbers only: it refuses one between the ends that is none."""
+    return _problem(settings, key, where.low + (where.high - where.low) / math.pi) is not None
+
+
+def _ends_whole(where: Range) -> bool:
+    return where.low.is_integer() and where.high.is_integer()
+
+
+def _value(settings: Settings, key: str) -> Any:
+    value: Any = settings.model_dump(mode="json")
+    for part in key.split("."):
+        value = value[part]
+    return value

@@ -1,0 +1,137 @@
+"""The work of one actor, without Ray."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from sadm_ray.config import DenoiserSettings, ModelSettings, SamplingSettings, TaskSettings
+from sadm_ray.data.storage import Storage
+from sadm_ray.data.study import Study
+from sadm_ray.generate import actor
+from sadm_ray.generate.actor import Job, answer
+from sadm_ray.generate.plan import Order
+from sadm_ray.generate.record import read_record
+from sadm_ray.generate.request import Wish
+from sadm_ray.model.sadm import Sadm, SadmConfig
+from tests.data.studies import made_row, write_study
+
+SHAPE = (4, 8, 8)
+TIMES = np.linspace(0, 1, 5, dtype=np.float32)
+TASK = TaskSettings(name="future", observed=(0, 2), targets=(3, -1))
+NAMES = ("a", "b", "c", "d")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    rows = []
+    for name in NAMES:
+        frames = np.random.default_rng(ord(name)).random((5, *SHAPE))
+        here = [slot >= 3 for slot in range(5)] if name == "d" else None  # d has nothing that may be observed
+        rows.append(made_row(name, frames, here, TIMES, source_shape=(5, 12, 10)))
+    return write_study(tmp_path_factory.mktemp("study"), rows, {"test": NAMES})
+
+
+@pytest.fixture
+def job(study: Study, tmp_path: Path) -> Job:
+    torch.manual_seed(0)
+    settings = ModelSettings(difference_scale=0.1, denoiser=DenoiserSettings(widths=(16, 16), blocks=1))
+    model = Sadm(SadmConfig(shape=SHAPE, model=settings)).eval()
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    model.save_pretrained(tmp_path / "model")
+    sampling = SamplingSettings(num_steps=2, sampler="ancestral")
+    out = str(tmp_path / "out")
+    return Job(study, tmp_path / "model", out, out, sampling, ("samples", "mean"), False, True, 8, "cpu")
+
+
+def orders(*names: str, samples: int = 2) -> list[Order]:
+    return [Order(name, (Wish("future", samples, 0, task=TASK),), f"key of {name}") for name in names]
+
+
+def drawn(job: Job, subject: str) -> np.ndarray:
+    table = pq.read_table(f"{job.out}/predictions/{subject}.parquet")
+    return np.stack([np.frombuffer(row["samples"], "<f2").reshape(row["shape"]) for row in table.to_pylist()])
+
+
+def files(job: Job) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in Path(job.out).glob("future/*/*")}
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_exact_answers_are_the_same_bytes_whoever_else_is_asked(job: Job, tmp_path: Path, samples: int) -> None:
+    apart = replace(job, out=str(tmp_path / "apart"), batch_size=1)
+    assert answer(orders("a", "b", "c", samples=samples), job) == 3
+    for name in ("c", "a", "b"):
+        answer(orders(name, samples=samples), apart)
+    assert len(files(job)) == 3 * 2 * (3 if samples == 2 else 1) * 2
+    assert files(job) == files(apart)
+
+
+def test_answers_that_are_not_exact_are_nearly_the_same(job: Job, tmp_path: Path) -> None:
+    fast = replace(job, out=str(tmp_path / "fast"), exact=False)
+    for each in (job, fast):
+        answer(orders("a", "b", "c"), each)
+    for name in "abc":
+        np.testing.assert_allclose(drawn(fast, name), drawn(job, name), atol=1e-3)  # of float16
+    assert np.abs(drawn(job, "a")[:, 0] - drawn(job, "a")[:, 1]).max() > 1e-2
+    assert np.abs(drawn(job, "a") - drawn(job, "b")).max() > 1e-2
+
+
+def test_more_samples_begin_with_the_same_ones(job: Job, tmp_path: Path) -> None:
+    more = replace(job, out=str(tmp_path / "more"))
+    answer(orders("a", samples=2), job)
+    answer(orders("a", samples=11), more)  # more than go through the network together
+    assert drawn(more, "a").shape[1] == 11
+    np.testing.assert_allclose(drawn(more, "a")[:, :2], drawn(job, "a"), atol=1e-3)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_subject_that_fails_costs_the_others_nothing(job: Job, exact: bool) -> None:
+    job = replace(job, exact=exact)
+    assert answer([*orders("a", "d", "c"), *orders("nobody")], job) == 4
+    records = {name: read_record(Storage(job.out), name) for name in ("a", "c", "d", "nobody")}
+    failed = {name: [frame["error"] for frame in record.frames if frame["error"]] for name, record in records.items()}
+    assert failed["a"] == failed["c"] == []
+    assert "no frame that task 'future' may observe" in failed["d"][0]
+    assert "no subject 'nobody'" in failed["nobody"][0]
+    assert [len(record.files) for record in records.values()] == [2 * 3 * 2, 2 * 3 * 2, 0, 0]
+
+
+def test_a_batch_that_does_not_fit_is_halved(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, draw = [], actor.draw
+
+    def small_memory(model: Sadm, context: Any, requests: list[Any], *more: Any) -> np.ndarray:
+        calls.append(len(requests))
+        if len(requests) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return draw(model, context, requests, *more)
+
+    monkeypatch.setattr(actor, "draw", small_memory)
+    job = replace(job, exact=False)
+    answer(orders("a", "b", "c"), job)
+    assert calls == [3, 1, 2, 1, 1]
+    assert all(not read_record(Storage(job.out), name).failed for name in "abc")
+
+
+def test_what_is_recorded_is_not_done_again(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(orders("a"), job)
+    monkeypatch.setattr(actor, "draw", lambda *_: pytest.fail("a was drawn again"))
+    assert answer(orders("a"), job) == 1
+    other = [replace(order, key="another question") for order in orders("a")]
+    with pytest.raises(pytest.fail.Exception, match="drawn again"):
+        answer(other, job)
+
+
+def test_sequences_have_what_was_scanned_and_what_was_not(job: Job) -> None:
+    answer(orders("a"), replace(job, sequence=True))
+    record = read_record(Storage(job.out), "a")
+    assert record is not None
+    assert [file["path"].rpartition("_")[2] for file in record.files if file["estimate"] == "sequence"] == [
+        "synth.nii.gz", "synth.json", "synth.gif",
+    ]  # fmt: skip

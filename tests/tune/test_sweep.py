@@ -1,0 +1,119 @@
+"""Sweeps on Ray, with trials that cost nothing: who is stopped, who fails, and how a sweep goes on."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+
+from sadm_ray.config import Settings
+from sadm_ray.tracking import TrackedRun
+from sadm_ray.tune.history import History
+from sadm_ray.tune.launch import sweep
+from sadm_ray.tune.result import Swept, result
+from sadm_ray.tune.spaces import point_of
+from sadm_ray.tune.trial import rungs
+
+pytestmark = pytest.mark.ray
+
+SUBJECTS = 8
+
+
+class Recorded:
+    """Instead of MLflow."""
+
+    def __init__(self) -> None:
+        self.records: list[Any] = []
+
+    def put(self, record: Any) -> None:
+        self.records.append(record)
+
+    def of(self, kind: str) -> list[Any]:
+        return [record for record in self.records if record.kind == kind]
+
+
+def settings(**told: Any) -> Settings:
+    few = {"trials": 12, "concurrent": 1, "sampler": ["ddim"], "num_steps": [1, 2, 4, 8], "first_subjects": 2}
+    return Settings.model_validate({"tune": few | told})
+
+
+def quality(point: dict[str, Any]) -> float:
+    return point["num_steps"] * 0.1 - point["guidance_scale"]
+
+
+def trial(config: dict[str, Any], broken: int, attempts: Path, told: Settings) -> None:
+    """As good as it is set, and with `broken` steps it raises."""
+    point = point_of(config)
+    with attempts.open("a") as lines:
+        lines.write(f"{point['num_steps']}\n")
+    for subjects in rungs(told.tune, SUBJECTS):
+        if point["num_steps"] == broken and subjects > 2:
+            raise RuntimeError("no such luck")
+        tune.report({"gain": quality(point), "network_calls": point["num_steps"], "subjects": subjects, "seconds": 1.0})
+
+
+def run(told: Settings, folder: Path, broken: int = 0) -> tuple[Swept, Recorded, list[str]]:
+    recorded, attempts = Recorded(), folder / "attempts"
+    attempts.unlink(missing_ok=True)
+    history = History(folder / "trials.jsonl")
+    trainable = tune.with_parameters(trial, broken=broken, attempts=attempts, told=told)
+    failures = sweep(trainable, told, folder, SUBJECTS, history, TrackedRun("sweep", recorded))
+    swept = result(history.ended, told.sampling, told.tune.objectives, tuple(map(str, range(SUBJECTS))), failures)
+    return swept, recorded, attempts.read_text().split() if attempts.exists() else []
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> tuple[Path, tuple[Swept, Recorded, list[str]]]:
+    folder = tmp_path_factory.mktemp("sweep")
+    return folder, run(settings(), folder, broken=2)
+
+
+def test_bad_trials_are_stopped_and_the_best_is_not(swept: Any) -> None:
+    found, recorded, _ = swept[1]
+    trials = found.trials
+    assert 0 < trials["stopped"].sum() < len(trials)
+    assert set(trials["subjects"]) <= {2, 4, 8}
+    full = trials[~trials["stopped"]]
+    assert full["gain"].max() == trials["gain"].max()
+    assert found.best.num_steps == full.sort_values("gain")["num_steps"].iloc[-1]
+    tags = [record.body["values"]["stopped_early"] for record in recorded.of("tags")]
+    assert sorted(tags) == sorted(str(stopped).lower() for stopped in trials["stopped"])
+
+
+def test_a_trial_that_fails_is_tried_three_times_and_ends_nothing(swept: Any) -> None:
+    found, _, attempts = swept[1]
+    assert len(found.failures) >= 1
+    assert all("no such luck" in line for line in found.failures)
+    assert len(found.trials) + len(found.failures) == 12
+    assert 2 not in set(found.trials[~found.trials["stopped"]]["num_steps"])
+    # Those that were stopped at the first rung never came to where they fail.
+    assert attempts.count("2") == 3 * len(found.failures) + (found.trials["num_steps"] == 2).sum()
+
+
+def test_the_same_sweep_again_does_what_failed_and_a_longer_one_goes_on(swept: Any) -> None:
+    folder, (first, _, _) = swept
+    again, recorded, attempts = run(settings(), folder)
+    assert again.failures == ()
+    assert len(attempts) == len(first.failures)
+    assert len(again.trials) == 12
+    assert set(first.trials["trial"]) <= set(again.trials["trial"])
+    assert len({record.key for record in recorded.of("status")}) == len(first.failures)
+    longer, _, attempts = run(settings(trials=15), folder)
+    assert len(attempts) == 3
+    assert longer.trials["trial"].tolist()[:12] == again.trials["trial"].tolist()
+    assert len(longer.trials) == 15
+    # The scheduler still knows what it saw before: what is worse than the others goes at once.
+    done, _, attempts = run(settings(trials=15), folder)
+    assert attempts == []
+    assert done.trials.equals(longer.trials)
+
+
+@pytest.mark.parametrize("search", ["grid", "nsga2"])
+def test_other_searches(search: str, tmp_path: Path, ray_local: None) -> None:
+    told = settings(search=search, trials=5, reduction=None, grid_points=2, concurrent=2)
+    found, _, _ = run(told, tmp_path)
+    assert len(found.trials) == (8 if search == "grid" else 5)
+    assert not found.trials["stopped"].any()
+    if search == "grid":
+        assert not found.trials.duplicated(["num_steps", "guidance_scale"]).any()
+        assert (found.best.num_steps, found.best.guidance_scale) == (8, 0.0)
