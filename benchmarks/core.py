@@ -13,9 +13,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch.nn.utils import convert_conv3d_weight_memory_format
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.figures import cpu_seconds, peak_gb, say
@@ -37,13 +39,14 @@ def _model(settings: Settings) -> Sadm:
     torch.manual_seed(0)
     model = settings.model.model_copy(update={"difference_scale": 0.1})
     sadm = Sadm(SadmConfig(shape=settings.data.shape, model=model, diffusion=settings.diffusion))
-    return sadm.to(memory_format=torch.channels_last_3d)
+    convert_conv3d_weight_memory_format(sadm, torch.channels_last_3d)
+    return sadm
 
 
 def _batch(settings: Settings) -> Batch:
-    frames = torch.rand(1, settings.data.frames, 1, *settings.data.shape)
-    present = torch.ones(1, settings.data.frames, dtype=torch.bool)
-    return Batch(frames, present, torch.linspace(0, 1, settings.data.frames)[None])
+    slots = settings.data.frames or 12
+    frames, present = torch.rand(1, slots, 1, *settings.data.shape), torch.ones(1, slots, dtype=torch.bool)
+    return Batch(frames, present, torch.linspace(0, 1, slots)[None])
 
 
 def _training(settings: Settings) -> Callable[[], object]:
@@ -97,7 +100,7 @@ def whole_step(settings: Settings, name: str) -> None:
     batch, chance = _batch(settings), Chance(0, 0, range(1), 1)
     for precision in ("float32", "bfloat16"):
         how = settings.train.model_copy(update={"precision": precision})
-        seconds = cpu_seconds(lambda how=how: train_step(learner, guard, batch, chance, how, 0))
+        seconds = cpu_seconds(partial(train_step, learner, guard, batch, chance, how, 0))
         say(f"{name}: whole training step, batch 1, {precision}", seconds, "CPU s", "lower")
 
 

@@ -34,7 +34,11 @@ _SUBJECTS = 42
 _WARM_UP, _MEASURED = 5, 40
 _SMALL = {"subjects_in_memory": 16, "targets_per_subject": 8}
 """A boundary every 5 to 8 steps."""
-_LOOKS = (("float32", _SMALL, "small pools"), ("auto", _SMALL, "small pools"), ("auto", {}, "the default pools"))
+_LOOKS: tuple[tuple[str, dict[str, int], str], ...] = (
+    ("float32", _SMALL, "small pools"),
+    ("auto", _SMALL, "small pools"),
+    ("auto", {}, "the default pools"),
+)
 
 
 def reading() -> None:

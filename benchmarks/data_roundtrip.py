@@ -28,7 +28,7 @@ from sadm_ray.data.intensity import denormalise
 from sadm_ray.data.parts import to_parquet
 from sadm_ray.data.rows import parse_row, prepare_subject
 from sadm_ray.data.storage import Storage
-from sadm_ray.data.volume import save_volume
+from sadm_ray.data.volume import nifti_bytes
 
 _SUBJECTS = 6  # of a folder
 _REACH = 60  # dB
@@ -75,7 +75,7 @@ def round_trip(real_data: Path) -> None:
                     psnr.append(_worst_psnr(row, storage))
                     lie_there.append(_lies_there(row, storage, Path(folder)))
                 say(f"{study.name}: round trip on the {orientation} grid", min(psnr), "dB", "higher", _REACH)
-            say(f"{study.name}: written volumes with the source's affine", np.mean(lie_there), "1", "higher", 1)
+            say(f"{study.name}: written volumes with the source's affine", float(np.mean(lie_there)), "1", "higher", 1)
             on_grid = settings.model_copy(update=study.grid)
             worst = min(_worst_psnr(_stored(subject, storage, on_grid), storage) for subject in subjects)
             grid = " × ".join(map(str, on_grid.shape))
@@ -127,5 +127,5 @@ def _lies_there(row: Mapping[str, Any], storage: Storage, folder: Path) -> bool:
     """Whether nibabel reads the source's affine from a volume that was written for this subject."""
     grid, source = Grid.from_json(row["grid"]), json.loads(row["sources"])[0]
     file = folder / "written.nii.gz"
-    save_volume(file, grid.back(row["frames"][0, 0], outside=0.0), row["affine"], row["spacing"])
+    file.write_bytes(nifti_bytes(grid.back(row["frames"][0, 0], outside=0.0), row["affine"], row["spacing"]))
     return np.array_equal(nib.load(file).affine, nib.load(storage.where(source["file"])).affine)

@@ -49,7 +49,7 @@ class Times:
 
 def throughput(subjects: int) -> None:
     """Subjects a second of the loop, and how many times as fast Ray is with one CPU and with two."""
-    ways: dict[int, Way] = {0: _loop} | dict.fromkeys(_REACH, prepare_study)
+    ways: dict[int, Way] = {0: _loop, **dict.fromkeys(_REACH, prepare_study)}
     rounds: list[dict[int, Times]] = []
     with tempfile.TemporaryDirectory() as folder:
         manifest = write_manifest(Path(folder, "study"), subjects, (216, 256, 10))
@@ -85,7 +85,8 @@ def _loop(settings: Settings, root: str, out: str) -> Study:
     for part in plan_parts(catalog.subjects, settings.data, {}):
         made = make_part(part, catalog.folder, out, settings.data)
         facts += [{**fact, "part": made["part"], "row": place} for place, fact in enumerate(made["rows"])]
-    study = Study(out, "", "", "", None, settings.data.shape, "", {"train": [fact["subject"] for fact in facts]}, 0.0)
+    names = tuple(fact["subject"] for fact in facts)
+    study = Study(out, "", "", "", None, settings.data.shape, "", {"train": names}, 0.0)
     write_places(study, facts)
     study.write()
     return study

@@ -10,6 +10,8 @@ learnt does not change what it costs. Let nothing else run: two actors want both
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -24,7 +26,7 @@ import torch
 
 from benchmarks.figures import say
 from sadm_ray.cluster import WORKER_ENVIRONMENT, ray_session
-from sadm_ray.config import Settings
+from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.config_file import dump_settings, load_settings
 from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import read_study, read_subject
@@ -133,16 +135,70 @@ def on_actors(settings: Settings, actors: int) -> tuple[float, list[float]]:
     return seconds, memory
 
 
+def sweep(folder: Path) -> None:
+    """Trials on Ray Tune, one at a time, and the same settings on the same subjects in a bare loop."""
+    settings = _begin(folder)
+    file, points = folder / "settings.yaml", folder / "points.json"
+    file.write_text(dump_settings(settings))
+    swept = float(_alone("--sweep", str(file), str(points)))
+    alone = float(_alone("--evaluate", str(file), str(points)))
+    trials = len(json.loads(points.read_text()))
+    print({"sweep": round(swept, 1), "bare": round(alone, 1), "trials": trials}, file=sys.stderr)
+    say("sweep: seconds of a trial in a bare loop", alone / trials, "s", "lower")
+    say("sweep: overhead of a trial over its bare evaluation", swept / alone - 1, "1", "lower", 0.15)
+
+
+def on_tune(settings: Settings, points: Path) -> float:
+    """Seconds of the whole sweep on a Ray that is there; what was tried goes to `points`."""
+    from sadm_ray.tracking import tracked_step
+    from sadm_ray.tune.launch import tune_sampling
+
+    study = read_study(str(settings.run_dir / "shards"))
+    with tracked_step(settings, "tune") as tracked, ray_session(settings):
+        begun = time.perf_counter()
+        swept = tune_sampling(settings, study, settings.run_dir / "model", settings.run_dir / "sweeps", tracked)
+        seconds = time.perf_counter() - begun
+    names = [*SamplingSettings.model_fields]
+    tried = [{key: value for key, value in row.items() if key in names} for row in swept.trials.to_dict("records")]
+    points.write_text(json.dumps([SamplingSettings.model_validate(row).model_dump(mode="json") for row in tried]))
+    return seconds
+
+
+def evaluations(settings: Settings, points: Path) -> float:
+    """Seconds of the same evaluations in a plain loop."""
+    from sadm_ray.evaluate.metrics import changed_region
+    from sadm_ray.evaluate.objectives import score_subject, summarise
+    from sadm_ray.evaluate.quality import answer, request_of
+
+    torch.set_num_threads(1)
+    study, model = read_study(str(settings.run_dir / "shards")), Sadm.from_pretrained(settings.run_dir / "model")
+    rows = [read_subject(study, name) for name in study.names("val")[: settings.tune.subjects]]
+    contexts: dict[tuple[str, str], Any] = {}
+    begun = time.perf_counter()
+    for point in json.loads(points.read_text()):
+        sampling, scores = SamplingSettings.model_validate(point), []
+        for row in rows:
+            region, frames = changed_region(row["frames"][:, 0], row["present"]), []
+            for task in settings.generate.tasks:
+                request = request_of(task, row)
+                assert request is not None
+                key = (row["subject"], task.name)
+                contexts[key] = contexts.get(key) or observe(model, [row], [request])
+                answers = answer(model, contexts[key], [row], task, [request], sampling, settings.seed, 1)
+                frames += [(each, region) for each in answers]
+            scores.append(score_subject(frames))
+        summarise(scores)
+    return time.perf_counter() - begun
+
+
 def _alone(*arguments: str) -> str:
     """Run a part of this file in a process of its own, with the environment that the workers have."""
-    import os
-
     command = [sys.executable, "-m", "benchmarks.jobs", *arguments]
     environment = os.environ | WORKER_ENVIRONMENT | {"RAY_ADDRESS": "local"}
     return subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603
 
 
-PARTS = {"generation": generation}
+PARTS = {"generation": generation, "sweep": sweep}
 
 
 def main() -> None:
@@ -150,12 +206,18 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS)
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--actors", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--sweep", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--evaluate", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.bare:
         print(bare(load_settings(given.bare)))
     elif given.actors:
         seconds, memory = on_actors(load_settings(Path(given.actors[1])), int(given.actors[0]))
         print(seconds, *memory)
+    elif given.sweep:
+        print(on_tune(load_settings(Path(given.sweep[0])), Path(given.sweep[1])))
+    elif given.evaluate:
+        print(evaluations(load_settings(Path(given.evaluate[0])), Path(given.evaluate[1])))
     else:
         for name, part in PARTS.items():
             if given.part in (None, name):
