@@ -20,6 +20,7 @@ QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # or what workers print comes twice
     "RAY_USAGE_STATS_ENABLED": "0",  # patients' data is near: nothing is reported anywhere
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # or Ray Tune draws boxes on our terminal
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # or Ray's core complains on our terminal of how Ray Data makes its actors
 }
 WORKER_ENVIRONMENT = {

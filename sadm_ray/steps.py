@@ -5,7 +5,7 @@ Every step reads what the one before left in the run's folder and writes its own
     study/        the phantom's NIfTI, when no study is given
     shards/       Parquet by split, and _study.json
     model/        the trained model; model.ray/ has its checkpoints (unless `train.storage` names a place)
-    tuned.yaml    the sweep's best sampling settings; sweeps/ has its trials and figures
+    tuned.yaml    the best sampling settings, tuned-training.yaml those of training; sweeps/ has trials and figures
     generated/    NIfTI and predictions; generated-…/ those of other requests
     evaluation/   metrics and tables
     report.html   tracking.json   mlflow.db (unless another store is set)

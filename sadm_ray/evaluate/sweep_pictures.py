@@ -135,7 +135,7 @@ def _point_out(axis: Axes, chosen: pd.Series, objective: str) -> None:
     steps = int(chosen["num_steps"])
     name = f"chosen: {chosen['sampler']}, {steps} step{'s' * (steps > 1)}"
     if chosen["guidance_scale"]:
-        name += f", guidance {chosen['guidance_scale']:g}"
+        name += f",\nguidance {chosen['guidance_scale']:g}"
     left, right = axis.get_xlim()
     is_left = np.log2(x / left) < 0.5 * np.log2(right / left)
     axis.annotate(

@@ -25,7 +25,7 @@ def sampling_space(settings: TuneSettings) -> dict[str, BaseDistribution]:
     ranges = {"guidance_scale": settings.guidance_scale, "stochasticity": settings.stochasticity}
     return {
         **{name: CategoricalDistribution(values) for name, values in _choices(settings).items()},
-        **{name: FloatDistribution(low, high) for name, (low, high) in ranges.items()},
+        **{name: FloatDistribution(low, high, step=_step(low, high)) for name, (low, high) in ranges.items()},
     }
 
 
@@ -60,7 +60,7 @@ def plain_choices(settings: TuneSettings, base: SamplingSettings) -> list[Point]
     plain = {
         **{name: value if value in choices[name] else choices[name][0] for name, value in wanted.items()},
         "guidance_scale": settings.guidance_scale[0],
-        "stochasticity": min(max(base.stochasticity, low), high),
+        "stochasticity": _nearest(base.stochasticity, low, high),
     }
     return [{**plain, "num_steps": steps} for steps in settings.num_steps][: max(settings.trials // 2, 1)]
 
@@ -107,6 +107,18 @@ def network_calls(sampling: SamplingSettings, schedule: Schedule) -> int:
         return len(levels)
     low, high = sampling.guidance_interval or (float("-inf"), float("inf"))
     return len(levels) + sum(low <= level <= high for level in levels)
+
+
+def _step(low: float, high: float) -> float | None:
+    """Of a range, a twentieth: a guidance of 0.01 does nothing for twice the calls, and equal points are free."""
+    return (high - low) / 20 if high > low else None
+
+
+def _nearest(value: float, low: float, high: float) -> float:
+    """The value of a range that a sweep may take and that is next to this one."""
+    step = _step(low, high)
+    steps = round((min(max(value, low), high) - low) / step) if step else 0
+    return min(low + steps * (step or 0.0), high)
 
 
 def _choices(settings: TuneSettings) -> dict[str, list[Any]]:

@@ -1,3 +1,4 @@
+import optuna
 import pytest
 import torch
 
@@ -22,6 +23,21 @@ def test_the_plain_settings_come_first_and_lie_in_the_space() -> None:
         assert set(each) == set(space)
         assert all(space[name]._contains(space[name].to_internal_repr(value)) for name, value in each.items())
         assert (each["sampler"], each["guidance_scale"], each["stochasticity"]) == ("ancestral", 0.0, 0.2)
+
+
+@pytest.mark.parametrize("stochasticity", [0.0, 0.017, 0.333, 0.5, 1.0])
+def test_ranges_are_searched_in_twentieths_with_their_ends(stochasticity: float) -> None:
+    tune = TuneSettings(guidance_scale=(0.0, 0.5), stochasticity=(0.1, 0.9))
+    space = sampling_space(tune)
+    for low, high, name in ((0.0, 0.5, "guidance_scale"), (0.1, 0.9, "stochasticity")):
+        drawn = {optuna.create_study().ask(space).params[name] for _ in range(60)}
+        assert min(drawn) >= low
+        assert max(drawn) <= high
+        assert all(abs(20 * (value - low) / (high - low) % 1 - 0.5) > 0.49 for value in drawn)
+    for point in plain_choices(tune, SamplingSettings(stochasticity=stochasticity)):
+        value = point["stochasticity"]
+        assert abs(value - min(max(stochasticity, 0.1), 0.9)) <= 0.02 + 1e-9
+        optuna.trial.create_trial(params=point, distributions=space, value=0.0)  # it takes them
 
 
 def test_what_optuna_cannot_hold_survives_as_text() -> None:
