@@ -22,6 +22,7 @@ def share_out(
     work: Callable[..., Any],
     actors: int | None = None,
     gpus: float = 0.0,
+    shares: int = 16,
     **how: Any,
 ) -> Iterator[Any]:
     """`work(item, **how)` of each item, in any order, as they come. Needs a running Ray.
@@ -34,6 +35,8 @@ def share_out(
             done twice of an item, when a machine is lost.
         actors: how many at a time; none: as many as there are CPUs.
         gpus: of each actor, beside its CPU.
+        shares: into how many parts an actor's work is cut: more keep all actors busy until the end, and cost some
+            10 ms each.
     """
     if not items:
         return
@@ -42,8 +45,7 @@ def share_out(
     from sadm_ray.progress import progress
 
     pool = actors or max(int(ray.cluster_resources().get("CPU", 1)), 1)
-    # Several items at a time: a block of Ray Data costs some 10 ms, an item often not much more.
-    blocks = min(len(items), max(32, 16 * pool))
+    blocks = min(len(items), max(32, shares * pool))
     with progress(title, sum(sizes)) as reporter:
         packed = [{"item": pickle.dumps(item), "size": size} for item, size in zip(items, sizes, strict=True)]
         done = ray.data.from_items(packed, override_num_blocks=blocks).map(

@@ -32,6 +32,7 @@ from sadm_ray.model.sadm import CONFIG, WEIGHTS, ema_name
 log = logging.getLogger(__name__)
 
 FAILURES = "failures.csv"
+_SHARES = 40  # of an actor's work: a subject may take seconds, and nobody should wait long for the last one
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,19 @@ def generate_volumes(settings: Settings, study: Study, model: Path, out: str, sa
             wanted.batch_size,
             device,
         )
-        batches = [left[start : start + wanted.batch_size] for start in range(0, len(left), wanted.batch_size)]
-        sizes = [len(batch) for batch in batches]
-        actors, gpus = wanted.actors, wanted.gpus_per_actor
-        deque(share_out("generate", batches, sizes, answer, actors=actors, gpus=gpus, job=job), maxlen=0)
+        together = 1 if wanted.exact else wanted.batch_size
+        batches = [left[start : start + together] for start in range(0, len(left), together)]
+        done = share_out(
+            "generate",
+            batches,
+            [len(batch) for batch in batches],
+            answer,
+            actors=wanted.actors,
+            gpus=wanted.gpus_per_actor,
+            shares=_SHARES,
+            job=job,
+        )
+        deque(done, maxlen=0)
         folder.remove_partials()
     return _conclude(folder, plan.orders, plan.failures, done_before=len(plan.orders) - len(left))
 
