@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from sadm_ray import steps
+from sadm_ray.cli import main
 from sadm_ray.config import Settings
+from sadm_ray.config_file import dump_settings
 from sadm_ray.data.study import Study
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.generate.launch import Generated
@@ -132,6 +134,27 @@ def test_a_file_of_requests(base: tuple[Settings, Study], tmp_path: Path) -> Non
     assert steps.generate(settings).failures == {}
     assert {path: time for path, time in before.items() if first in path} == written(out)
     assert not (out / "failures.csv").exists()
+
+
+def test_the_command_takes_options_and_its_exit_code_tells_of_failures(
+    base: tuple[Settings, Study], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = base[1].subjects["test"][0]
+    settings, lines = tmp_path / "settings.yaml", tmp_path / "wanted.csv"
+    settings.write_text(dump_settings(base[0]))
+    lines.write_text(f"subject,times\n{name},1.5\nnobody,1.5\n")
+    common = ["generate", "--config", str(settings), "generate.samples=1", "--out"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*common, str(tmp_path / "file"), "--file", str(lines)])
+    assert stopped.value.code == 3
+    assert "failed: nobody, request: line 3: no such subject" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main([*common, str(tmp_path / "at"), "--at", "1.5,2"])
+    assert stopped.value.code == 0
+    assert {row["time"] for row in manifest(tmp_path / "at")} == {1.5, 2.0}
+    with pytest.raises(SystemExit) as stopped:
+        main([*common, str(tmp_path / "both"), "--missing", "--file", str(lines)])
+    assert stopped.value.code == 2
 
 
 def test_scans_as_they_lie_are_prepared_as_the_models_were(base: tuple[Settings, Study], tmp_path: Path) -> None:
