@@ -148,8 +148,9 @@ def _film(slices: Sequence[Float[np.ndarray, "h w"]], marked: Sequence[bool]) ->
     pictures = []
     height, width = slices[0].shape
     times = max(1, -(-_PIXELS // max(height, width)))
+    white = max(float(np.percentile(np.stack(slices), 99.5)), 1e-6)  # a few bright voxels would leave the rest dark
     for pixels, mark in zip(slices, marked, strict=True):
-        grey = np.kron(np.clip(pixels * 255, 0, 255).astype(np.uint8), np.ones((times, times), np.uint8))
+        grey = np.kron(np.clip(pixels * (255 / white), 0, 255).astype(np.uint8), np.ones((times, times), np.uint8))
         bar = np.full((_MARK, grey.shape[1]), 255 if mark else 0, np.uint8)
         pictures.append(Image.fromarray(np.concatenate([bar, grey])))
     sink = io.BytesIO()
