@@ -19,7 +19,8 @@ from sadm_ray.evaluate.floors import copy_last, last_observed
 from sadm_ray.evaluate.metrics import nrmse, psnr, ssim
 from sadm_ray.generate.draw import draw, observe
 from sadm_ray.generate.request import Request, ask, sample_seed
-from sadm_ray.model.sadm import Context, Sadm
+from sadm_ray.model.context import Context
+from sadm_ray.model.sadm import Sadm
 
 Scores = dict[str, float]
 

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from sadm_ray.config import Precision, SamplingSettings
 from sadm_ray.data.batch import stack
 from sadm_ray.generate.request import Request
-from sadm_ray.model.sadm import Context, Sadm
+from sadm_ray.model.context import Context
+from sadm_ray.model.sadm import Sadm
 
 
 def observe(

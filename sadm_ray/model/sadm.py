@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -33,7 +32,8 @@ from sadm_ray.diffusion.samplers import SeededNoise, sample
 from sadm_ray.diffusion.schedule import Schedule
 from sadm_ray.diffusion.target import Target, nearest_observed
 from sadm_ray.errors import DataError
-from sadm_ray.model.conditioner import Conditioner, Features
+from sadm_ray.model.conditioner import Conditioner
+from sadm_ray.model.context import Context
 from sadm_ray.model.denoiser import Denoiser
 from sadm_ray.model.layers import Stage
 from sadm_ray.model.motion import warp
@@ -66,52 +66,6 @@ class SadmConfig(Section):
     def _fits_together(self) -> Self:
         check_prediction(self.model, self.diffusion)
         return self
-
-
-@dataclass(frozen=True)
-class Context:
-    """What is known of some sequences: their frames and what the conditioner made of them, computed once.
-
-    `size` (d h w) is that of a volume before padding; the other fields are as in `Sadm.generate`.
-    """
-
-    frames: Float[Tensor, "b t c D H W"]
-    features: Features
-    observed: Bool[Tensor, "b t"]
-    times: Float[Tensor, "b t"]
-    covariates: Float[Tensor, "b n"] | None
-    visit_covariates: Float[Tensor, "b t m"] | None
-    size: tuple[int, ...]
-
-    def repeated(self, count: int) -> Context:
-        """Each sequence `count` times, one beside the other."""
-
-        def repeat(each: Tensor | None) -> Any:
-            return None if each is None else each.repeat_interleave(count, dim=0)
-
-        return Context(
-            repeat(self.frames),
-            [repeat(level) for level in self.features],
-            repeat(self.observed),
-            repeat(self.times),
-            repeat(self.covariates),
-            repeat(self.visit_covariates),
-            self.size,
-        )
-
-    def appended(self, frame: Float[Tensor, "b c D H W"], features: Features, time: Float[Tensor, " b"]) -> Context:
-        """With one more observed frame, of whose covariates nothing is known."""
-        visits = self.visit_covariates
-        if visits is not None:
-            visits = torch.cat([visits, torch.full_like(visits[:, :1], torch.nan)], dim=1)
-        return replace(
-            self,
-            frames=torch.cat([self.frames, frame[:, None]], dim=1),
-            features=[torch.cat([old, new], dim=1) for old, new in zip(self.features, features, strict=True)],
-            observed=torch.cat([self.observed, self.observed.new_ones(len(frame), 1)], dim=1),
-            times=torch.cat([self.times, time[:, None]], dim=1),
-            visit_covariates=visits,
-        )
 
 
 class Sadm(nn.Module):

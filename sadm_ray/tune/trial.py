@@ -19,7 +19,8 @@ from sadm_ray.evaluate.objectives import score_subject, summarise
 from sadm_ray.evaluate.quality import answer, request_of
 from sadm_ray.generate.draw import observe
 from sadm_ray.generate.request import Request
-from sadm_ray.model.sadm import Context, Sadm
+from sadm_ray.model.context import Context
+from sadm_ray.model.sadm import Sadm
 from sadm_ray.tune.journal import Journal
 from sadm_ray.tune.spaces import chosen_sampling, network_calls, point_of
 

@@ -1,0 +1,58 @@
+"""What a model keeps of the sequences that it is asked about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sadm_ray.model.conditioner import Features
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known of some sequences: their frames and what the conditioner made of them, computed once.
+
+    `size` (d h w) is that of a volume before padding; the other fields are as in `Sadm.generate`.
+    """
+
+    frames: Float[Tensor, "b t c D H W"]
+    features: Features
+    observed: Bool[Tensor, "b t"]
+    times: Float[Tensor, "b t"]
+    covariates: Float[Tensor, "b n"] | None
+    visit_covariates: Float[Tensor, "b t m"] | None
+    size: tuple[int, ...]
+
+    def repeated(self, count: int) -> Context:
+        """Each sequence `count` times, one beside the other."""
+
+        def repeat(each: Tensor | None) -> Any:
+            return None if each is None else each.repeat_interleave(count, dim=0)
+
+        return Context(
+            repeat(self.frames),
+            [repeat(level) for level in self.features],
+            repeat(self.observed),
+            repeat(self.times),
+            repeat(self.covariates),
+            repeat(self.visit_covariates),
+            self.size,
+        )
+
+    def appended(self, frame: Float[Tensor, "b c D H W"], features: Features, time: Float[Tensor, " b"]) -> Context:
+        """With one more observed frame, of whose covariates nothing is known."""
+        visits = self.visit_covariates
+        if visits is not None:
+            visits = torch.cat([visits, torch.full_like(visits[:, :1], torch.nan)], dim=1)
+        return replace(
+            self,
+            frames=torch.cat([self.frames, frame[:, None]], dim=1),
+            features=[torch.cat([old, new], dim=1) for old, new in zip(self.features, features, strict=True)],
+            observed=torch.cat([self.observed, self.observed.new_ones(len(frame), 1)], dim=1),
+            times=torch.cat([self.times, time[:, None]], dim=1),
+            visit_covariates=visits,
+        )
