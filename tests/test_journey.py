@@ -54,7 +54,7 @@ def test_every_target_of_every_subject_is_written_in_its_own_grid(journey: dict[
     originals = {subject.name: subject for subject in catalog.subjects}
     generated = settings.run_dir / "generated"
     files = sorted(generated.glob("*/*/*.nii.gz"))
-    assert len(files) == len(study.subjects["test"]) * 3 * 3 == journey["generate"].volumes  # targets × estimates
+    assert len(files) == len(study.subjects["test"]) * 3 * 4 == journey["generate"].volumes  # targets × estimates
     assert journey["generate"].failures == {}
     for file in files:
         image = nib.load(file)
@@ -74,10 +74,10 @@ def test_intensities_are_the_subjects_own(journey: dict[str, Any]) -> None:
     for folder in (settings.run_dir / "generated" / "future").iterdir():
         name = folder.name.removeprefix("sub-")
         original = np.asarray(nib.load(settings.run_dir / "study" / name / f"{name}_4d.nii.gz").dataobj)
-        sample = nib.load(next(folder.glob("*desc-sample.nii.gz"))).get_fdata()
+        sample = nib.load(next(folder.glob("*desc-sample1_synth.nii.gz"))).get_fdata()
         assert original.min() - 1 <= sample.min() < sample.max() <= original.max() + 1
         assert np.corrcoef(sample.ravel(), original[..., 0].ravel())[0, 1] > 0.5
-        spread = nib.load(next(folder.glob("*desc-std.nii.gz"))).get_fdata()
+        spread = nib.load(next(folder.glob("*desc-std_synth.nii.gz"))).get_fdata()
         assert spread.min() >= 0
         assert spread.max() < np.ptp(original)
 

@@ -91,7 +91,7 @@ def test_all_visits_at_their_ages(settings: Settings, ray_local: None) -> None:
     assert {(name, "third") for name in too_short} == set(generated.failures)
     assert all("frames, hence no frame 2" in reason for reason in generated.failures.values())
     for name in study.subjects["test"]:
-        file = next((settings.run_dir / "generated" / "last" / f"sub-{name}").glob("*desc-sample.nii.gz"))
+        file = next((settings.run_dir / "generated" / "last" / f"sub-{name}").glob("*desc-sample_synth.nii.gz"))
         original = nib.load(next(Path(str(settings.data.root), f"sub-{name}", "ses-1", "anat").glob("*_T1w.nii.gz")))
         image = nib.load(file)
         assert image.shape == original.shape, "back in its own orientation and grid"
