@@ -118,7 +118,7 @@ def generate(settings: Settings) -> Generated:
     By default that are the frames of every task for the test subjects.
     """
     wanted, sampling = settings.generate, _sampling(settings)
-    model = (wanted.model or settings.run_dir / "model").expanduser().absolute()
+    model = _model_folder(settings)
     out = wanted.out or default_out(settings)
     study = _study(settings) if wanted.study is None else None
     trained = Sadm.from_pretrained(model, ema=sampling.ema).config  # a missing or damaged one is told at once
@@ -179,6 +179,11 @@ def _is_prepared(settings: Settings) -> bool:
         return True  # reading it will say what is the matter
 
 
+def _model_folder(settings: Settings) -> Path:
+    """The model to generate with: the one that is named, else the run's own."""
+    return (settings.generate.model or settings.run_dir / "model").expanduser().absolute()
+
+
 def _check_preparation(folder: Path, trained: SadmConfig, study: Study) -> None:
     """Say before any worker starts that the model knows volumes of another preparation."""
     if trained.preparation and trained.preparation != study.preparation:
@@ -191,8 +196,8 @@ def _check_preparation(folder: Path, trained: SadmConfig, study: Study) -> None:
 
 
 def _sampling(settings: Settings) -> SamplingSettings:
-    """The sweep's choice where there is one and `generate.tuned` is on, else the settings' own."""
-    tuned = settings.run_dir / "tuned.yaml"
+    """The choice of the sweep on this model where there is one and `generate.tuned` is on, else the settings' own."""
+    tuned = _model_folder(settings).parent / "tuned.yaml"
     if not settings.generate.tuned or not tuned.exists():
         return settings.sampling
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from sadm_ray.config.base import Fraction, Name, Positive, Precision, SamplerName, Section
 from sadm_ray.config.data import Location
@@ -158,7 +158,7 @@ class GenerateSettings(Section):
     out: Location | None = None
     split: Literal["train", "val", "test", "all"] = "test"
     missing: bool = False
-    at: tuple[float, ...] = ()
+    at: tuple[FiniteFloat, ...] = ()
     file: Location | None = None
     tuned: bool = True
     samples: Positive = 4

@@ -2,6 +2,8 @@
 
 import csv
 import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,16 @@ def test_somebody_who_was_scanned_once(base: tuple[Settings, Study], tmp_path: P
         made = nib.load(file)
         np.testing.assert_array_equal(made.affine, image.affine)
         assert made.shape == image.shape[:3]
+
+
+def test_the_sweep_on_the_model_says_how_it_is_sampled(base: tuple[Settings, Study], tmp_path: Path) -> None:
+    shutil.copytree(base[0].run_dir / "model", tmp_path / "other" / "model")
+    (tmp_path / "other" / "tuned.yaml").write_text("sampling: {sampler: dpm++, num_steps: 3}\n")
+    for tuned, steps_taken in ((True, 3), (False, base[0].sampling.num_steps)):
+        out = tmp_path / str(tuned)
+        steps.generate(asked(base, out, model=str(tmp_path / "other" / "model"), tuned=tuned))
+        told = json.loads(next(out.glob("*/*/*.json")).read_text())
+        assert told["Sampling"]["num_steps"] == steps_taken
 
 
 def test_mistakes_are_told_before_anything_is_done(base: tuple[Settings, Study], tmp_path: Path) -> None:
