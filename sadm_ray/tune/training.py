@@ -76,6 +76,7 @@ def tune_training(settings: Settings, study: Study, out: Path, tracked: TrackedR
         name = trial_settings(settings, values, study, runs).run.name
         scores = {key: last[key] for key in SCORES if key in last}
         rows.append({"trial": name, **scores, "stopped": not last["ended"], **values})
+        _close(tracked.child(name), stopped=not last["ended"])
     trials = pd.DataFrame(rows)
     if not rows or trials["stopped"].all():
         raise DataError(f"{out}: no trial of the sweep came to its end; the first: {[*failures, 'stopped'][0]}")
@@ -163,6 +164,13 @@ class _Watch(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._reporter.add.remote(1, "failed")
+
+
+def _close(child: TrackedRun, *, stopped: bool) -> None:
+    """A trial that is stopped says so itself, but the sweep may end before that is heard."""
+    if stopped:
+        child.tags({"stopped_early": "true"})
+    child.finish()
 
 
 def _best(trials: pd.DataFrame, objective: str) -> dict[str, Any]:
