@@ -96,7 +96,7 @@ def generate_volumes(settings: Settings, study: Study, model: Path, out: str, sa
             job=job,
         )
         deque(done, maxlen=0)
-        folder.remove_partials()
+    folder.remove_partials()
     return _conclude(folder, plan.orders, plan.failures, done_before=len(plan.orders) - len(left))
 
 

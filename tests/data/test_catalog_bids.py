@@ -78,6 +78,19 @@ def test_subjects_with_too_few_scans(root: Path) -> None:
     assert "only no images in anat/" in lines[2]
 
 
+def test_one_scan_is_enough_to_be_asked_about(tmp_path: Path) -> None:
+    write_bids(tmp_path, {"01": {"1": 30, "2": 40.5}, "02": {"1": 55}})
+    write_scan(tmp_path / "sub-03" / "anat" / "sub-03_T1w.nii.gz")
+    catalog = find(tmp_path, frames=None, min_scans=1)
+    assert {each.name: visits(each) for each in catalog.subjects} == {
+        "01": [("1", 30.0), ("2", 40.5)],
+        "02": [("1", 55.0)],
+    }
+    assert [line[:2] for line in told(catalog)] == ["03"], "who has no time is told"
+    in_order = find(tmp_path, frames=None, min_scans=1, time_column="order")
+    assert visits(in_order.subjects[2]) == [("1", 0.0)]
+
+
 def test_labels_that_are_no_names(root: Path) -> None:
     scan_of(root, "x y", "1", "T1w")
     scan_of(root, "01", "a b", "T1w")
