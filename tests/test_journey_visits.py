@@ -13,7 +13,7 @@ import pytest
 from sadm_ray import steps
 from sadm_ray.config import Settings
 from sadm_ray.data.rows import parse_row
-from sadm_ray.data.study import read_rows
+from sadm_ray.data.study import rows_of
 from tests.data.patients import write_bids, write_table
 
 pytestmark = pytest.mark.ray
@@ -77,7 +77,11 @@ def test_all_visits_at_their_ages(settings: Settings, ray_local: None) -> None:
     assert study.time_unit == "weeks"
     assert len(study.problems) == 1
     assert "sub-once" in study.problems[0]
-    rows = {row["subject"]: row for split in study.subjects for row in map(parse_row, read_rows(study, split).take())}
+    rows = {
+        row["subject"]: row
+        for split in study.subjects
+        for row in map(parse_row, rows_of(study, study.names(split)).take())
+    }
     assert {name: len(row["times"]) for name, row in rows.items()} == {f"{n:02d}": 2 + n % 4 for n in range(10)} | {
         f"{n:02d}": 1 + n % 4 + 1 for n in range(10)
     }

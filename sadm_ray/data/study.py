@@ -146,22 +146,14 @@ def read_subject(study: Study, subject: str) -> dict[str, Any]:
     return parse_row(read_table(study.location, places[subject]).to_pylist()[0])
 
 
-def read_rows(study: Study, split: str, blocks: int | None = None) -> Dataset:
-    """The subjects of a split as a Ray dataset of stored rows, lazily and in the order of their names.
+def rows_of(study: Study, subjects: Sequence[str], blocks: int | None = None) -> Dataset:
+    """The stored rows of these subjects as a Ray dataset, lazily and in this order; one may be named more than once.
 
-    `sadm_ray.data.rows.parse_row` makes arrays of a row; until then it is as small as in its shard.
+    `sadm_ray.data.rows.parse_row` makes arrays of a row; until then it is as small as in its shard. Reading asks for no
+    CPU, two tasks at a time: it goes beside work that holds CPUs already, perhaps all there are.
 
     Args:
         blocks: into how many parts the rows are cut at least, so that as many workers can share them.
-    """
-    return rows_of(study, study.names(split), blocks)
-
-
-def rows_of(study: Study, subjects: Sequence[str], blocks: int | None = None, beside: bool = False) -> Dataset:
-    """The stored rows of these subjects in this order; one may be named more than once.
-
-    Args:
-        beside: for work that holds CPUs already, perhaps all there are: reading asks for none, two tasks at a time.
     """
     import ray
 
@@ -173,8 +165,8 @@ def rows_of(study: Study, subjects: Sequence[str], blocks: int | None = None, be
         fn_kwargs={"location": study.location},
         batch_size=None,
         batch_format="pyarrow",
-        num_cpus=0 if beside else 1,
-        concurrency=2 if beside else None,
+        num_cpus=0,
+        concurrency=2,
     )
 
 

@@ -115,7 +115,7 @@ class Feed:
             pool_bytes = len(mine[0]) * self._row_bytes()
             options.resource_limits = options.resource_limits.copy(object_store_memory=2 * pool_bytes + (64 << 20))
         subjects = [name for names in mine for name in names]
-        rows = iter(rows_of(self.study, subjects, blocks=len(mine), beside=True).iter_rows())
+        rows = iter(rows_of(self.study, subjects, blocks=len(mine)).iter_rows())
         for names in mine:
             yield stack([parse_row(row) for row in islice(rows, len(names))], self.covariates)
 

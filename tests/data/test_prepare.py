@@ -27,10 +27,10 @@ from sadm_ray.data.study import (
     Place,
     Study,
     data_digest,
-    read_rows,
     read_study,
     read_subject,
     read_table,
+    rows_of,
     subject_places,
 )
 from sadm_ray.errors import DataError
@@ -80,14 +80,14 @@ def test_no_subject_is_in_two_splits(prepared: Study) -> None:
     names = [name for split in SPLITS for name in prepared.subjects[split]]
     assert len(names) == len(set(names)) == 12
     for split in SPLITS:
-        rows = read_rows(prepared, split).take_all()
+        rows = rows_of(prepared, prepared.names(split)).take_all()
         assert [row["subject"] for row in rows] == list(prepared.names(split))
 
 
 @pytest.mark.ray
 def test_shards_hold_what_was_prepared(prepared: Study, phantom_study: Path, settings: Settings) -> None:
     subjects = {subject.name: subject for subject in find_subjects(str(phantom_study), settings.data).subjects}
-    for stored in read_rows(prepared, "train", blocks=3).take_all():
+    for stored in rows_of(prepared, prepared.names("train"), blocks=3).take_all():
         row = parse_row(stored)
         direct = prepare_subject(subjects[row["subject"]], Storage(str(phantom_study)), settings.data)
         assert direct.problems == ()
