@@ -16,7 +16,7 @@ from tests.test_journey import settings_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-STEPS, KILLS = 160, 10
+STEPS, KILLS = 400, 10
 TRAIN = {"steps": STEPS, "checkpoint_every": 4, "log_every": 10, "max_failures": -1, "targets_per_subject": 3}
 
 
@@ -54,7 +54,8 @@ def test_killed_at_ten_random_moments(
     random, run, seen = np.random.default_rng(), tmp_path / "killed", 0
     job = train("killed")
     for number in range(KILLS):
-        wanted = seen + int(random.integers(0, STEPS // KILLS))
+        # a fraction of what is left: a machine on which many steps pass before the killing is kept alive too
+        wanted = seen + int(random.integers(0, (STEPS - seen) // (2 * (KILLS - number))))
         while job.poll() is None and (step_of(run) < wanted or not workers(job)):
             time.sleep(0.05)
         time.sleep(random.uniform(0, 0.5))
