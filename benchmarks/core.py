@@ -25,7 +25,9 @@ from sadm_ray.cluster import WORKER_ENVIRONMENT
 from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.config_file import load_settings
 from sadm_ray.data.chance import Chance
-from sadm_ray.model.sadm import Sadm, SadmConfig
+from sadm_ray.model.config import ModelConfig
+from sadm_ray.model.kinds import build_model
+from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.train.guard import Guard
 from sadm_ray.train.learner import Learner
 from sadm_ray.train.step import Batch, train_step
@@ -35,10 +37,10 @@ FAST = SamplingSettings(num_steps=2, guidance_scale=0.0)
 DEFAULT = SamplingSettings(num_steps=8, guidance_scale=0.3)
 
 
-def _model(settings: Settings) -> Sadm:
+def _model(settings: Settings) -> SequenceModel:
     torch.manual_seed(0)
     model = settings.model.model_copy(update={"difference_scale": 0.1})
-    sadm = Sadm(SadmConfig(shape=settings.data.shape, model=model, diffusion=settings.diffusion))
+    sadm = build_model(ModelConfig(shape=settings.data.shape, model=model, diffusion=settings.diffusion))
     convert_conv3d_weight_memory_format(sadm, torch.channels_last_3d)
     return sadm
 

@@ -23,7 +23,8 @@ from sadm_ray.data.chance import Chance
 from sadm_ray.data.phantom import write_phantom
 from sadm_ray.data.prepare import prepare_study
 from sadm_ray.data.study import Study
-from sadm_ray.model.sadm import Sadm, SadmConfig
+from sadm_ray.model.config import ModelConfig
+from sadm_ray.model.kinds import build_model
 from sadm_ray.train.feed import Feed, pools
 from sadm_ray.train.guard import Guard
 from sadm_ray.train.learner import Learner
@@ -63,7 +64,7 @@ def _measure(settings: Settings, study: Study, name: str) -> None:
     train = settings.train.model_copy(update={"steps": end})
     torch.manual_seed(0)
     device = torch.device("cpu")
-    model = Sadm(SadmConfig(shape=study.shape, model=settings.model, diffusion=settings.diffusion))
+    model = build_model(ModelConfig(shape=study.shape, model=settings.model, diffusion=settings.diffusion))
     convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
     learner, guard, lanes = Learner(model, train), Guard(train), range(train.batch_size)
     feed = Feed(study, train, (), settings.seed, lanes, device).batches(begin)

@@ -33,7 +33,7 @@ from sadm_ray.data.study import read_study, read_subject
 from sadm_ray.generate.draw import draw, observe
 from sadm_ray.generate.request import sample_seed
 from sadm_ray.generate.writer import Home, frame_label
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.model.kinds import build_model, load_model
 
 _SUBJECTS = 160
 _TRIALS = 12
@@ -57,7 +57,7 @@ def _begin(folder: Path) -> Settings:
     settings = _settings(folder)
     study = steps.prepare(settings)
     torch.manual_seed(0)
-    model = Sadm(model_config(settings, study))
+    model = build_model(model_config(settings, study))
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
@@ -92,7 +92,7 @@ def bare(settings: Settings) -> float:
     """Seconds of reading, drawing and writing in a plain loop; the model is there before it begins."""
     torch.set_num_threads(1)
     study, wanted = read_study(str(settings.run_dir / "shards")), settings.generate
-    model, out = Sadm.from_pretrained(settings.run_dir / "model"), Storage(str(wanted.out))
+    model, out = load_model(settings.run_dir / "model"), Storage(str(wanted.out))
     from sadm_ray.generate.request import ask
 
     begun = time.perf_counter()
@@ -171,7 +171,7 @@ def evaluations(settings: Settings, points: Path) -> float:
     from sadm_ray.evaluate.quality import answer, request_of
 
     torch.set_num_threads(1)
-    study, model = read_study(str(settings.run_dir / "shards")), Sadm.from_pretrained(settings.run_dir / "model")
+    study, model = read_study(str(settings.run_dir / "shards")), load_model(settings.run_dir / "model")
     rows = [read_subject(study, name) for name in study.names("val")[: settings.tune.subjects]]
     contexts: dict[tuple[str, str], Any] = {}
     begun = time.perf_counter()

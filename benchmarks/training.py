@@ -88,7 +88,7 @@ def bare(shards: str) -> float:
     from sadm_ray.data.batch import stack
     from sadm_ray.data.chance import Chance
     from sadm_ray.data.study import read_study, read_subject
-    from sadm_ray.model.sadm import Sadm
+    from sadm_ray.model.kinds import build_model
     from sadm_ray.train.guard import Guard
     from sadm_ray.train.launch import model_config
     from sadm_ray.train.learner import Learner
@@ -99,7 +99,7 @@ def bare(shards: str) -> float:
     names = study.names("train")[:64]
     sequences = stack([read_subject(study, name) for name in names])
     torch.manual_seed(0)
-    model = Sadm(model_config(settings, study))
+    model = build_model(model_config(settings, study))
     convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
     learner, guard, size = Learner(model, settings.train), Guard(settings.train), settings.train.batch_size
     frames, present, times = (torch.from_numpy(a) for a in (sequences.frames, sequences.present, sequences.times))
@@ -149,12 +149,15 @@ def paper(_: Path) -> None:
     """Weak scaling on paper: what is exchanged a step, against what links carry, at the size of configs/acdc.yaml."""
     import torch
 
-    from sadm_ray.model.sadm import Sadm, SadmConfig
+    from sadm_ray.model.config import ModelConfig
+    from sadm_ray.model.kinds import build_model
 
     settings = load_settings(CONFIGS / "acdc.yaml")
     model = settings.model.model_copy(update={"difference_scale": 0.1})
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in Sadm(SadmConfig(shape=settings.data.shape, model=model)).parameters())
+        parameters = sum(
+            p.numel() for p in build_model(ModelConfig(shape=settings.data.shape, model=model)).parameters()
+        )
     sample_tflop, gpu_tflops, samples = 0.177, 100.0, 8
     compute = samples * sample_tflop / gpu_tflops
     gradient_gb = 4 * parameters / 1e9

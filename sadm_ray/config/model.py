@@ -44,15 +44,22 @@ class DenoiserSettings(Section):
     heads: Positive = 4
 
 
+ModelKind = Literal["sadm", "sadm_paper", "regression", "diffusion_only", "flow", "ddm", "gan"]
+
+
 class ModelSettings(Section):
     """The networks and what they predict.
 
-    `target` states x: the volume itself (the paper), its difference from the nearest observed frame, or that difference
-    with motion compensation. Differences are divided by `difference_scale` (none: measured on the training subjects).
-    `voxel_variance` lets the denoiser say how much each voxel may change at all (`sadm_ray.diffusion.posterior`).
-    `pad`: volumes that the patches do not divide are padded, rather than refused.
+    `kind`: ours (`sadm`), as in its paper (`sadm_paper`), without the diffusion (`regression`) or without the attention
+    (`diffusion_only`), or a rival: `flow` matching, the diffusion deformable model `ddm`, the `gan`. What a kind is by
+    its definition holds whatever the other settings say (`sadm_ray.model.kinds`). `target` states x: the volume itself
+    (the paper), its difference from the nearest observed frame, or that difference with motion compensation.
+    Differences are divided by `difference_scale` (none: measured on the training subjects). `voxel_variance` lets the
+    denoiser say how much each voxel may change at all (`sadm_ray.diffusion.posterior`). `pad`: volumes that the patches
+    do not divide are padded, rather than refused.
     """
 
+    kind: ModelKind = "sadm"
     target: Literal["volume", "difference", "motion"] = "motion"
     difference_scale: Annotated[float, Field(gt=0)] | None = None
     voxel_variance: bool = True

@@ -17,8 +17,8 @@ from sadm_ray.config import CovariateSettings
 class Sequences:
     """Some subjects' sequences; what lies behind the end of a shorter one is absent and zero.
 
-    `lengths` are the numbers of slots before padding. Covariates are as `Sadm.generate` wants them; none without
-    settings of that kind.
+    `lengths` are the numbers of slots before padding. Covariates are as `SequenceModel.generate` wants
+    them; none without settings of that kind.
     """
 
     subjects: tuple[str, ...]

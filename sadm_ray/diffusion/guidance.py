@@ -6,7 +6,7 @@ same; we guide x̂.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -51,3 +51,8 @@ def guide(
         return torch.lerp(unconditional, conditional, 1.0 + scale)
 
     return guided
+
+
+def evaluations(log_snrs: Sequence[float], scale: float, interval: tuple[float, float] = EVERYWHERE) -> int:
+    """How often a sampler that evaluates at these λ calls the network for one volume, guided as by `guide`."""
+    return len(log_snrs) + (sum(interval[0] <= log_snr <= interval[1] for log_snr in log_snrs) if scale else 0)

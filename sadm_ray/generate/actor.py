@@ -23,7 +23,8 @@ from sadm_ray.generate.plan import Order
 from sadm_ray.generate.record import read_record, write_record
 from sadm_ray.generate.request import NO_SLOT, Request, Wish, sample_seed
 from sadm_ray.generate.writer import Home, frame_label
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.model.kinds import load_model
+from sadm_ray.model.sequence_model import SequenceModel
 
 log = logging.getLogger(__name__)
 
@@ -196,9 +197,9 @@ def _versions() -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _model(folder: Path, digest: str, ema: float | None, device: str) -> Sadm:
+def _model(folder: Path, digest: str, ema: float | None, device: str) -> SequenceModel:
     """Loaded once an actor; `digest` keeps it from being taken for another that lay in the same place."""
-    return Sadm.from_pretrained(folder, device, ema)
+    return load_model(folder, device, ema)
 
 
 def _told(

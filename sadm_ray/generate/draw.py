@@ -14,11 +14,14 @@ from sadm_ray.config import Precision, SamplingSettings
 from sadm_ray.data.batch import stack
 from sadm_ray.generate.request import Request
 from sadm_ray.model.context import Context
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.model.sequence_model import SequenceModel
 
 
 def observe(
-    model: Sadm, rows: Sequence[Mapping[str, Any]], requests: Sequence[Request], precision: Precision = "float32"
+    model: SequenceModel,
+    rows: Sequence[Mapping[str, Any]],
+    requests: Sequence[Request],
+    precision: Precision = "float32",
 ) -> Context:
     """What the model knows of subjects when it is asked; good for any number of draws, with any sampling settings.
 
@@ -42,7 +45,7 @@ def observe(
 
 
 def draw(
-    model: Sadm,
+    model: SequenceModel,
     context: Context,
     requests: Sequence[Request],
     seeds: Sequence[Sequence[int]],

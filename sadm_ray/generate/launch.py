@@ -27,7 +27,8 @@ from sadm_ray.generate.plan import Order, plan_orders
 from sadm_ray.generate.record import Record, claim, read_record, recorded, remove, write_manifest
 from sadm_ray.generate.request_file import Failures
 from sadm_ray.generate.writer import describe
-from sadm_ray.model.sadm import CONFIG, WEIGHTS, ema_name
+from sadm_ray.model.config import CONFIG
+from sadm_ray.model.sequence_model import WEIGHTS, ema_name
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from sadm_ray.data.prepare import prepare_study
 from sadm_ray.data.study import Study
 from sadm_ray.errors import DataError
 from sadm_ray.generate.plan import wants_slots
-from sadm_ray.model.sadm import SadmConfig
+from sadm_ray.model.config import ModelConfig
 
 
-def prepare_like(settings: Settings, model: SadmConfig, root: str, out: str) -> Study:
+def prepare_like(settings: Settings, model: ModelConfig, root: str, out: str) -> Study:
     """Prepare all subjects of the study at `root`; run again, only what is new or changed is done.
 
     How a volume looks is the model's; where the scans are and what their times mean is the settings' (`data.layout`,

@@ -92,6 +92,7 @@ class Conditioner(nn.Module):
         channels: of a volume.
         patch: of the denoiser's stem (d h w).
         covariates: what else may be known of subjects and visits.
+        voxels: whether the nearest observed frame's own voxels go along.
     """
 
     def __init__(
@@ -100,6 +101,8 @@ class Conditioner(nn.Module):
         channels: int,
         patch: Grid,
         covariates: tuple[CovariateSettings, ...] = (),
+        *,
+        voxels: bool = True,
     ) -> None:
         super().__init__()
         widths, embedding = settings.widths, settings.widths[-1]
@@ -124,7 +127,8 @@ class Conditioner(nn.Module):
         self.rise = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         self.out = nn.Conv3d(widths[0], settings.channels, 1)
         self.decoded = settings.channels
-        self.channels = self.decoded + channels * math.prod(patch)
+        self.voxels = voxels
+        self.channels = self.decoded + voxels * channels * math.prod(patch)
 
     def encode(self, frames: Float[Tensor, "b t c d h w"], observed: Bool[Tensor, "b t"]) -> Features:
         """Encode the observed frames, each by itself.
@@ -168,11 +172,10 @@ class Conditioner(nn.Module):
         for index in reversed(range(len(features) - 1)):
             x = F.interpolate(self.rise[index](x), size=features[index].shape[-3:], mode="trilinear")
             x = self.levels[index](x, features[index], observed, when, target, tokens)
-        voxels = space_to_depth(2.0 * reference - 1.0, self.patch)
-        decoded = self.out(F.silu(x))
+        decoded, voxels = self.out(F.silu(x)), space_to_depth(2.0 * reference - 1.0, self.patch)
         if decoded.shape[-3:] != voxels.shape[-3:]:
             decoded = F.interpolate(decoded, size=voxels.shape[-3:], mode="trilinear")
-        return torch.cat([decoded, voxels.to(decoded.dtype)], dim=1)
+        return torch.cat([decoded, voxels.to(decoded.dtype)], dim=1) if self.voxels else decoded
 
     def reference(self, condition: Float[Tensor, "b k e f g"]) -> Float[Tensor, "b c d h w"]:
         """The nearest observed frame in [0, 1], from the condition that holds its voxels; of the null one, all ½."""

@@ -1,4 +1,4 @@
-"""What a model keeps of the sequences that it is asked about."""
+"""What a model keeps of the sequences that it is asked about, and what it is given for one target of each."""
 
 from __future__ import annotations
 
@@ -56,3 +56,26 @@ class Context:
             times=torch.cat([self.times, time[:, None]], dim=1),
             visit_covariates=visits,
         )
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a kind of model is given for one target a sequence.
+
+    Attributes:
+        condition: what the conditioner makes of the sequence and the target's time.
+        reference: the nearest observed frame, in [0, 1].
+        gap: how much later than the reference the target is, in units of `time_scale`.
+    """
+
+    condition: Float[Tensor, "b k e f g"]
+    reference: Float[Tensor, "b c D H W"]
+    gap: Float[Tensor, " b"]
+
+    def repeated(self, count: int) -> Given:
+        """Each target `count` times, one beside the other."""
+        return Given(*(each.repeat_interleave(count, dim=0) for each in (self.condition, self.reference, self.gap)))
+
+    def without_condition(self, chosen: Bool[Tensor, " b"]) -> Given:
+        """With the null condition for the chosen ones."""
+        return replace(self, condition=torch.where(chosen[:, None, None, None, None], 0.0, self.condition))

@@ -28,7 +28,7 @@ from safetensors.torch import load, save
 
 from sadm_ray.data.storage import Storage
 from sadm_ray.errors import DataError
-from sadm_ray.model.sadm import CONFIG, SadmConfig
+from sadm_ray.model.config import CONFIG, ModelConfig
 from sadm_ray.train.learner import State
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Checkpoints:
     def __init__(self, location: str, keep: int = 2, warn: Callable[[str], None] = log.warning) -> None:
         self.storage, self._keep, self._warn = Storage(location), keep, warn
 
-    def write(self, config: SadmConfig, state: State, told: Mapping[str, Any], folder: str | None = None) -> None:
+    def write(self, config: ModelConfig, state: State, told: Mapping[str, Any], folder: str | None = None) -> None:
         """Write a checkpoint of the step that `told` names, or the one called `folder`; then remove older ones.
 
         Raises:

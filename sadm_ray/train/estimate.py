@@ -10,7 +10,8 @@ import torch
 from sadm_ray.config import Settings
 from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import Study
-from sadm_ray.model.sadm import Sadm, ema_name
+from sadm_ray.model.kinds import build_model
+from sadm_ray.model.sequence_model import ema_name
 from sadm_ray.train.feed import epochs
 from sadm_ray.train.launch import checkpoints_folder, model_config
 from sadm_ray.train.measure import Measured, measure
@@ -32,7 +33,7 @@ class Estimate:
     Attributes:
         study: as prepared, or as the settings alone tell (`prepared` is then false, and nobody is in it).
         frames: of a sequence.
-        parameters: as `Sadm.describe` tells.
+        parameters: as `SequenceModel.describe` tells.
         share: samples of each batch that a worker has: the most that one has.
         micro_batch: samples that a worker takes at a time.
         location: where checkpoints would go.
@@ -148,8 +149,8 @@ class Estimate:
 
     def _told_sizes(self) -> Iterator[tuple[str, str]]:
         train = self.settings.train
-        counts = {name: f"{count / 1e6:.3g} M" for name, count in self.parameters.items()}
-        parts = ", ".join(f"{counts[f'{name}_parameters']} {name}" for name in ("conditioner", "denoiser"))
+        counts = {name.removesuffix("_parameters"): f"{count / 1e6:.3g} M" for name, count in self.parameters.items()}
+        parts = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "parameters")
         size = " ".join(map(str, (self.share, self.frames, 1, *self.study.shape)))
         state = ", ".join(f"{name} {_gb(part)}" for name, part in self.state.items())
         sharded = f": 1/{train.workers} of all" if train.parallel == "fsdp" and train.workers > 1 else ""
@@ -199,7 +200,7 @@ def estimate(settings: Settings, study: Study | None) -> Estimate:
         if storage.entry(RUN) is not None:  # else it would be written
             refuse_changes(settings, study, config, storage)
     with torch.device("meta"):
-        parameters = Sadm(config).describe()
+        parameters = build_model(config).describe()
     frames = study.frames or ASSUMED_FRAMES
     share = -(-train.batch_size // train.workers)
     micro_batch = min(train.micro_batch or share, share)

@@ -17,7 +17,9 @@ from sadm_ray.config import Settings, flatten, is_url
 from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import PREPARED, Study
 from sadm_ray.errors import ConfigError, DataError, Stopped
-from sadm_ray.model.sadm import CONFIG, WEIGHTS, Sadm, SadmConfig, ema_name
+from sadm_ray.model.config import CONFIG, ModelConfig
+from sadm_ray.model.kinds import build_model, settled
+from sadm_ray.model.sequence_model import WEIGHTS, ema_name
 from sadm_ray.progress import progress
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.train.checkpoint import BEST, Checkpoint, Checkpoints
@@ -31,13 +33,13 @@ _RESIZE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Trained:
-    """Where the trained model lies (`Sadm.from_pretrained`), and facts about it."""
+    """Where the trained model lies (`model.kinds.load_model`), and facts about it."""
 
     folder: Path
     facts: dict[str, Any]
 
 
-def model_config(settings: Settings, study: Study) -> SadmConfig:
+def model_config(settings: Settings, study: Study) -> ModelConfig:
     """The model's own config: the settings, with what is measured on the study filled in."""
     model = settings.model
     if model.difference_scale is None:
@@ -46,13 +48,15 @@ def model_config(settings: Settings, study: Study) -> SadmConfig:
                 f"{study.location}: the frames of every training subject are equal; there is nothing to learn"
             )
         model = model.model_copy(update={"difference_scale": study.difference_scale})
-    return SadmConfig(
-        shape=study.shape,
-        model=model,
-        diffusion=settings.diffusion,
-        preparation=study.preparation,
-        prepared=settings.data.model_dump(mode="json", include=set(PREPARED)),
-        time_unit=study.time_unit,
+    return settled(
+        ModelConfig(
+            shape=study.shape,
+            model=model,
+            diffusion=settings.diffusion,
+            preparation=study.preparation,
+            prepared=settings.data.model_dump(mode="json", include=set(PREPARED)),
+            time_unit=study.time_unit,
+        )
     )
 
 
@@ -83,7 +87,7 @@ def train_model(
     location = checkpoints_folder(settings)
     checkpoints = Checkpoints(location, warn=lambda line: None)  # the workers look themselves, and tell of damage
     decisive = refuse_changes(settings, study, config, checkpoints.storage)
-    facts = Sadm(config).describe()
+    facts = build_model(config).describe()
     how = {key: value for key, value in flatten(settings.train, "train.").items() if key not in decisive}
     tracked.params(facts | decisive | {"study.digest": study.digest})
     tracked.tags(how)  # these may change when the run goes on, which parameters in MLflow cannot
@@ -101,7 +105,7 @@ def train_model(
 def _train(
     settings: Settings,
     study: Study,
-    config: SadmConfig,
+    config: ModelConfig,
     location: str,
     tracked: TrackedRun,
     stop: threading.Event | None,

@@ -16,8 +16,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sadm_ray.config import TrainSettings
+from sadm_ray.model.kinds import build_model
 from sadm_ray.model.layers import Stage
-from sadm_ray.model.sadm import Sadm, ema_name
+from sadm_ray.model.sequence_model import SequenceModel, ema_name
 
 State = dict[str, dict[str, Tensor]]
 """Whole tensors on the CPU: file → name → tensor."""
@@ -34,7 +35,7 @@ class Learner:
         world: how many workers share each batch.
     """
 
-    def __init__(self, bare: Sadm, settings: TrainSettings, world: int = 1) -> None:
+    def __init__(self, bare: SequenceModel, settings: TrainSettings, world: int = 1) -> None:
         self.bare, self.world = bare, world
         self.sharded = world > 1 and settings.parallel == "fsdp"
         self.model: nn.Module = bare
@@ -102,10 +103,10 @@ class Learner:
                 _fill(tensor, state[ema_name(decay)][name])
 
     @torch.no_grad()
-    def averaged(self, decay: float) -> Sadm:
+    def averaged(self, decay: float) -> SequenceModel:
         """A model of its own, whole, with the average's weights. All workers call it."""
         parameters = dict(self.bare.named_parameters())
-        model = Sadm(self.bare.config).to(next(iter(parameters.values())).device).eval()
+        model = build_model(self.bare.config).to(next(iter(parameters.values())).device).eval()
         mine = dict(model.named_parameters())
         for name, tensor in self.averages[decay].tensors(parameters).items():
             mine[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
@@ -141,7 +142,7 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Ad
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99), foreach=True)
 
 
-def _sharded(model: Sadm) -> nn.Module:
+def _sharded(model: SequenceModel) -> nn.Module:
     """FSDP2: every stage gathers its weights when it is called, and all that is left with the whole model."""
     for module in model.modules():
         if isinstance(module, Stage):

@@ -25,8 +25,9 @@ from sadm_ray.cluster import WORKER_ENVIRONMENT
 from sadm_ray.config import Settings
 from sadm_ray.data.chance import Chance
 from sadm_ray.data.sequence import draw_question
+from sadm_ray.model.config import ModelConfig
+from sadm_ray.model.kinds import build_model
 from sadm_ray.model.precision import autocast
-from sadm_ray.model.sadm import Sadm, SadmConfig
 from sadm_ray.train.learner import Learner
 from sadm_ray.train.memory import is_out_of_memory
 from sadm_ray.train.step import Batch, learning_rate, sample_losses
@@ -63,7 +64,7 @@ class Measured:
     too_many: int | None = None
 
 
-def measure(settings: Settings, config: SadmConfig, frames: int, most: int) -> Measured:
+def measure(settings: Settings, config: ModelConfig, frames: int, most: int) -> Measured:
     """Take passes on 1, 2, 4, … and at last `most` samples.
 
     Raises:
@@ -91,7 +92,7 @@ def measure(settings: Settings, config: SadmConfig, frames: int, most: int) -> M
     return measured
 
 
-def _measure(sender: Connection, settings: Settings, config: SadmConfig, frames: int, sizes: Sequence[int]) -> None:
+def _measure(sender: Connection, settings: Settings, config: ModelConfig, frames: int, sizes: Sequence[int]) -> None:
     """Send what is known so far after each size: no more may come."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this
     with contextlib.suppress(OSError):  # where memory runs out, Linux is to end this process and no other
@@ -122,9 +123,9 @@ def _measure(sender: Connection, settings: Settings, config: SadmConfig, frames:
 class _Passes:
     """Passes forward and backward as a worker takes them, on random volumes; gradients are kept and added up."""
 
-    def __init__(self, settings: Settings, config: SadmConfig, frames: int, device: torch.device) -> None:
+    def __init__(self, settings: Settings, config: ModelConfig, frames: int, device: torch.device) -> None:
         self.settings, self.config, self.frames, self.device = settings.train, config, frames, device
-        bare = Sadm(config).to(device)
+        bare = build_model(config).to(device)
         convert_conv3d_weight_memory_format(bare, torch.channels_last_3d)  # as workers do
         bare.recompute_activations(self.settings.recompute_activations)
         self.learner = Learner(bare, self.settings)

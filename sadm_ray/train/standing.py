@@ -13,7 +13,7 @@ from sadm_ray.config import Settings, TrainSettings, flatten
 from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import Study
 from sadm_ray.errors import ConfigError
-from sadm_ray.model.sadm import SadmConfig
+from sadm_ray.model.config import ModelConfig
 
 RUN = "run.json"
 
@@ -79,7 +79,7 @@ class Standing:
         return cls(**{key: told[key] for key in cls.__dataclass_fields__})
 
 
-def refuse_changes(settings: Settings, study: Study, config: SadmConfig, storage: Storage) -> dict[str, Any]:
+def refuse_changes(settings: Settings, study: Study, config: ModelConfig, storage: Storage) -> dict[str, Any]:
     """A run goes on with what it was begun with, or not at all; the first time, that is written down.
 
     Returns:
@@ -107,7 +107,7 @@ def refuse_changes(settings: Settings, study: Study, config: SadmConfig, storage
     return now
 
 
-def _decisive(settings: Settings, study: Study, config: SadmConfig) -> dict[str, Any]:
+def _decisive(settings: Settings, study: Study, config: ModelConfig) -> dict[str, Any]:
     train = settings.train
     left_out = set(_HOW)
     if train.schedule == "constant":

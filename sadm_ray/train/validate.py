@@ -19,7 +19,7 @@ from sadm_ray.data.sequence import draw_question, take
 from sadm_ray.data.study import Study, read_subject
 from sadm_ray.evaluate.quality import average, compare, structure_can_be_scored
 from sadm_ray.model.precision import autocast
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.train.meter import level_names, summed
 from sadm_ray.train.step import LEVELS
 
@@ -41,7 +41,7 @@ class Validation:
         return self._count > 0
 
     @torch.no_grad()
-    def losses(self, model: Sadm) -> dict[str, float]:
+    def losses(self, model: SequenceModel) -> dict[str, float]:
         """The denoising loss, the mean over all levels first, then at each noise level."""
         sums = torch.zeros(LEVELS, device=self._device)
         if self._rows:
@@ -51,7 +51,7 @@ class Validation:
         named = zip(level_names("val_losses"), losses, strict=True)
         return {"val_loss": sum(losses) / LEVELS, **dict(named)}
 
-    def generated(self, model: Sadm) -> tuple[dict[str, float], bytes]:
+    def generated(self, model: SequenceModel) -> tuple[dict[str, float], bytes]:
         """PSNR, and where scikit-image is there SSIM and NRMSE, of generated frames and of copy-last; and a picture.
 
         The picture (PNG) is of the first subject's first frame, on the first worker; empty on others, or without
@@ -72,7 +72,7 @@ class Validation:
             scored = [each for share in shares for each in share]
         return {f"val_{key}": value for key, value in average(scored).items()}, picture
 
-    def _level(self, model: Sadm, batch: Mapping[str, Any], level: int) -> Tensor:
+    def _level(self, model: SequenceModel, batch: Mapping[str, Any], level: int) -> Tensor:
         """The loss of each of this worker's subjects, at one noise level."""
         seed = self._settings.seed + _SEED
         chance = Chance(seed, level, self._places, self._count, self._device)

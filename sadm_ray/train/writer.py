@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from sadm_ray.errors import DataError
-from sadm_ray.model.sadm import SadmConfig
+from sadm_ray.model.config import ModelConfig
 from sadm_ray.train.checkpoint import Checkpoints
 from sadm_ray.train.learner import State
 
@@ -18,7 +18,7 @@ class Writer:
     A write that fails (a full disk, storage out of reach) is told of and training goes on: the next may succeed.
     """
 
-    def __init__(self, checkpoints: Checkpoints, config: SadmConfig, warn: Callable[[str], None]) -> None:
+    def __init__(self, checkpoints: Checkpoints, config: ModelConfig, warn: Callable[[str], None]) -> None:
         self._checkpoints, self._config, self._warn = checkpoints, config, warn
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: list[Future[str]] = []

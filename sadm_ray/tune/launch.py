@@ -16,7 +16,8 @@ from sadm_ray.config import Settings
 from sadm_ray.data.study import Study, read_subject
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.evaluate.quality import request_of, structure_can_be_scored
-from sadm_ray.model.sadm import CONFIG, Sadm
+from sadm_ray.model.config import CONFIG
+from sadm_ray.model.kinds import load_model
 from sadm_ray.progress import progress
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.tune.history import History
@@ -43,7 +44,7 @@ def tune_sampling(settings: Settings, study: Study, model: Path, out: Path, trac
     if "ssim" in settings.tune.objectives and not structure_can_be_scored():
         raise ConfigError("tune.objectives: ssim needs scikit-image; install sadm-ray[eval], or leave ssim out")
     for ema in settings.tune.ema:
-        Sadm.from_pretrained(model, ema=ema)  # or a clear line, before any trial fails over it
+        load_model(model, ema=ema)  # or a clear line, before any trial fails over it
     names = study.names("val")[: settings.tune.subjects]
     rows = [read_subject(study, name) for name in names]
     _require_answers(settings, rows)

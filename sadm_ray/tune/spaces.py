@@ -13,7 +13,6 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from sadm_ray.config import SamplingSettings, TuneSettings
-from sadm_ray.diffusion.schedule import Schedule
 
 Point = dict[str, Any]
 
@@ -97,16 +96,6 @@ def chosen_sampling(point: Mapping[str, Any], base: SamplingSettings) -> Samplin
 def point_of(config: Mapping[str, Any]) -> Point:
     """A trial's point: a grid's is one value of Ray Tune's space, Optuna's is all of it."""
     return dict(config.get("point", config))
-
-
-def network_calls(sampling: SamplingSettings, schedule: Schedule) -> int:
-    """Evaluations of the network for one frame: one a step, and a second one where there is guidance."""
-    # The last node is where the sampler ends: nothing is evaluated there.
-    levels = schedule.steps(sampling.num_steps, sampling.spacing)[:-1]
-    if not sampling.guidance_scale:
-        return len(levels)
-    low, high = sampling.guidance_interval or (float("-inf"), float("inf"))
-    return len(levels) + sum(low <= level <= high for level in levels)
 
 
 def _step(low: float, high: float) -> float | None:

@@ -20,9 +20,10 @@ from sadm_ray.evaluate.quality import answer, request_of
 from sadm_ray.generate.draw import observe
 from sadm_ray.generate.request import Request
 from sadm_ray.model.context import Context
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.model.kinds import load_model
+from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.tune.journal import Journal
-from sadm_ray.tune.spaces import chosen_sampling, network_calls, point_of
+from sadm_ray.tune.spaces import chosen_sampling, point_of
 
 CONTEXT_BYTES = 1 << 30
 """The most that one actor keeps of what the conditioner made of the subjects."""
@@ -49,7 +50,7 @@ def sampling_trial(config: dict[str, Any], work: Work) -> None:
     """The trainable: reports the means over the subjects so far, after each rung and at the end."""
     torch.set_num_threads(1)
     sampling = chosen_sampling(point_of(config), work.base)
-    calls = network_calls(sampling, _model(work.model, sampling.ema).schedule)
+    calls = _model(work.model, sampling.ema).network_calls(sampling)
     stops = rungs(work.tune, len(work.rows))
     seen: list[dict[str, Any]] = []
     for count, row in enumerate(work.rows, 1):
@@ -103,16 +104,16 @@ def _evaluate(row: Mapping[str, Any], sampling: SamplingSettings, work: Work) ->
 
 
 @lru_cache(maxsize=2)
-def _model(folder: Path, ema: float | None) -> Sadm:
+def _model(folder: Path, ema: float | None) -> SequenceModel:
     """Loaded once an actor, not once a trial."""
-    return Sadm.from_pretrained(folder, ema=ema)
+    return load_model(folder, ema=ema)
 
 
 _contexts: dict[tuple[Any, ...], Context] = {}
 
 
 def _context(
-    model: Sadm,
+    model: SequenceModel,
     row: Mapping[str, Any],
     task: TaskSettings,
     request: Request,

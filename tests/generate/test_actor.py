@@ -17,7 +17,9 @@ from sadm_ray.generate.actor import Job, answer
 from sadm_ray.generate.plan import Order
 from sadm_ray.generate.record import read_record
 from sadm_ray.generate.request import Wish
-from sadm_ray.model.sadm import Sadm, SadmConfig
+from sadm_ray.model.config import ModelConfig
+from sadm_ray.model.kinds import build_model
+from sadm_ray.model.sequence_model import SequenceModel
 from tests.data.studies import made_row, write_study
 
 SHAPE = (4, 8, 8)
@@ -40,7 +42,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def job(study: Study, tmp_path: Path) -> Job:
     torch.manual_seed(0)
     settings = ModelSettings(difference_scale=0.1, denoiser=DenoiserSettings(widths=(16, 16), blocks=1))
-    model = Sadm(SadmConfig(shape=SHAPE, model=settings)).eval()
+    model = build_model(ModelConfig(shape=SHAPE, model=settings)).eval()
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
@@ -106,7 +108,7 @@ def test_a_subject_that_fails_costs_the_others_nothing(job: Job, exact: bool) ->
 def test_a_batch_that_does_not_fit_is_halved(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, draw = [], actor.draw
 
-    def small_memory(model: Sadm, context: Any, requests: list[Any], *more: Any) -> np.ndarray:
+    def small_memory(model: SequenceModel, context: Any, requests: list[Any], *more: Any) -> np.ndarray:
         calls.append(len(requests))
         if len(requests) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")

@@ -20,7 +20,7 @@ from sadm_ray.config_file import dump_settings
 from sadm_ray.data.study import Study
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.generate.launch import Generated
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.model.kinds import build_model
 from sadm_ray.train.launch import model_config
 from tests.test_journey import settings_for
 
@@ -33,7 +33,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> tuple[Set
     settings = settings_for(tmp_path_factory.mktemp("runs"))
     study = steps.prepare(settings)
     torch.manual_seed(0)
-    model = Sadm(model_config(settings, study))
+    model = build_model(model_config(settings, study))
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)

@@ -16,7 +16,7 @@ import torch
 from sadm_ray import steps
 from sadm_ray.config import Settings
 from sadm_ray.config_file import dump_settings
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.model.kinds import build_model
 from sadm_ray.train.launch import model_config
 from tests.processes import family, kill, kill_everything, start
 from tests.test_journey import settings_for
@@ -44,7 +44,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     (folder / "settings.yaml").write_text(dump_settings(settings))
     assert start("prepare", "--config", str(folder / "settings.yaml")).wait() == 0
     torch.manual_seed(0)
-    model = Sadm(model_config(settings, steps.read_study(str(settings.run_dir / "shards"))))
+    model = build_model(model_config(settings, steps.read_study(str(settings.run_dir / "shards"))))
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)

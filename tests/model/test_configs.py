@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sadm_ray.config_file import load_settings
-from sadm_ray.model.sadm import Sadm, SadmConfig
+from sadm_ray.model.config import ModelConfig
+from sadm_ray.model.kinds import build_model
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -16,7 +17,7 @@ def test_it_can_be_trained_and_sampled(name: str) -> None:
     torch.manual_seed(0)
     settings = load_settings(CONFIGS / f"{name}.yaml")
     shape = (8, 16, 16) if settings.model.patch[0] <= 4 else (8, 32, 32)
-    model = Sadm(SadmConfig(shape=shape, model=settings.model, diffusion=settings.diffusion))
+    model = build_model(ModelConfig(shape=shape, model=settings.model, diffusion=settings.diffusion))
     frames, times = torch.rand(1, 3, 1, *shape), torch.tensor([[0.0, 0.4, 1.0]])
     observed = torch.tensor([[True, True, False]])
     eps = torch.randn(1, *model.noise_size(shape))

@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from sadm_ray.config import ConditionerSettings, CovariateSettings, DenoiserSettings, ModelSettings
-from sadm_ray.model.sadm import Sadm, SadmConfig
+from sadm_ray.model.config import ModelConfig
+from sadm_ray.model.kinds import build_model
+from sadm_ray.model.sequence_model import SequenceModel
 
 KNOWN = (
     CovariateSettings(name="age", mean=60, deviation=10),
@@ -15,7 +17,7 @@ KNOWN = (
 
 
 @pytest.fixture
-def model() -> Sadm:
+def model() -> SequenceModel:
     torch.manual_seed(0)
     settings = ModelSettings(
         difference_scale=0.1,
@@ -23,14 +25,14 @@ def model() -> Sadm:
         conditioner=ConditionerSettings(widths=(8, 16), heads=2, layers=1, channels=4),
         denoiser=DenoiserSettings(widths=(16, 16), blocks=1, heads=2),
     )
-    model = Sadm(SadmConfig(shape=(4, 8, 8), model=settings)).eval()
+    model = build_model(ModelConfig(shape=(4, 8, 8), model=settings)).eval()
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     return model
 
 
-def condition(model: Sadm, subject: Tensor | None, visit: Tensor | None) -> Tensor:
+def condition(model: SequenceModel, subject: Tensor | None, visit: Tensor | None) -> Tensor:
     frames = torch.rand(2, 3, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     observed = torch.tensor([[True, True, False], [True, False, True]])
     times = torch.tensor([[0.0, 0.3, 0.6]] * 2)
@@ -42,21 +44,21 @@ def condition(model: Sadm, subject: Tensor | None, visit: Tensor | None) -> Tens
 NAN = torch.nan
 
 
-def test_nothing_known_is_as_if_nothing_could_be(model: Sadm) -> None:
+def test_nothing_known_is_as_if_nothing_could_be(model: SequenceModel) -> None:
     nothing = condition(model, None, None)
     missing = condition(model, torch.full((2, 2), NAN), torch.full((2, 3, 1), NAN))
     torch.testing.assert_close(nothing, missing)
 
 
 @pytest.mark.parametrize("column", [0, 1])
-def test_each_covariate_matters_where_it_is_known(model: Sadm, column: int) -> None:
+def test_each_covariate_matters_where_it_is_known(model: SequenceModel, column: int) -> None:
     one, other = torch.full((2, 2), NAN), torch.full((2, 2), NAN)
     one[:, column], other[:, column] = 0.0, 1.0
     results = [condition(model, each, None) for each in (None, one, other)]
     assert all(not torch.allclose(a, b) for a, b in [(results[0], results[1]), (results[1], results[2])])
 
 
-def test_a_missing_one_leaves_the_others(model: Sadm) -> None:
+def test_a_missing_one_leaves_the_others(model: SequenceModel) -> None:
     """What is missing is masked, not a value: the row with both knows more than, and not the same as, the others."""
     both = condition(model, torch.tensor([[60.0, 1.0]] * 2), None)
     only = condition(model, torch.tensor([[60.0, NAN]] * 2), None)
@@ -66,7 +68,7 @@ def test_a_missing_one_leaves_the_others(model: Sadm) -> None:
     assert not torch.allclose(both, only)
 
 
-def test_a_visits_covariate_counts_only_where_its_frame_is_observed(model: Sadm) -> None:
+def test_a_visits_covariate_counts_only_where_its_frame_is_observed(model: SequenceModel) -> None:
     weights = torch.tensor([[[70.0], [80.0], [90.0]]] * 2)
     changed = weights.clone()
     changed[0, 2], changed[1, 1] = -1e30, torch.inf  # the visits that are not observed
@@ -75,7 +77,7 @@ def test_a_visits_covariate_counts_only_where_its_frame_is_observed(model: Sadm)
     assert not torch.allclose(condition(model, None, weights), condition(model, None, changed))
 
 
-def test_generate_takes_them_through_a_rollout(model: Sadm) -> None:
+def test_generate_takes_them_through_a_rollout(model: SequenceModel) -> None:
     frames, observed = torch.rand(2, 2, 1, 4, 8, 8), torch.ones(2, 2, dtype=torch.bool)
     times, wanted = torch.tensor([[0.0, 0.5]] * 2), torch.tensor([[0.75, 1.0]] * 2)
     known = {"covariates": torch.tensor([[50.0, 0.0], [NAN, 1.0]]), "visit_covariates": torch.rand(2, 2, 1)}
@@ -84,7 +86,7 @@ def test_generate_takes_them_through_a_rollout(model: Sadm) -> None:
     assert not torch.allclose(with_them, model.generate(frames, observed, times, wanted, [0, 1]))
 
 
-def test_they_are_trained(model: Sadm) -> None:
+def test_they_are_trained(model: SequenceModel) -> None:
     frames, observed = torch.rand(2, 2, 1, 4, 8, 8), torch.ones(2, 2, dtype=torch.bool)
     loss = model(
         frames, observed, torch.tensor([[0.0, 0.5]] * 2), frames[:, 0], torch.ones(2),

@@ -9,12 +9,14 @@ from torch import Tensor
 from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, SamplingSettings
 from sadm_ray.data.chance import Chance
 from sadm_ray.errors import DataError
-from sadm_ray.model.sadm import Sadm, SadmConfig
+from sadm_ray.model.config import ModelConfig
+from sadm_ray.model.kinds import build_model, load_model
+from sadm_ray.model.sequence_model import SequenceModel
 
 SHAPE = (4, 16, 16)
 
 
-def small(target: str = "motion", **diffusion: str) -> Sadm:
+def small(target: str = "motion", **diffusion: str) -> SequenceModel:
     """A small model whose every layer matters: the ones that start at zero are made random."""
     torch.manual_seed(0)
     settings = ModelSettings(
@@ -25,7 +27,7 @@ def small(target: str = "motion", **diffusion: str) -> Sadm:
         # To say every voxel by itself, a site has to carry more channels than the patch has voxels.
         denoiser=DenoiserSettings(patch=(2, 4, 4), widths=(16 if target == "motion" else 64, 32), blocks=1),
     )
-    model = Sadm(SadmConfig(shape=SHAPE, model=settings, diffusion=diffusion))
+    model = build_model(ModelConfig(shape=SHAPE, model=settings, diffusion=diffusion))
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
@@ -41,7 +43,7 @@ def sequences() -> dict[str, Tensor]:
     return {"frames": frames, "observed": observed, "times": times}
 
 
-def loss(model: Sadm, sequences: dict[str, Tensor]) -> Tensor:
+def loss(model: SequenceModel, sequences: dict[str, Tensor]) -> Tensor:
     target = torch.rand(3, 1, *SHAPE, generator=torch.Generator().manual_seed(2))
     eps = torch.randn(3, *model.noise_size(SHAPE), generator=torch.Generator().manual_seed(3))
     known = {"target_time": torch.full((3,), 0.8), "t": torch.tensor([0.1, 0.5, 0.9]), "eps": eps}
@@ -174,7 +176,7 @@ def test_one_subject_can_be_learned_by_heart(target: str, diffusion: dict[str, s
 def test_pretrained_comes_back_equal(sequences: dict[str, Tensor], tmp_path: Path) -> None:
     model = small()
     model.save_pretrained(tmp_path / "model")
-    again = Sadm.from_pretrained(tmp_path / "model")
+    again = load_model(tmp_path / "model")
     assert again.config == model.config
     wanted = {"target_times": torch.tensor([[1.1]] * 3), "seeds": [1, 2, 3]}
     assert torch.equal(again.generate(**sequences, **wanted), model.eval().generate(**sequences, **wanted))
@@ -182,12 +184,12 @@ def test_pretrained_comes_back_equal(sequences: dict[str, Tensor], tmp_path: Pat
 
 def test_a_missing_or_damaged_model_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no trained model here"):
-        Sadm.from_pretrained(tmp_path)
+        load_model(tmp_path)
     small().save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"model\.safetensors: cannot be read"):
-        Sadm.from_pretrained(tmp_path)
+        load_model(tmp_path)
 
 
 def test_a_sequence_without_observed_frames_is_refused(sequences: dict[str, Tensor]) -> None:
@@ -205,7 +207,7 @@ def test_a_size_that_does_not_fit_is_refused_or_padded_by_setting(sequences: dic
         small().generate(**cropped, **wanted)
     config = small().config
     padding = config.model_copy(update={"model": config.model.model_copy(update={"pad": True})})
-    model = Sadm(padding)
+    model = build_model(padding)
     model.load_state_dict(small().state_dict())
     assert model.generate(**cropped, **wanted).shape == (3, 2, 1, 3, 14, 15)
     torch.testing.assert_close(  # where nothing has to be padded, nothing changes
@@ -230,7 +232,7 @@ def test_the_conditioner_may_have_a_coarser_stem_than_the_denoiser(sequences: di
     coarse = settings.conditioner.model_copy(update={"patch": (4, 8, 8)})
     config = model.config.model_copy(update={"model": settings.model_copy(update={"conditioner": coarse})})
     assert config.model.patch == (4, 8, 8)
-    assert torch.isfinite(loss(Sadm(config), sequences)).all()
+    assert torch.isfinite(loss(build_model(config), sequences)).all()
 
 
 def test_recomputing_activations_changes_nothing_but_the_memory(sequences: dict[str, Tensor]) -> None:

@@ -10,7 +10,9 @@ import torch.multiprocessing
 
 from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, TrainSettings
 from sadm_ray.data.chance import Chance
-from sadm_ray.model.sadm import Sadm, SadmConfig
+from sadm_ray.model.config import ModelConfig
+from sadm_ray.model.kinds import build_model
+from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.train.feed import lanes_of
 from sadm_ray.train.guard import Guard
 from sadm_ray.train.learner import Learner
@@ -19,14 +21,14 @@ from sadm_ray.train.step import Batch, Measured, train_step
 SETTINGS = TrainSettings(steps=10, batch_size=4, warmup_steps=2, learning_rate=1e-3, ema_decays=(0.9, 0.5))
 
 
-def model() -> Sadm:
+def model() -> SequenceModel:
     torch.manual_seed(0)
     small = ModelSettings(
         difference_scale=0.2,
         conditioner=ConditionerSettings(widths=(8, 16), heads=2, layers=1, channels=4),
         denoiser=DenoiserSettings(widths=(16, 16), blocks=1, heads=2),
     )
-    return Sadm(SadmConfig(shape=(4, 16, 16), model=small))
+    return build_model(ModelConfig(shape=(4, 16, 16), model=small))
 
 
 def batch(size: int = SETTINGS.batch_size) -> Batch:

@@ -3,8 +3,7 @@ import pytest
 import torch
 
 from sadm_ray.config import SamplingSettings, TuneSettings
-from sadm_ray.diffusion.schedule import Schedule
-from sadm_ray.tune.spaces import chosen_sampling, grid, network_calls, plain_choices, sampling_space
+from sadm_ray.tune.spaces import chosen_sampling, grid, plain_choices, sampling_space
 from tests.model.test_sadm import SHAPE, small
 
 
@@ -90,31 +89,3 @@ def test_a_grid_has_every_combination_that_differs() -> None:
     assert len(points) == 3 + 3 * (3 + 1)
     assert len({chosen_sampling(point, SamplingSettings()) for point in points}) == len(points)
     assert {point["guidance_scale"] for point in points} == {0.0, 0.5, 1.0}
-
-
-@pytest.mark.parametrize(("scale", "calls"), [(0.0, 4), (0.5, 8)])
-def test_guidance_doubles_the_calls(scale: float, calls: int) -> None:
-    assert network_calls(SamplingSettings(num_steps=4, guidance_scale=scale), Schedule()) == calls
-
-
-@pytest.mark.parametrize("interval", [None, (-3.0, 3.0), (-20.0, 0.0), (50.0, 60.0)])
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm++"])
-@pytest.mark.parametrize("spacing", ["time", "log_snr", "karras"])
-def test_the_calls_are_those_that_the_network_gets(
-    interval: tuple[float, float] | None, sampler: str, spacing: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, calls = small(), []
-    evaluate = type(model.denoiser).forward
-
-    def counted(self, z: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
-        calls.append(len(z))
-        return evaluate(self, z, *rest)
-
-    monkeypatch.setattr(type(model.denoiser), "forward", counted)
-    sampling = SamplingSettings(
-        num_steps=5, sampler=sampler, spacing=spacing, guidance_scale=0.7, guidance_interval=interval
-    )
-    frames = torch.rand(1, 2, 1, *SHAPE)
-    times, target = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0]])
-    model.generate(frames, torch.tensor([[True, False]]), times, target, [0], sampling)
-    assert sum(calls) == network_calls(sampling, model.schedule)

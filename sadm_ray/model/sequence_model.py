@@ -1,0 +1,276 @@
+"""What all kinds of models have in common: reading a sequence, rolling out, being saved."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors.torch import save_model
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sadm_ray.config import Precision, SamplingSettings
+from sadm_ray.diffusion.rollout import rollout_order
+from sadm_ray.diffusion.samplers import SeededNoise
+from sadm_ray.diffusion.target import Target, nearest_observed
+from sadm_ray.model.conditioner import Conditioner
+from sadm_ray.model.config import CONFIG, ModelConfig
+from sadm_ray.model.context import Context, Given
+from sadm_ray.model.layers import Stage
+from sadm_ray.model.precision import autocast
+from sadm_ray.model.source import SourceConditioner
+
+WEIGHTS = "model.safetensors"
+
+
+def ema_name(decay: float) -> str:
+    """What the average with this decay is called, in files and in logs."""
+    return f"ema-{decay:g}"
+
+
+class SequenceModel(nn.Module, ABC):
+    """A model of how scans go on. `forward` is its training loss, `generate` draws volumes.
+
+    Volumes are in [0, 1]. Frames that are not observed may hold anything, NaN too: they are never read. A kind of model
+    brings its networks, a `conditioner` among them, its `loss` and how a volume is drawn.
+    """
+
+    conditioner: Conditioner | SourceConditioner
+    is_guided = False
+    """Whether it has an unconditional branch, which some samples of a batch train."""
+    is_random = True
+    """Whether its samples differ."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.target = Target(config.model.target, config.model.difference_scale or 1.0)
+
+    @abstractmethod
+    def loss(
+        self, given: Given, volume: Float[Tensor, "b c D H W"], t: Float[Tensor, " b"], eps: Float[Tensor, "b c D H W"]
+    ) -> Float[Tensor, " b"]:
+        """The training loss of each sample, of which `volume` is the true target; the rest as in `forward`."""
+
+    @abstractmethod
+    def draw(self, given: Given, noise: SeededNoise, sampling: SamplingSettings) -> Float[Tensor, "b c D H W"]:
+        """A volume of each target; it will be clamped to [0, 1]."""
+
+    @abstractmethod
+    def network_calls(self, sampling: SamplingSettings) -> int:
+        """How often its network is evaluated to draw one volume."""
+
+    @abstractmethod
+    def networks(self) -> Sequence[nn.Module]:
+        """Those whose shapes are the same at every step, as `torch.compile` wants them: not the conditioner."""
+
+    def forward(
+        self,
+        frames: Float[Tensor, "b t c d h w"],
+        observed: Bool[Tensor, "b t"],
+        times: Float[Tensor, "b t"],
+        target: Float[Tensor, "b c d h w"],
+        target_time: Float[Tensor, " b"],
+        t: Float[Tensor, " b"],
+        eps: Float[Tensor, "b c D H W"],
+        unconditional: Bool[Tensor, " b"] | None = None,
+        covariates: Float[Tensor, "b n"] | None = None,
+        visit_covariates: Float[Tensor, "b t m"] | None = None,
+    ) -> Float[Tensor, " b"]:
+        """The training loss of each sample (before averaging). Nothing is drawn here.
+
+        Args:
+            t: how far each sample is on the way to noise, in [0, 1].
+            eps: the noise, of the size that `noise_size` says.
+            unconditional: the samples that train the unconditional model, their condition replaced by the null one.
+            covariates, visit_covariates: as in `generate`.
+        """
+        frames, target = self._padded(frames), self._padded(target)
+        features, size = self.conditioner.encode(frames, observed), tuple(frames.shape[-3:])
+        context = Context(frames, features, observed, times, covariates, visit_covariates, size)
+        given = self._given(context, target_time)
+        if unconditional is not None and self.is_guided:
+            given = given.without_condition(unconditional)
+        return self.loss(given, target, t, eps)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        frames: Float[Tensor, "b t c d h w"],
+        observed: Bool[Tensor, "b t"],
+        times: Float[Tensor, "b t"],
+        target_times: Float[Tensor, "b m"],
+        seeds: Sequence[int],
+        sampling: SamplingSettings | None = None,
+        covariates: Float[Tensor, "b n"] | None = None,
+        visit_covariates: Float[Tensor, "b t m"] | None = None,
+    ) -> Float[Tensor, "b m c d h w"]:
+        """Generate the frames at `target_times`, autoregressively, nearest in time first.
+
+        Each frame is encoded once; a generated one joins the observed ones for those that follow.
+
+        Args:
+            frames: in [0, 1]; absent ones may hold anything.
+            observed: which frames are observed, at least one a sequence.
+            times: when each frame was acquired.
+            target_times: when the wanted frames are.
+            seeds: one a sequence. A sample depends on its own seed, not on its batch-mates.
+            sampling: how to draw; none for the defaults.
+            covariates: what is known of the subjects, in the order of the settings; a category as the index of its
+                level, NaN for what is missing.
+            visit_covariates: the same of the visits; a generated frame has none.
+
+        Returns:
+            the frames in [0, 1], in the order of `target_times`.
+
+        Raises:
+            ValueError: a sequence without observed frames, or volumes of a size that does not fit the patches.
+
+        Example:
+            Two subjects of three slots, of which the second lacks one; both are asked for two later times.
+
+            >>> import torch
+            >>> from sadm_ray.model.config import ModelConfig
+            >>> from sadm_ray.model.kinds import build_model
+            >>> model = build_model(ModelConfig(shape=(4, 16, 16)))  # or load_model("runs/phantom/model")
+            >>> frames = torch.rand(2, 3, 1, 4, 16, 16)  # b t c d h w
+            >>> observed = torch.tensor([[True, True, True], [True, False, True]])
+            >>> times = torch.tensor([[0.0, 0.2, 0.5], [0.0, 0.0, 0.4]])
+            >>> target_times = torch.tensor([[0.75, 1.0], [0.6, 1.0]])
+            >>> model.generate(frames, observed, times, target_times, seeds=[0, 1]).shape
+            torch.Size([2, 2, 1, 4, 16, 16])
+        """
+        sampling = sampling or SamplingSettings()
+        context = self.observe(frames, observed, times, covariates, visit_covariates, sampling.precision)
+        return self.roll_out(context, target_times, seeds, sampling)
+
+    @torch.no_grad()
+    def observe(
+        self,
+        frames: Float[Tensor, "b t c d h w"],
+        observed: Bool[Tensor, "b t"],
+        times: Float[Tensor, "b t"],
+        covariates: Float[Tensor, "b n"] | None = None,
+        visit_covariates: Float[Tensor, "b t m"] | None = None,
+        precision: Precision = "float32",
+    ) -> Context:
+        """Encode the observed frames, for all that is asked of these sequences. Arguments and errors: `generate`."""
+        if not observed.any(dim=1).all():
+            raise ValueError("every sequence needs at least one observed frame")
+        padded = self._padded(frames)
+        with autocast(frames.device, precision):
+            features = self.conditioner.encode(padded, observed)
+        return Context(padded, features, observed, times, covariates, visit_covariates, tuple(frames.shape[-3:]))
+
+    @torch.no_grad()
+    def roll_out(
+        self,
+        context: Context,
+        target_times: Float[Tensor, "b m"],
+        seeds: Sequence[int],
+        sampling: SamplingSettings,
+    ) -> Float[Tensor, "bs m c d h w"]:
+        """The frames at `target_times` of the sequences in `context`, as `generate` does.
+
+        Args:
+            seeds: as many a sequence as samples are wanted of it, those of the first sequence first; what does not
+                depend on the sample is computed once.
+        """
+        samples, left = divmod(len(seeds), len(target_times))
+        if left or not samples:
+            raise ValueError(f"{len(seeds)} seeds cannot be shared by {len(target_times)} sequences")
+        orders = [
+            rollout_order(row[seen].tolist(), wanted.tolist())
+            for row, seen, wanted in zip(context.times, context.observed, target_times, strict=True)
+        ]
+        order = torch.tensor(orders, device=target_times.device)
+        noise = SeededNoise(seeds, target_times.device)
+        with autocast(target_times.device, sampling.precision):
+            generated = self._rollout(context, target_times.gather(1, order), samples, noise, sampling)
+        d, h, w = context.size
+        places = order.argsort(dim=1).repeat_interleave(samples, dim=0)
+        rows = torch.arange(len(seeds), device=order.device)[:, None]
+        return generated[rows, places][..., :d, :h, :w]
+
+    def noise_size(self, volume: Sequence[int]) -> tuple[int, int, int, int]:
+        """The size c d h w of the noise of one volume d h w: the patches may need more voxels than it has."""
+        d, h, w = (size + -size % patch for size, patch in zip(volume, self.config.model.patch, strict=True))
+        return self.config.channels, d, h, w
+
+    def recompute_activations(self, wanted: bool = True) -> None:
+        """Whether training computes activations again rather than keep them: less memory, more time."""
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.recompute = wanted
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors` into `folder`, which is made; `kinds.load_model` reads them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        save_model(self, str(folder / WEIGHTS))
+
+    def describe(self) -> dict[str, int]:
+        """Its size: `parameters`, and those of each network."""
+        parts = {f"{name}_parameters": _count(network) for name, network in self.named_children()}
+        return {"parameters": _count(self), **parts}
+
+    def _rollout(
+        self,
+        context: Context,
+        target_times: Float[Tensor, "b m"],
+        samples: int,
+        noise: SeededNoise,
+        sampling: SamplingSettings,
+    ) -> Float[Tensor, "bs m c d h w"]:
+        """The targets in the order in which they stand; each is encoded and appended to what is known."""
+        generated: list[Tensor] = []
+        for turn in range(target_times.shape[1]):
+            given = self._given(context, target_times[:, turn])
+            if not generated:  # the samples have been one until here
+                given = given.repeated(samples)
+                target_times = target_times.repeat_interleave(samples, dim=0)
+            frame = self.draw(given, noise, sampling).clamp(0.0, 1.0)
+            if turn + 1 < target_times.shape[1]:
+                context = context if generated else context.repeated(samples)
+                present = context.observed.new_ones(len(frame), 1)
+                features = self.conditioner.encode(frame[:, None], present)
+                context = context.appended(frame, features, target_times[:, turn])
+            generated.append(frame)
+        return torch.stack(generated, dim=1)
+
+    def _given(self, context: Context, target_time: Float[Tensor, " b"]) -> Given:
+        rows = torch.arange(len(context.frames), device=context.frames.device)
+        nearest = nearest_observed(context.observed, context.times, target_time)
+        reference = context.frames[rows, nearest]
+        condition = self.conditioner(
+            context.features,
+            context.observed,
+            context.times,
+            target_time,
+            reference,
+            context.covariates,
+            context.visit_covariates,
+        )
+        gap = (target_time - context.times[rows, nearest]) / self.config.model.conditioner.time_scale
+        return Given(condition, reference, gap)
+
+    def _padded(self, volumes: Float[Tensor, "... d h w"]) -> Float[Tensor, "... D H W"]:
+        """Volumes of a size that the patches divide, the border voxels repeated behind them where it takes that."""
+        missing = [-size % patch for size, patch in zip(volumes.shape[-3:], self.config.model.patch, strict=True)]
+        if not any(missing):
+            return volumes
+        if not self.config.model.pad:
+            raise ValueError(
+                f"volumes of {tuple(volumes.shape[-3:])} (d h w) are not divided by the model's patch "
+                f"{self.config.model.patch}; resize them, or set model.pad=true"
+            )
+        d, h, w = missing
+        flat = functional.pad(volumes.flatten(0, -5), (0, w, 0, h, 0, d), mode="replicate")
+        return flat.reshape(*volumes.shape[:-3], *flat.shape[-3:])
+
+
+def _count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
