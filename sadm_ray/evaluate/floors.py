@@ -38,6 +38,38 @@ def copy_last(
     return frames[last_observed(observed, times, target)]
 
 
+def copy_first(
+    frames: Float[np.ndarray, "t d h w"], observed: Sequence[int], times: Float[np.ndarray, " t"], target: int
+) -> NDArray | None:
+    """The first observed frame as it is; None where that is what copy-last copies.
+
+    Raises:
+        ValueError: nothing is observed, or the target itself is.
+    """
+    before, after = _split(observed, times, target)
+    first = [*before, *after][0]
+    return None if first == last_observed(observed, times, target) else frames[first]
+
+
+def extrapolation(
+    frames: Float[np.ndarray, "t d h w"], observed: Sequence[int], times: Float[np.ndarray, " t"], target: int
+) -> NDArray | None:
+    """Linear in time through the last two observed frames before the target, clipped to [0, 1], float32.
+
+    None where there are not two, or where they were taken at once.
+
+    Raises:
+        ValueError: nothing is observed, or the target itself is.
+    """
+    before, _ = _split(observed, times, target)
+    if len(before) < 2 or times[before[-2]] == times[before[-1]]:
+        return None
+    first, last = before[-2:]
+    weight = np.float32((times[target] - times[first]) / (times[last] - times[first]))
+    along = (1 - weight) * frames[first].astype(np.float32) + weight * frames[last].astype(np.float32)
+    return np.clip(along, 0.0, 1.0)
+
+
 def interpolation(
     frames: Float[np.ndarray, "t d h w"], observed: Sequence[int], times: Float[np.ndarray, " t"], target: int
 ) -> NDArray | None:

@@ -1,42 +1,38 @@
-"""The evaluation job: predictions beside the truth, on Ray Data, to one table.
+"""The evaluation job: predictions beside the truth, on Ray Data, to tables.
 
-Every predicted volume is scored where it lies; only numbers and a few pictures come back to the driver.
+Every subject's predictions are scored where they lie; only numbers and a few pictures come back to the driver.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from sadm_ray.data.study import Study, read_subject
+from sadm_ray.data.study import Study
 from sadm_ray.errors import DataError
-from sadm_ray.evaluate import floors
-from sadm_ray.evaluate.metrics import DEFINITIONS, changed_region, require_scikit_image, score
-from sadm_ray.evaluate.pictures import draw_prediction
-from sadm_ray.evaluate.tables import COPY_LAST, INTERPOLATION, KEYS, METRICS_COLUMNS, SAMPLE, rank, signed, summarise
-
-if TYPE_CHECKING:
-    from sadm_ray.progress import Reporter
-
-Row = dict[str, Any]
-Key = tuple[str, str, int]  # subject, task, frame
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One predicted frame beside the truth: PNG bytes and what is to be said about it."""
-
-    subject: str
-    task: str
-    frame: int
-    caption: str
-    png: bytes
+from sadm_ray.evaluate.floors import last_observed
+from sadm_ray.evaluate.mean_change import Pair, mean_change
+from sadm_ray.evaluate.metrics import DEFINITIONS, require_scikit_image
+from sadm_ray.evaluate.scoring import Scored, score_file
+from sadm_ray.evaluate.showing import Picture, choose_pictures, draw_chosen, key_of
+from sadm_ray.evaluate.tables import (
+    CALIBRATION_COLUMNS,
+    KEYS,
+    METRICS_COLUMNS,
+    TEMPORAL_COLUMNS,
+    rank,
+    summarise,
+    summarise_calibration,
+    summarise_temporal,
+)
 
 
 @dataclass(frozen=True)
@@ -49,40 +45,51 @@ class Evaluation:
         table: `tables.summarise` of it.
         pictures: some predicted frames, spread evenly from the worst to the best.
         problems: a line for each prediction that could not be scored or drawn.
+        calibration: one row a (subject, task, frame); see `tables.CALIBRATION_COLUMNS`. Empty with one sample a frame.
+        temporal: one row a (subject, task, method); see `tables.TEMPORAL_COLUMNS`. Empty where no two targets of a
+            task are neighbours in time.
     """
 
     metrics: pd.DataFrame
     table: pd.DataFrame
     pictures: tuple[Picture, ...]
     problems: tuple[str, ...]
+    calibration: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CALIBRATION_COLUMNS))
+    temporal: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TEMPORAL_COLUMNS))
 
 
 def evaluate_predictions(study: Study, predictions_dir: Path, out_dir: Path, pictures: int = 4) -> Evaluation:
     """Score all predictions against the true frames, and the floors beside them.
 
-    Writes `metrics.parquet`, `metrics.csv`, `table.csv` and `definitions.json` to `out_dir`. Targets that were never
-    scanned have no truth and are left out. One prediction that fails does not stop the rest. Ray must be running.
+    Writes `metrics`, `calibration` and `temporal` (each as `.parquet` and `.csv`), their means over subjects
+    (`table.csv`, `calibration-table.csv`, `temporal-table.csv`) and `definitions.json` to `out_dir`. Targets that were
+    never scanned have no truth and are left out. One prediction that fails does not stop the rest. Ray must be running.
 
     Args:
-        predictions_dir: Parquet of the generation job, one row a (subject, task, frame).
+        predictions_dir: of the generation job, a Parquet a subject (`sadm_ray.generate.record.PREDICTION_SCHEMA`).
         pictures: how many frames to draw.
 
     Raises:
         ConfigError: scikit-image is not installed.
-        DataError: there are no predictions, one was made twice, or none has a true frame to compare with.
+        DataError: there are no predictions, a file of them is damaged, one was made twice, or none has a true frame to
+            compare with.
     """
     require_scikit_image()
     import ray
 
     from sadm_ray.progress import progress
 
-    if not any(predictions_dir.glob("**/*.parquet")):
+    files = sorted(str(file.absolute()) for file in predictions_dir.glob("**/*.parquet") if file.name[0] != ".")
+    if not files:
         raise DataError(f"{predictions_dir}: no predictions here; generate some first")
-    predictions = ray.data.read_parquet(str(predictions_dir.absolute()), partitioning=None)
-    truth = {"study": study}
-    with progress("evaluate", predictions.count()) as reporter:
-        scored = predictions.flat_map(score_row, fn_kwargs={"reporter": reporter, **truth}).take_all()
-    rows = pd.DataFrame(scored, columns=METRICS_COLUMNS)
+    asked = _read_asked(files)
+    predictions = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
+    change = mean_change(study, _pairs(asked))
+    about = {"study": study, "change": None if change is None else ray.put(change)}
+    with progress("evaluate", len(asked)) as reporter:
+        told = predictions.map(score_file, fn_kwargs={"reporter": reporter, **about}).take_all()
+    scored = [Scored(**json.loads(each["scored"])) for each in told]
+    rows = pd.DataFrame([row for each in scored for row in each.metrics], columns=METRICS_COLUMNS)
     if rows.empty:
         raise DataError(f"{predictions_dir}: no predicted frame has a true scan to compare with")
     twice = rows[rows.duplicated([*KEYS, "method"])]
@@ -91,145 +98,66 @@ def evaluate_predictions(study: Study, predictions_dir: Path, out_dir: Path, pic
             f"{predictions_dir}: subject {twice['subject'].iloc[0]} is predicted twice; the folder holds more than one "
             "generation: empty it and generate again"
         )
-    rows["method_rank"] = rows["method"].map(rank)
-    metrics = rows.sort_values(["task", "subject", "frame", "method_rank"], ignore_index=True)[METRICS_COLUMNS]
+    metrics = _in_order(rows, ["task", "subject", "frame"])
+    calibration = pd.DataFrame([row for each in scored for row in each.calibration], columns=CALIBRATION_COLUMNS)
+    calibration = calibration.sort_values(["task", "subject", "frame"], ignore_index=True)
+    temporal = pd.DataFrame([row for each in scored for row in each.temporal], columns=TEMPORAL_COLUMNS)
+    temporal = _in_order(temporal, ["task", "subject"])
     table = summarise(metrics)
-    _write_all(out_dir, metrics, table)
+    whole = {"metrics": metrics, "calibration": calibration, "temporal": temporal}
+    means = {
+        "table": table,
+        "calibration-table": summarise_calibration(calibration),
+        "temporal-table": summarise_temporal(temporal),
+    }
+    _write_all(out_dir, whole, means)
 
     chosen = choose_pictures(metrics, pictures)
-    drawing = predictions.flat_map(draw_chosen, fn_kwargs={"chosen": set(chosen), **truth})
+    drawing = predictions.flat_map(draw_chosen, fn_kwargs={"chosen": set(chosen), "study": study})
     drawn = drawing.take_all() if chosen else []
     shown = tuple(
-        Picture(*_key(row), caption=chosen[_key(row)], png=row["png"])
-        for row in sorted(drawn, key=lambda row: list(chosen).index(_key(row)))
+        Picture(*key_of(row), caption=chosen[key_of(row)], png=row["png"])
+        for row in sorted(drawn, key=lambda row: list(chosen).index(key_of(row)))
         if not row["error"]
     )
     failed = [row for row in [*metrics.to_dict("records"), *drawn] if row["error"]]
     problems = tuple(f"{row['subject']}, {row['task']}, frame {row['frame']}: {row['error']}" for row in failed)
-    return Evaluation(metrics=metrics, table=table, pictures=shown, problems=problems)
+    return Evaluation(metrics, table, shown, problems, calibration, temporal)
 
 
-def score_row(row: Row, reporter: Reporter, **truth: Any) -> list[Row]:
-    """`score_prediction`, which is told of."""
-    scores = score_prediction(row, **truth)
-    reporter.add.remote(1)
-    return scores
+def _read_asked(files: Sequence[str]) -> pd.DataFrame:
+    """What was asked of the model, `frame` and `observed`, a row a prediction, without the volumes."""
+    tables = []
+    for file in files:
+        try:
+            tables.append(pq.read_table(file, columns=["frame", "observed"], partitioning=None))
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{file}: cannot be read ({reason}); remove it and generate again") from None
+    return pa.concat_tables(tables).to_pandas()
 
 
-def score_prediction(row: Row, study: Study) -> list[Row]:
-    """The metrics of one predicted frame, one row a method; none when there is no true frame; never raises.
-
-    Args:
-        row: `subject`, `task`, `frame`, `time`, `observed` (slots), `samples` (float16 bytes) in [0, 1] of `shape`
-            (s 1 d h w), and `error`, not empty where the generation failed.
-    """
-    common = {"subject": row["subject"], "task": row["task"], "frame": int(row["frame"]), "time": float(row["time"])}
-    blank = dict.fromkeys(("psnr", "psnr_changed", "ssim", "nrmse"), float("nan"))
-    if row["error"]:
-        return [{**common, "method": "", **blank, "error": row["error"]}]
-    try:
-        compared = _Compared.read(row, study)
-        if compared is None:
-            return []
-        region = compared.region
-        return [
-            {**common, "method": method, **score(compared.truth, volume, region), "error": ""}
-            for method, volume in compared.volumes()
-        ]
-    except Exception as error:
-        return [{**common, "method": "", **blank, "error": f"{type(error).__name__}: {error}"}]
+def _pairs(asked: pd.DataFrame) -> set[Pair]:
+    """The (copied slot, target slot) of all predictions where slots are fixed: their order is that of time."""
+    return {
+        (last_observed(observed, np.arange(1 + max(frame, *observed)), int(frame)), int(frame))
+        for frame, observed in zip(asked["frame"], asked["observed"], strict=True)
+        if frame >= 0 and len(observed) and frame not in observed  # false for NaN: a time without a slot
+    }
 
 
-def draw_chosen(row: Row, chosen: set[Key], study: Study) -> list[Row]:
-    """One predicted frame as a picture: its key, `png` and `error` (one of the two is empty); never raises.
-
-    Frames that are not among `chosen` come back as no row at all.
-    """
-    if _key(row) not in chosen:
-        return []
-    key = {name: row[name] for name in KEYS}
-    try:
-        compared = _Compared.read(row, study)
-        if compared is None:
-            raise ValueError("there is no true frame")  # noqa: TRY301
-        png = draw_prediction(compared.truth, compared.copied, compared.samples, compared.copied_slot)
-    except Exception as error:
-        return [{**key, "png": b"", "error": f"cannot be drawn: {type(error).__name__}: {error}"}]
-    return [{**key, "png": png, "error": ""}]
+def _in_order(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Sorted by `keys` and then as the methods are shown."""
+    ranks = rows["method"].map(rank)
+    return rows.assign(rank=ranks).sort_values([*keys, "rank"], ignore_index=True)[list(rows.columns)]
 
 
-def choose_pictures(metrics: pd.DataFrame, count: int) -> dict[Key, str]:
-    """Which (subject, task, frame) to show, with captions: each task's frames at even ranks of Δ PSNR, worst first.
-
-    Chosen by rank, so that a report can show neither its best frames only nor its worst.
-    """
-    keyed = metrics[metrics["error"] == ""].pivot_table(index=KEYS, columns="method", values="psnr")
-    if SAMPLE not in keyed:
-        return {}
-    gains = (keyed[SAMPLE] - keyed[COPY_LAST]).sort_values()
-    tasks = sorted(set(gains.index.get_level_values("task")))
-    chosen = {}
-    for turn, task in enumerate(tasks):
-        ranked = gains[gains.index.get_level_values("task") == task]
-        wanted = min(len(range(turn, count, len(tasks))), len(ranked))
-        for place in range(wanted):
-            position = int((place + 0.5) / wanted * len(ranked))
-            subject, _, frame = ranked.index[position]
-            chosen[(subject, task, int(frame))] = (
-                f"{subject}, {task}, frame {frame}: one sample is {signed(ranked.iloc[position])} dB against copy-last "
-                f"(rank {position + 1} of {len(ranked)} from the worst)"
-            )
-    return chosen
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """A predicted frame and the truth about it; volumes d h w."""
-
-    truth: np.ndarray
-    region: np.ndarray
-    copied: np.ndarray
-    copied_slot: int
-    interpolated: np.ndarray | None
-    samples: np.ndarray  # s d h w
-
-    @classmethod
-    def read(cls, row: Row, study: Study) -> _Compared | None:
-        subject = read_subject(study, row["subject"])
-        frames, present, times = subject["frames"][:, 0], subject["present"], subject["times"]
-        target, observed = int(row["frame"]), [int(slot) for slot in row["observed"]]
-        if not present[target]:
-            return None
-        absent = [slot for slot in observed if not present[slot]]
-        if absent:
-            raise ValueError(f"frame {absent[0]} is said to be observed, but the subject has none there")
-        return cls(
-            truth=frames[target],
-            region=changed_region(frames, present),
-            copied=floors.copy_last(frames, observed, times, target),
-            copied_slot=floors.last_observed(observed, times, target),
-            interpolated=floors.interpolation(frames, observed, times, target),
-            samples=np.frombuffer(row["samples"], "<f2").reshape(row["shape"])[:, 0].astype(np.float32),
-        )
-
-    def volumes(self) -> Iterator[tuple[str, np.ndarray]]:
-        yield COPY_LAST, self.copied
-        if self.interpolated is not None:
-            yield INTERPOLATION, self.interpolated
-        yield SAMPLE, self.samples[0]
-        if len(self.samples) > 1:
-            yield f"mean of {len(self.samples)}", self.samples.mean(axis=0)
-
-
-def _key(row: Mapping[str, Any]) -> Key:
-    return row["subject"], row["task"], int(row["frame"])
-
-
-def _write_all(out_dir: Path, metrics: pd.DataFrame, table: pd.DataFrame) -> None:
+def _write_all(out_dir: Path, whole: Mapping[str, pd.DataFrame], means: Mapping[str, pd.DataFrame]) -> None:
     out_dir.mkdir(parents=True, exist_ok=True)
-    _write(out_dir / "metrics.parquet", lambda file: metrics.to_parquet(file, index=False))
-    _write(out_dir / "metrics.csv", lambda file: metrics.to_csv(file, index=False))
-    _write(out_dir / "table.csv", lambda file: table.to_csv(file, index=False))
+    for name, table in whole.items():
+        _write(out_dir / f"{name}.parquet", partial(table.to_parquet, index=False))
+    for name, table in {**whole, **means}.items():
+        _write(out_dir / f"{name}.csv", partial(table.to_csv, index=False))
     definitions = json.dumps(DEFINITIONS, indent=2, ensure_ascii=False) + "\n"
     _write(out_dir / "definitions.json", lambda file: file.write_text(definitions, encoding="utf-8"))
 

@@ -1,10 +1,13 @@
-"""How near a generated volume is to the true one: PSNR, SSIM, NRMSE, and PSNR where the anatomy changes.
+"""How near a generated volume is to the true one: PSNR, SSIM, NRMSE and MAE, everywhere and in two regions.
 
-All take float volumes with intensities in [0, 1]. Only SSIM and NRMSE need scikit-image (the extra `eval`), so that
-training and the sweep can watch PSNR without it.
+All take float volumes with intensities in [0, 1]. Only SSIM needs scikit-image (the extra `eval`), so that training and
+the sweep can watch the others without it. What every number means, also those of the files beside this one, is told by
+`DEFINITIONS`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,6 +16,7 @@ from numpy.typing import NDArray
 from sadm_ray.errors import ConfigError
 
 Volume = Float[np.ndarray, "d h w"]
+Region = Bool[np.ndarray, "d h w"]
 
 PSNR_CAP = 100.0
 """dB given to identical volumes, and the most that any pair gets: an infinite PSNR would swallow every average.
@@ -23,22 +27,78 @@ Far above what can be reached: the float16 that predictions are stored in is its
 CHANGE_THRESHOLD = 0.1
 """How far a voxel's intensity ranges over a subject's true frames before it counts as changing."""
 
+FOREGROUND_THRESHOLD = 0.1
+"""How bright a voxel is in the mean of a subject's true frames before it counts as foreground: more than air."""
+
 SSIM_SIGMA, SSIM_TAPS = 1.5, 11
 
-DEFINITIONS = {
+METRICS = ("psnr", "ssim", "nrmse", "mae")
+REGIONS = ("foreground", "changed")
+SCORES = (*METRICS, *(f"{metric}_{region}" for region in REGIONS for metric in METRICS), "crps_changed")
+"""The numbers that every volume gets."""
+
+_WHOLE = {
     "psnr": f"peak signal-to-noise ratio in dB, data range 1, over the whole volume; at most {PSNR_CAP:g} dB",
-    "psnr_changed": "PSNR over the subject's changed region alone: the voxels whose true intensity ranges over more "
-    f"than {CHANGE_THRESHOLD:g} across all present frames; the same voxels for every method",
     "ssim": f"structural similarity in 3D, Gaussian weights (sigma {SSIM_SIGMA:g} voxels, {SSIM_TAPS} taps), data "
     "range 1, population covariance; averaged without the border that the window overhangs (at most 5 voxels, "
-    "less where the volume is thin); scikit-image",
-    "nrmse": "root mean square error over the root mean square of the true volume (Euclidean norm); scikit-image",
+    "less where the volume is thin); as scikit-image has it",
+    "nrmse": "root mean square error over the root mean square of the true volume (Euclidean norm); as scikit-image "
+    "has it",
+    "mae": "mean absolute error, data range 1",
+}
+_WITHIN = {
+    "psnr": "PSNR over the {} alone",
+    "ssim": "the mean of the map of structural similarity over the {}; the windows reach beyond it",
+    "nrmse": "root of the summed squared error over that of the summed squared truth, both over the {}",
+    "mae": "mean absolute error over the {}",
+}
+_REGIONS = {
+    "foreground": f"the voxels whose mean over the subject's present true frames is above {FOREGROUND_THRESHOLD:g}; "
+    "the same for every method",
+    "changed": "the subject's changed region: the voxels whose true intensity ranges over more than "
+    f"{CHANGE_THRESHOLD:g} across all present frames; the same for every method",
+}
+
+DEFINITIONS = {
+    **_WHOLE,
+    "foreground": _REGIONS["foreground"],
+    "changed": _REGIONS["changed"],
+    **{
+        f"{metric}_{region}": f"{text.format({'foreground': 'foreground', 'changed': 'changed region'}[region])}; none "
+        "where that has no voxels"
+        for region in REGIONS
+        for metric, text in _WITHIN.items()
+    },
+    "crps_changed": "continuous ranked probability score, the mean over the changed region (less is better, data range "
+    "1); of `mean of S` it is the score of all S samples as an ensemble, in its fair form, which does not depend on S "
+    "(Ferro, 2014); of every other method, which gives one volume, it is the mean absolute error",
     "sample": "the first volume that was drawn",
     "mean of S": "the voxelwise mean of all S volumes drawn: it blurs what is uncertain, and PSNR rewards that",
     "copy-last": "the last observed frame before the target (where there is none: the observed frame nearest in time)",
+    "copy-first": "the first observed frame; left out where that is the frame of copy-last",
+    "extrapolation": "linear in time through the last two observed frames before the target, clipped to [0, 1]; only "
+    "where there are two",
+    "mean change": "the frame of copy-last plus the mean change of the training subjects, clipped to [0, 1]: from that "
+    "slot to the target's where a study has fixed slots; else their change per unit of time (all change from first to "
+    "last visits over all time between them) times the time that has passed; only where somebody trains",
     "interpolation": "linear in time between the observed frames on both sides; only for targets that lie between two",
-    "averages": "frames are averaged within a subject first, then subjects",
+    "averages": "frames are averaged within a subject first, then subjects; of spread and error their squares",
     "delta_psnr": "mean over subjects of PSNR minus the PSNR of copy-last on the same subject, task and frame",
+    "spread": "root of the mean over the changed region of (1 + 1/S) times the variance of the S samples: what the "
+    "error should be (Fortin et al., 2014)",
+    "error": "root mean square error of the mean of all samples over the changed region; less spread than error: the "
+    "samples are too sure",
+    "correlation": "Spearman's rank correlation over the voxels of the changed region between the samples' standard "
+    "deviation and the absolute error of their mean; above 0: they are less sure where they err",
+    "coverage": "coverage_P: of the voxels of the changed region the part whose truth lies inside the central "
+    "prediction interval of P % (mean ± t·s·√(1 + 1/S), t of Student's distribution with S − 1 degrees of freedom, s "
+    "the samples' standard deviation); P % is ideal for Gaussian samples, less: too sure",
+    "difference_error": "root mean square error of the change from each frame to the next over the changed region, per "
+    "step, however long it is; over two or more targets that follow each other with no other scan between them, from "
+    "the observed frame just before them; methods without a volume for each of these frames are left out",
+    "flicker": "mean absolute second difference in time of the generated frames minus that of the true ones, on the "
+    "same frames and voxels; a second difference is twice the distance of a frame from the straight line in time "
+    "between its neighbours; above 0: flickers more than the truth, below: smoother than it",
 }
 """What every number in the results means; it travels with them."""
 
@@ -53,15 +113,33 @@ def psnr(truth: NDArray, generated: NDArray, region: NDArray[np.bool_] | None = 
     Raises:
         ValueError: the shapes differ.
     """
-    _same_shape(truth, generated)
-    squared = np.square(truth.astype(np.float64) - generated)
-    if region is not None:
-        squared = squared[region]
-    if not squared.size:
+    difference, _ = _difference(truth, generated, region)
+    if not difference.size:
         return float("nan")
     # Written so that NaN stays NaN: a broken volume must not be mistaken for a perfect one.
-    error = np.maximum(squared.mean(), 10 ** (-PSNR_CAP / 10))
+    error = np.maximum(np.square(difference).mean(), 10 ** (-PSNR_CAP / 10))
     return float(-10 * np.log10(error))
+
+
+def nrmse(truth: NDArray, generated: NDArray, region: NDArray[np.bool_] | None = None) -> float:
+    """Root mean square error over the root mean square of `truth`; NaN where `truth` is black, or without voxels.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    difference, there = _difference(truth, generated, region)
+    norm = float(np.linalg.norm(there))
+    return float(np.linalg.norm(difference)) / norm if norm else float("nan")
+
+
+def mae(truth: NDArray, generated: NDArray, region: NDArray[np.bool_] | None = None) -> float:
+    """Mean absolute error; NaN without voxels.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    difference, _ = _difference(truth, generated, region)
+    return float(np.abs(difference).mean()) if difference.size else float("nan")
 
 
 def ssim(truth: Volume, generated: Volume) -> float:
@@ -71,13 +149,23 @@ def ssim(truth: Volume, generated: Volume) -> float:
         ConfigError: scikit-image is not installed.
         ValueError: the shapes differ.
     """
-    structural_similarity, _ = _scikit_image()
+    return similarity(truth, generated)[0]
+
+
+def similarity(truth: Volume, generated: Volume) -> tuple[float, Volume]:
+    """`ssim`, and the map that it is the mean of but for the border.
+
+    Raises:
+        ConfigError: scikit-image is not installed.
+        ValueError: the shapes differ.
+    """
+    structural_similarity = _scikit_image()
     _same_shape(truth, generated)
     # With Gaussian weights `win_size` no longer sets the filter, only the border left out of the mean; the default of
     # 11 would refuse volumes of fewer slices.
     smallest = min(SSIM_TAPS, *truth.shape)
     window = smallest - (smallest + 1) % 2
-    similarity = structural_similarity(
+    mean, everywhere = structural_similarity(
         truth.astype(np.float64),
         generated.astype(np.float64),
         gaussian_weights=True,
@@ -85,32 +173,29 @@ def ssim(truth: Volume, generated: Volume) -> float:
         use_sample_covariance=False,
         data_range=1.0,
         win_size=window,
+        full=True,
     )
-    return float(similarity)
+    return float(mean), everywhere
 
 
-def nrmse(truth: NDArray, generated: NDArray) -> float:
-    """Root mean square error over the root mean square of `truth`; NaN where `truth` is black.
-
-    Raises:
-        ConfigError: scikit-image is not installed.
-        ValueError: the shapes differ.
-    """
-    _, normalized_root_mse = _scikit_image()
-    _same_shape(truth, generated)
-    if not truth.any():
-        return float("nan")
-    return float(normalized_root_mse(truth.astype(np.float64), generated.astype(np.float64), normalization="euclidean"))
-
-
-def changed_region(frames: Float[np.ndarray, "t d h w"], present: Bool[np.ndarray, " t"]) -> Bool[np.ndarray, "d h w"]:
+def changed_region(frames: Float[np.ndarray, "t d h w"], present: Bool[np.ndarray, " t"]) -> Region:
     """The voxels whose intensity ranges over more than `CHANGE_THRESHOLD` across the present true frames."""
     true_frames = frames[present].astype(np.float32)
     return np.ptp(true_frames, axis=0) > CHANGE_THRESHOLD
 
 
-def score(truth: Volume, generated: Volume, region: Bool[np.ndarray, "d h w"]) -> dict[str, float]:
-    """All metrics of one volume: `psnr`, `psnr_changed`, `ssim`, `nrmse` (see `DEFINITIONS`).
+def foreground(frames: Float[np.ndarray, "t d h w"], present: Bool[np.ndarray, " t"]) -> Region:
+    """The voxels whose mean over the present true frames is above `FOREGROUND_THRESHOLD`."""
+    return frames[present].mean(axis=0, dtype=np.float64) > FOREGROUND_THRESHOLD
+
+
+def regions_of(frames: Float[np.ndarray, "t d h w"], present: Bool[np.ndarray, " t"]) -> dict[str, Region]:
+    """The regions of a subject that scores are taken over, by name (`REGIONS`)."""
+    return {"foreground": foreground(frames, present), "changed": changed_region(frames, present)}
+
+
+def score(truth: Volume, generated: Volume, regions: Mapping[str, Region]) -> dict[str, float]:
+    """The `METRICS` of one volume: over all of it, and over each region with the region's name behind (`psnr_changed`).
 
     Raises:
         ConfigError: scikit-image is not installed.
@@ -119,12 +204,17 @@ def score(truth: Volume, generated: Volume, region: Bool[np.ndarray, "d h w"]) -
     _same_shape(truth, generated)
     if not np.isfinite(generated).all():
         raise ValueError("the volume has values that are not finite")
-    return {
-        "psnr": psnr(truth, generated),
-        "psnr_changed": psnr(truth, generated, region),
-        "ssim": ssim(truth, generated),
-        "nrmse": nrmse(truth, generated),
-    }
+    mean, everywhere = similarity(truth, generated)
+    scores = {"psnr": psnr(truth, generated), "ssim": mean, "nrmse": nrmse(truth, generated)}
+    scores["mae"] = mae(truth, generated)
+    for name, region in regions.items():
+        scores |= {
+            f"psnr_{name}": psnr(truth, generated, region),
+            f"ssim_{name}": float(everywhere[region].mean()) if region.any() else float("nan"),
+            f"nrmse_{name}": nrmse(truth, generated, region),
+            f"mae_{name}": mae(truth, generated, region),
+        }
+    return scores
 
 
 def require_scikit_image() -> None:
@@ -134,10 +224,19 @@ def require_scikit_image() -> None:
 
 def _scikit_image():  # type: ignore[no-untyped-def]
     try:
-        from skimage.metrics import normalized_root_mse, structural_similarity
+        from skimage.metrics import structural_similarity
     except ImportError:
         raise ConfigError("evaluation needs scikit-image: install sadm-ray[eval]") from None
-    return structural_similarity, normalized_root_mse
+    return structural_similarity
+
+
+def _difference(truth: NDArray, generated: NDArray, region: NDArray[np.bool_] | None) -> tuple[NDArray, NDArray]:
+    """Truth minus generated, and the truth, of the region's voxels (none: of all) as float64."""
+    _same_shape(truth, generated)
+    if region is not None:
+        truth, generated = truth[region], generated[region]
+    there = truth.astype(np.float64)
+    return there - generated, there
 
 
 def _same_shape(truth: NDArray, generated: NDArray) -> None:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
-from sadm_ray.evaluate.metrics import psnr, ssim
+from sadm_ray.evaluate.ensemble import ensemble_variance_and_error
+from sadm_ray.evaluate.metrics import nrmse, psnr, ssim
 from sadm_ray.evaluate.quality import Compared, Scores, structure_can_be_scored
 
 OBJECTIVES = {
@@ -31,13 +32,13 @@ def score_frame(compared: Compared, region: Bool[np.ndarray, "d h w"]) -> Scores
     Returns:
         `psnr`, `copy_last` (dB) and the same `_changed`; `nrmse_changed`: the root mean square error over that of the
         truth, both in the region; `ssim` if scikit-image is there; with two samples or more `variance` and `error`,
-        see `ensemble_variance_and_error`.
+        see `ensemble.ensemble_variance_and_error`.
     """
     truth, generated = compared.truth, compared.generated
     scores = compared.scores() | {
         "psnr_changed": psnr(truth, generated, region),
         "copy_last_changed": psnr(truth, compared.copied, region),
-        "nrmse_changed": _nrmse(truth[region], generated[region]),
+        "nrmse_changed": nrmse(truth, generated, region),
     }
     if structure_can_be_scored():
         scores["ssim"] = ssim(truth, generated)
@@ -45,21 +46,6 @@ def score_frame(compared: Compared, region: Bool[np.ndarray, "d h w"]) -> Scores
         variance, error = ensemble_variance_and_error(truth[region], compared.samples[:, region])
         scores |= {"variance": variance, "error": error}
     return scores
-
-
-def ensemble_variance_and_error(
-    truth: Float[np.ndarray, " n"], samples: Float[np.ndarray, "s n"]
-) -> tuple[float, float]:
-    """(1 + 1/S) times the mean variance of S samples, and the mean squared error of their mean.
-
-    Where the truth is as one more draw of the samples' distribution, the two have one expectation (Fortin et al., Why
-    should ensemble spread match the RMSE of the ensemble mean?, J. Hydrometeorology 2014). NaN without voxels.
-    """
-    if not truth.size:
-        return math.nan, math.nan
-    draws, truth = samples.astype(np.float64), truth.astype(np.float64)
-    variance = (1.0 + 1.0 / len(draws)) * draws.var(axis=0, ddof=1).mean()
-    return float(variance), float(np.square(draws.mean(axis=0) - truth).mean())
 
 
 def score_subject(frames: Iterable[tuple[Compared, Bool[np.ndarray, "d h w"]]]) -> dict[str, Scores]:
@@ -103,11 +89,6 @@ def _log_ratio(variance: float, error: float) -> float:
     if not (variance > 0 and error > 0):
         return math.nan if math.isnan(variance + error) or variance == error else math.copysign(20.0, variance - error)
     return float(np.clip(0.5 * math.log2(variance / error), -20.0, 20.0))
-
-
-def _nrmse(truth: Float[np.ndarray, " n"], generated: Float[np.ndarray, " n"]) -> float:
-    norm = float(np.linalg.norm(truth.astype(np.float64)))
-    return float(np.linalg.norm(generated.astype(np.float64) - truth)) / norm if norm else math.nan
 
 
 def _means(scores: Sequence[Scores]) -> Scores:

@@ -20,7 +20,7 @@ from sadm_ray.evaluate.metrics import nrmse, psnr, ssim
 from sadm_ray.generate.draw import draw, observe
 from sadm_ray.generate.request import Request, ask, sample_seed
 from sadm_ray.model.context import Context
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.model.sequence_model import SequenceModel
 
 Scores = dict[str, float]
 
@@ -52,7 +52,7 @@ class Compared:
 
 
 def compare(
-    model: Sadm,
+    model: SequenceModel,
     rows: Sequence[Mapping[str, Any]],
     tasks: Sequence[TaskSettings],
     sampling: SamplingSettings,
@@ -84,7 +84,7 @@ def request_of(task: TaskSettings, row: Mapping[str, Any]) -> Request | None:
 
 
 def answer(
-    model: Sadm,
+    model: SequenceModel,
     context: Context,
     rows: Sequence[Mapping[str, Any]],
     task: TaskSettings,

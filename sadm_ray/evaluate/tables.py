@@ -1,4 +1,4 @@
-"""From one row a scored volume to what people read: the table, the table by frame, the verdicts.
+"""From one row a scored volume to what people read: the tables, the table by frame, the verdicts.
 
 Everything here is pandas on a few numbers; the rows come from `sadm_ray.evaluate.launch`.
 """
@@ -13,15 +13,25 @@ from typing import Literal
 import pandas as pd
 from rich.table import Table
 
+from sadm_ray.evaluate.ensemble import COVERAGES
+from sadm_ray.evaluate.metrics import SCORES
+
 COPY_LAST, INTERPOLATION, SAMPLE = "copy-last", "interpolation", "sample"
-FLOORS = (COPY_LAST, INTERPOLATION)
+COPY_FIRST, EXTRAPOLATION, MEAN_CHANGE = "copy-first", "extrapolation", "mean change"
+FLOORS = (COPY_LAST, COPY_FIRST, EXTRAPOLATION, MEAN_CHANGE, INTERPOLATION)
+"""What needs no model, in the order in which it is shown."""
 
 KEYS = ["subject", "task", "frame"]
-SCORES = ["psnr", "psnr_changed", "ssim", "nrmse"]
 METRICS_COLUMNS = [*KEYS, "time", "method", *SCORES, "error"]
 TABLE_COLUMNS = [
     "task", "method", "subjects", "frames", *SCORES, "delta_psnr", "delta_psnr_se", "delta_psnr_changed", "better",
 ]  # fmt: skip
+
+_ROOTS = ["spread", "error"]
+_CALIBRATION = [*_ROOTS, "correlation", *COVERAGES]
+CALIBRATION_COLUMNS = [*KEYS, "samples", *_CALIBRATION]
+_TEMPORAL = ["difference_error", "flicker"]
+TEMPORAL_COLUMNS = ["subject", "task", "method", "frames", *_TEMPORAL]
 
 HEADINGS = {
     "task": "task",
@@ -33,6 +43,7 @@ HEADINGS = {
     "delta_psnr_changed": "Δ changed dB",
     "ssim": "SSIM",
     "nrmse": "NRMSE",
+    "crps_changed": "CRPS changed",
 }
 """The columns that people are shown, in this order. Δ: against copy-last on the same subjects and frames."""
 
@@ -41,12 +52,15 @@ _FORMATS = {
     "psnr_changed": "{:.2f}",
     "ssim": "{:.4f}",
     "nrmse": "{:.4f}",
+    "crps_changed": "{:.4f}",
 }
 
 
-def rank(method: str) -> tuple[bool, str]:
+def rank(method: str) -> tuple[int, str]:
     """Sort key of a method: the floors first, then what the model drew, one sample before the mean of several."""
-    return (method not in FLOORS, {SAMPLE: ""}.get(method, method))
+    if method in FLOORS:
+        return FLOORS.index(method), ""
+    return len(FLOORS), {SAMPLE: ""}.get(method, method)
 
 
 def by_subject(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -55,7 +69,7 @@ def by_subject(metrics: pd.DataFrame) -> pd.DataFrame:
     The deltas are taken frame by frame before averaging, so a method that is defined on some frames only (such as
     interpolation) is compared with copy-last on just those.
     """
-    scored = metrics[metrics["error"] == ""]
+    scored = metrics[metrics["error"] == ""].reindex(columns=METRICS_COLUMNS)  # an older file lacks some scores
     floor = scored[scored["method"] == COPY_LAST].set_index(KEYS)[["psnr", "psnr_changed"]]
     paired = scored.join(floor.add_suffix("_floor"), on=KEYS)
     for name in floor.columns:
@@ -84,6 +98,27 @@ def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
     table["delta_psnr_se"] = groups["delta_psnr"].sem()
     table["better"] = (subjects["delta_psnr"] > 0).groupby([subjects["task"], subjects["method"]]).sum()
     table = table.reset_index()[TABLE_COLUMNS]
+    return _in_order(table)
+
+
+def summarise_temporal(temporal: pd.DataFrame) -> pd.DataFrame:
+    """Means over subjects of `TEMPORAL_COLUMNS`: `task`, `method`, `difference_error`, `flicker`."""
+    means = temporal.groupby(["task", "method"])[_TEMPORAL].mean().reset_index()
+    return _in_order(means)
+
+
+def summarise_calibration(calibration: pd.DataFrame) -> pd.DataFrame:
+    """Means of `CALIBRATION_COLUMNS`, frames within a subject first: `task`, `samples`, then the scores.
+
+    Of `spread` and `error` the squares are averaged: those have one expectation where the samples are calibrated.
+    """
+    squares = calibration.assign(**{name: calibration[name] ** 2 for name in _ROOTS})
+    subjects = squares.groupby(["task", "samples", "subject"])[_CALIBRATION].mean()
+    means = subjects.groupby(["task", "samples"]).mean().reset_index()
+    return means.assign(**{name: means[name] ** 0.5 for name in _ROOTS})
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
     order = sorted(table.index, key=lambda row: (table["task"][row], rank(table["method"][row])))
     return table.loc[order].reset_index(drop=True)
 
@@ -167,9 +202,12 @@ def cells(table: pd.DataFrame) -> Iterator[list[str]]:
 
 def render_table(table: pd.DataFrame) -> Table:
     """The table for a terminal; a rule between tasks, the floors dimmed."""
-    shown = Table(title="Against copy-last, on the same subjects and frames", title_justify="left")
+    title = "Against copy-last, on the same subjects and frames"
+    shown = Table(title=title, title_justify="left", pad_edge=False, collapse_padding=True)
     for column, heading in HEADINGS.items():
-        shown.add_column(heading, justify="left" if column in ("task", "method") else "right")
+        shown.add_column(
+            heading.replace(" changed", "\nchanged"), justify="left" if column in ("task", "method") else "right"
+        )
     ends = table["task"] != table["task"].shift(-1)
     for row, method, ends_task in zip(cells(table), table["method"], ends, strict=True):
         shown.add_row(*row, style="dim" if method in FLOORS else None, end_section=bool(ends_task))

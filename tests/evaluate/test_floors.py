@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sadm_ray.evaluate.floors import copy_last, interpolation, last_observed
+from sadm_ray.evaluate.floors import copy_first, copy_last, extrapolation, interpolation, last_observed
 
 TIMES = np.array([0.0, 1.0, 1.5, 4.0, 6.0], dtype=np.float32)
 FRAMES = np.broadcast_to((np.arange(5) / 10)[:, None, None, None], (5, 2, 3, 3)).astype(np.float32)
@@ -49,12 +49,29 @@ def test_interpolation_never_extrapolates(observed: list[int], target: int) -> N
     assert interpolation(FRAMES, observed, TIMES, target) is None
 
 
+def test_copy_first_is_there_when_it_is_another_frame_than_copy_last_has() -> None:
+    np.testing.assert_array_equal(copy_first(FRAMES, [2, 1, 4], TIMES, 3), FRAMES[1])
+    assert copy_first(FRAMES, [1, 4], TIMES, 3) is None
+    assert copy_first(FRAMES, [3, 4], TIMES, 1) is None  # nothing before the target: copy-last has the first one too
+
+
+def test_extrapolation_goes_on_as_the_last_two_did() -> None:
+    beyond = extrapolation(FRAMES, [0, 1, 2, 4], TIMES, 3)  # 0.2 per unit of time after t = 1.5
+    assert beyond is not None
+    np.testing.assert_allclose(beyond, 0.2 + 0.2 * 2.5, rtol=1e-6)
+    steep = extrapolation(4 * FRAMES, [1, 2], TIMES, 4)
+    assert steep is not None
+    assert steep.max() == 1.0
+    assert extrapolation(FRAMES, [0, 4], TIMES, 3) is None
+    assert extrapolation(FRAMES, [0, 1], np.array([1.0, 1.0, 2.0, 3.0, 4.0]), 2) is None
+
+
 def test_frames_taken_at_once_do_not_divide_by_zero() -> None:
     times = np.array([0.0, 1.0, 1.0, 2.0, 3.0])
     np.testing.assert_array_equal(interpolation(FRAMES, [1, 3], times, 2), FRAMES[1])
 
 
-@pytest.mark.parametrize("floor", [copy_last, interpolation])
+@pytest.mark.parametrize("floor", [copy_last, copy_first, extrapolation, interpolation])
 def test_nothing_to_copy_and_nothing_to_predict_are_refused(floor) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match="nothing is observed"):
         floor(FRAMES, [], TIMES, 2)

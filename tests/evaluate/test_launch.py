@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import ray
 
+from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import Study
 from sadm_ray.errors import DataError
-from sadm_ray.evaluate.launch import Evaluation, choose_pictures, evaluate_predictions
-from sadm_ray.evaluate.metrics import PSNR_CAP
-from sadm_ray.evaluate.tables import METRICS_COLUMNS, TABLE_COLUMNS
+from sadm_ray.evaluate.launch import Evaluation, evaluate_predictions
+from sadm_ray.evaluate.metrics import DEFINITIONS, PSNR_CAP
+from sadm_ray.evaluate.showing import choose_pictures
+from sadm_ray.evaluate.tables import CALIBRATION_COLUMNS, METRICS_COLUMNS, TABLE_COLUMNS, TEMPORAL_COLUMNS
+from sadm_ray.generate.record import PREDICTIONS, write_record
 from tests.data.studies import made_row, write_study
 
 pytestmark = pytest.mark.ray
@@ -48,6 +50,7 @@ def copying(frames: np.ndarray, observed: list[int], target: int) -> np.ndarray:
 def prediction(subject: str, task: str, frame: int, predict: Predict) -> dict[str, Any]:
     observed = TASKS[task][0]
     row = {"subject": subject, "task": task, "frame": frame, "time": float(TIMES[frame]), "observed": observed}
+    row["files"] = []
     return row | packed(predict(true_frames(subject), observed, frame)) | {"error": ""}
 
 
@@ -59,13 +62,14 @@ def packed(samples: np.ndarray) -> dict[str, Any]:
 def study(ray_local: object, tmp_path_factory: pytest.TempPathFactory) -> Study:
     rows = [made_row(name, true_frames(name)[:, 0], times=TIMES) for name in SUBJECTS]
     gap = made_row("gap", true_frames("anna")[:, 0], [True, False, True, True], TIMES)
-    subjects = {"train": (), "val": (), "test": (*SUBJECTS, "gap")}
+    subjects = {"train": ("anna", "ben"), "val": (), "test": (*SUBJECTS, "gap")}
     return write_study(tmp_path_factory.mktemp("study"), [*rows, gap], subjects)
 
 
 def evaluate(study: Study, folder: Path, rows: list[dict[str, Any]], **options: Any) -> Evaluation:
-    ray.data.from_items(rows).write_parquet(str(folder / "predictions"))
-    return evaluate_predictions(study, folder / "predictions", folder / "evaluation", **options)
+    for subject in {row["subject"] for row in rows}:
+        write_record(Storage(str(folder)), subject, "key", [row for row in rows if row["subject"] == subject])
+    return evaluate_predictions(study, folder / PREDICTIONS, folder / "evaluation", **options)
 
 
 def all_predictions(predict: Predict) -> list[dict[str, Any]]:
@@ -96,16 +100,47 @@ def test_a_perfect_predictor_reaches_the_cap(study: Study, tmp_path: Path) -> No
     assert all(picture.png.startswith(b"\x89PNG") for picture in found.pictures)
 
     written = tmp_path / "evaluation"
-    assert sorted(file.name for file in written.iterdir()) == [
-        "definitions.json",
-        "metrics.csv",
-        "metrics.parquet",
-        "table.csv",
-    ]
+    names = {file.name for file in written.iterdir()}
+    whole, means = ("metrics", "calibration", "temporal"), ("table", "calibration-table", "temporal-table")
+    expected = {f"{name}.csv" for name in (*whole, *means)} | {f"{name}.parquet" for name in whole}
+    assert names == expected | {"definitions.json"}
     pd.testing.assert_frame_equal(pd.read_parquet(written / "metrics.parquet"), found.metrics)
     assert list(found.metrics.columns) == METRICS_COLUMNS
     assert list(pd.read_csv(written / "table.csv").columns) == TABLE_COLUMNS
-    assert "dB" in json.loads((written / "definitions.json").read_text())["psnr"]
+    assert json.loads((written / "definitions.json").read_text()) == DEFINITIONS
+
+
+def test_floors_are_there_where_they_are_defined(study: Study, tmp_path: Path) -> None:
+    rows = [prediction("cleo", "future", 3, perfect) | {"observed": observed} for observed in ([0, 1],)]
+    rows += [prediction("cleo", "missing", frame, perfect) for frame in (1, 2)]
+    found = evaluate(study, tmp_path, rows, pictures=0).metrics
+    methods = found.groupby(["task", "frame"])["method"].apply(list)
+    model = ["sample", "mean of 3"]
+    assert methods["future", 3] == ["copy-last", "copy-first", "extrapolation", "mean change", *model]
+    assert methods["missing", 1] == ["copy-last", "mean change", "interpolation", *model]
+    numbers = found.set_index(["frame", "method"])
+    assert (numbers["crps_changed"] - numbers["mae_changed"]).abs().max() < 1e-9  # all samples are alike
+    # Everybody's cube shrinks by as much, but not evenly in time: the mean rate is nearer than standing still.
+    assert numbers.loc[(3, "mean change"), "mae"] < numbers.loc[(3, "copy-last"), "mae"]
+
+
+def test_samples_are_held_against_their_error_and_frames_against_each_other(study: Study, tmp_path: Path) -> None:
+    def spread(frames: np.ndarray, observed: list[int], target: int) -> np.ndarray:
+        noise = np.random.default_rng(target).normal(0, 0.05, (4, *frames[target].shape))
+        return frames[target] + noise
+
+    found = evaluate(study, tmp_path, all_predictions(spread), pictures=0)
+    assert list(found.calibration.columns) == CALIBRATION_COLUMNS
+    assert found.calibration["samples"].tolist() == [4] * 9
+    assert found.calibration["spread"].mean() == pytest.approx(0.05 * np.sqrt(1.25), rel=0.1)
+    assert found.calibration["coverage_95"].min() > 0.95  # the truth lies at the distribution's mean
+    assert list(found.temporal.columns) == TEMPORAL_COLUMNS
+    temporal = found.temporal[found.temporal["subject"] == "ben"].set_index("method")
+    assert list(temporal.index) == ["copy-last", "mean change", "interpolation", "sample", "mean of 4"]
+    assert set(temporal["task"]) == {"missing"}
+    assert set(temporal["frames"]) == {2}
+    assert temporal.loc["sample", "flicker"] > temporal.loc["mean of 4", "flicker"]
+    assert temporal.loc["copy-last", "flicker"] < 0
 
 
 def test_copying_scores_as_copy_last_does(study: Study, tmp_path: Path) -> None:
@@ -124,8 +159,10 @@ def test_a_bad_prediction_is_listed_and_the_rest_is_scored(study: Study, tmp_pat
     broken |= packed(np.full(broken["shape"], np.nan))
     blind = prediction("anna", "missing", 2, perfect) | {"subject": "gap", "observed": [0, 1]}
     unknowable = prediction("anna", "missing", 1, perfect) | {"subject": "gap"}  # no true frame there: no row
-    failed = prediction("ben", "missing", 1, perfect) | {"frame": -1, "error": "could not be generated"}
-    rows = [prediction("anna", "future", 3, perfect), stranger, broken, blind, unknowable, failed]
+    failed = prediction("ben", "missing", 1, perfect) | {"frame": -1, "samples": None, "error": "not generated"}
+    at_a_time = prediction("anna", "missing", 1, perfect) | {"frame": None, "samples": None}  # no slot: no row
+    failed |= {"time": float("nan"), "observed": []}
+    rows = [prediction("anna", "future", 3, perfect), stranger, broken, blind, unknowable, failed, at_a_time]
     found = evaluate(study, tmp_path, rows)
 
     assert [problem.split(":")[0] for problem in found.problems] == [
@@ -137,7 +174,7 @@ def test_a_bad_prediction_is_listed_and_the_rest_is_scored(study: Study, tmp_pat
     assert "not finite" in found.problems[0]
     assert "frame 1 is said to be observed" in found.problems[3]
     assert set(found.metrics["subject"]) == {"anna", "ben", "nobody", "gap"}
-    assert found.table["subjects"].tolist() == [1, 1, 1]
+    assert found.table["subjects"].tolist() == [1, 1, 1, 1]
     assert [picture.subject for picture in found.pictures] == ["anna"]
 
 
@@ -146,6 +183,10 @@ def test_no_predictions_and_doubled_ones_are_refused(study: Study, tmp_path: Pat
         evaluate_predictions(study, tmp_path / "nothing", tmp_path / "evaluation")
     with pytest.raises(DataError, match="anna is predicted twice"):
         evaluate(study, tmp_path, [prediction("anna", "future", 3, perfect)] * 2)
+    file = tmp_path / PREDICTIONS / "anna.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"anna\.parquet: cannot be read .* generate again"):
+        evaluate_predictions(study, file.parent, tmp_path / "evaluation")
 
 
 def test_pictures_are_spread_over_the_ranks_not_picked() -> None:

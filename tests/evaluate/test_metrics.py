@@ -9,6 +9,7 @@ import pytest
 
 from sadm_ray.errors import ConfigError
 from sadm_ray.evaluate import metrics
+from sadm_ray.evaluate.tables import CALIBRATION_COLUMNS, FLOORS, TEMPORAL_COLUMNS
 
 RNG = np.random.default_rng(3)
 TRUTH = RNG.uniform(0.2, 0.8, (8, 16, 16)).astype(np.float32)
@@ -47,7 +48,7 @@ def test_a_broken_volume_is_never_perfect() -> None:
     broken[0, 0, 0] = np.nan
     assert np.isnan(metrics.psnr(TRUTH, broken))
     with pytest.raises(ValueError, match="not finite"):
-        metrics.score(TRUTH, broken, np.ones(TRUTH.shape, dtype=bool))
+        metrics.score(TRUTH, broken, {})
 
 
 @pytest.mark.parametrize(
@@ -69,13 +70,42 @@ def test_nrmse_is_relative_to_the_truth() -> None:
 
 
 def test_score_has_every_metric_and_a_definition_for_each() -> None:
-    scores = metrics.score(TRUTH, NEAR, TRUTH > 0.5)
+    scores = metrics.score(TRUTH, NEAR, {"foreground": TRUTH > 0.3, "changed": TRUTH > 0.5})
     assert scores["psnr"] == pytest.approx(26, abs=0.5)
-    assert set(scores) <= set(metrics.DEFINITIONS)
+    assert [*scores, "crps_changed"] == list(metrics.SCORES)
+    told = {*metrics.SCORES, *CALIBRATION_COLUMNS[4:], *TEMPORAL_COLUMNS[4:], *FLOORS}
+    assert {name if not name.startswith("coverage") else "coverage" for name in told} <= set(metrics.DEFINITIONS)
+
+
+def test_all_numbers_are_scikit_images() -> None:
+    skimage = pytest.importorskip("skimage.metrics")
+    region = TRUTH > 0.5
+    scores = metrics.score(TRUTH, NEAR, {"changed": region})
+    truth, near = TRUTH.astype(np.float64), NEAR.astype(np.float64)
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0, "win_size": 7}
+    mean, everywhere = skimage.structural_similarity(truth, near, full=True, **options)
+    expected = {"ssim": mean, "ssim_changed": everywhere[region].mean()}
+    for suffix, (there, made) in {"": (truth, near), "_changed": (truth[region], near[region])}.items():
+        expected["psnr" + suffix] = skimage.peak_signal_noise_ratio(there, made, data_range=1.0)
+        expected["nrmse" + suffix] = skimage.normalized_root_mse(there, made, normalization="euclidean")
+        expected["mae" + suffix] = np.abs(there - made).mean()
+    assert scores == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_region_sees_its_own_voxels_and_one_without_any_tells_nothing() -> None:
+    region = np.zeros(TRUTH.shape, dtype=bool)
+    region[2:4] = True
+    off = TRUTH + np.where(region, 0.1, 0.0)
+    scores = metrics.score(TRUTH, off, {"changed": region, "foreground": ~region, "none": np.zeros_like(region)})
+    assert scores["mae_changed"] == pytest.approx(0.1, abs=1e-6)
+    assert scores["nrmse_changed"] == pytest.approx(0.1 / np.sqrt(np.mean(TRUTH[region] ** 2)), rel=1e-5)
+    assert scores["mae_foreground"] == scores["nrmse_foreground"] == 0
+    assert scores["ssim_changed"] < scores["ssim"] < scores["ssim_foreground"]
+    assert all(np.isnan(scores[f"{name}_none"]) for name in metrics.METRICS)
 
 
 def test_shapes_that_differ_are_refused_even_where_they_would_broadcast() -> None:
-    for metric in (metrics.psnr, metrics.ssim, metrics.nrmse):
+    for metric in (metrics.psnr, metrics.ssim, metrics.nrmse, metrics.mae):
         with pytest.raises(ValueError, match="true volume"):
             metric(TRUTH, TRUTH[:1])
 
@@ -86,6 +116,16 @@ def test_the_changed_region_ignores_absent_frames() -> None:
     frames[1, 0, 0, 1] = 0.55
     frames[2] = 0  # absent, so whatever stands here cannot matter
     region = metrics.changed_region(frames, np.array([True, True, False]))
+    assert region.sum() == 1
+    assert region[0, 0, 0]
+
+
+def test_the_foreground_is_what_is_bright_on_average() -> None:
+    frames = np.zeros((3, 2, 2, 2), dtype=np.float16)
+    frames[:2, 0, 0, 0] = 0.15, 0.1
+    frames[:2, 0, 0, 1] = 0.05, 0.1
+    frames[2] = 1  # absent
+    region = metrics.foreground(frames, np.array([True, True, False]))
     assert region.sum() == 1
     assert region[0, 0, 0]
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sadm_ray.evaluate import objectives
-from sadm_ray.evaluate.objectives import ensemble_variance_and_error, score_frame, score_subject, summarise
+from sadm_ray.evaluate.ensemble import ensemble_variance_and_error
+from sadm_ray.evaluate.objectives import score_frame, score_subject, summarise
 from sadm_ray.evaluate.quality import Compared
 
 SHAPE = (6, 24, 24)

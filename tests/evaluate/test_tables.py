@@ -45,6 +45,36 @@ def test_a_method_is_compared_on_its_own_frames_only() -> None:
     assert table.loc["interpolation", "frames"] == 1
 
 
+def test_floors_come_in_their_order_before_the_model() -> None:
+    methods = ["mean of 4", "sample", "interpolation", "mean change", "extrapolation", "copy-first", "copy-last"]
+    table = tables.summarise(metrics_of(*(("a", 1, method, 20.0) for method in methods)))
+    assert table["method"].tolist() == [*tables.FLOORS, "sample", "mean of 4"]
+
+
+def test_means_of_the_other_tables_are_over_frames_then_subjects() -> None:
+    frames = [("a", 1, 0.2), ("a", 2, 0.4), ("b", 1, 0.5)]
+    blank = dict.fromkeys(tables.CALIBRATION_COLUMNS, 0.0) | {"task": "t", "samples": 4}
+    calibration = pd.DataFrame(
+        [{**blank, "subject": who, "frame": slot, "spread": value, "correlation": value} for who, slot, value in frames]
+    )
+    means = tables.summarise_calibration(calibration)
+    assert list(means.columns) == ["task", "samples", *tables.CALIBRATION_COLUMNS[4:]]
+    assert means["correlation"].tolist() == pytest.approx([(0.3 + 0.5) / 2])
+    assert means["spread"].tolist() == pytest.approx([math.sqrt(((0.04 + 0.16) / 2 + 0.25) / 2)])
+
+    some = [(who, method, 0.1 * (who == "b")) for who in "ab" for method in ("sample", "copy-last")]
+    temporal = pd.DataFrame([(who, "t", method, 2, value, -value) for who, method, value in some])
+    temporal.columns = tables.TEMPORAL_COLUMNS
+    means = tables.summarise_temporal(temporal)
+    assert means["method"].tolist() == ["copy-last", "sample"]
+    assert means["flicker"].tolist() == pytest.approx([-0.05, -0.05])
+
+
+def test_empty_tables_have_empty_means() -> None:
+    assert tables.summarise_temporal(pd.DataFrame(columns=tables.TEMPORAL_COLUMNS)).empty
+    assert tables.summarise_calibration(pd.DataFrame(columns=tables.CALIBRATION_COLUMNS)).empty
+
+
 def test_failed_rows_count_nowhere() -> None:
     failed = metrics_of(("c", 1, "", math.nan)).assign(error="ValueError: broken")
     both = pd.concat([TWO_SUBJECTS, failed], ignore_index=True)
@@ -88,7 +118,7 @@ def test_the_table_reads_the_same_in_the_terminal_and_in_markdown() -> None:
     lines = tables.to_markdown(table).splitlines()
     assert len(lines) == 2 + 3
     assert lines[4].startswith("| task | sample | 2 | 34.00 | +1.50 |")
-    console = Console(width=140)
+    console = Console(width=110)
     with console.capture() as capture:
         console.print(tables.render_table(table))
     assert "+1.50" in capture.get()

@@ -1,0 +1,91 @@
+"""A predicted frame, the truth about it, and all volumes that are held against that truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+
+from sadm_ray.data.study import Study, read_subject
+from sadm_ray.evaluate import floors
+from sadm_ray.evaluate.mean_change import MeanChange
+from sadm_ray.evaluate.metrics import regions_of
+from sadm_ray.evaluate.tables import COPY_FIRST, COPY_LAST, EXTRAPOLATION, INTERPOLATION, MEAN_CHANGE, SAMPLE
+
+Row = dict[str, Any]
+"""`sadm_ray.generate.record.PREDICTION_SCHEMA`."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A subject's scans, and the regions that its volumes are scored over."""
+
+    frames: Float[np.ndarray, "t d h w"]
+    present: Bool[np.ndarray, " t"]
+    times: Float[np.ndarray, " t"]
+    regions: Mapping[str, Bool[np.ndarray, "d h w"]]
+
+    @classmethod
+    def read(cls, study: Study, subject: str) -> Truth:
+        """Read a subject of a study.
+
+        Raises:
+            DataError: no such subject, or its shard is missing or damaged.
+        """
+        row = read_subject(study, subject)
+        frames, present = row["frames"][:, 0], row["present"]
+        return cls(frames, present, row["times"], regions_of(frames, present))
+
+    def knows(self, row: Row) -> bool:
+        """Whether a prediction can be compared: its frame was scanned, and its volumes were kept."""
+        return row["frame"] is not None and row["samples"] is not None and bool(self.present[row["frame"]])
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One predicted frame: its slot, the slots that were observed for it, and the samples, in [0, 1]."""
+
+    target: int
+    observed: tuple[int, ...]
+    samples: Float[np.ndarray, "s d h w"]
+
+    @classmethod
+    def read(cls, row: Row, truth: Truth) -> Predicted:
+        """The frame in a row of predictions.
+
+        Raises:
+            ValueError: it is said to have observed what the subject lacks.
+        """
+        observed = tuple(int(slot) for slot in row["observed"])
+        absent = [slot for slot in observed if not truth.present[slot]]
+        if absent:
+            raise ValueError(f"frame {absent[0]} is said to be observed, but the subject has none there")
+        samples = np.frombuffer(row["samples"], "<f2").reshape(row["shape"])[:, 0].astype(np.float32)
+        return cls(int(row["frame"]), observed, samples)
+
+    @property
+    def ensemble(self) -> str:
+        """The name of the method that is the mean of all samples."""
+        return f"mean of {len(self.samples)}"
+
+    def volumes(self, truth: Truth, change: MeanChange | None) -> Iterator[tuple[str, NDArray]]:
+        """Every method that has a volume (d h w) for this frame, the floors first, and the volume."""
+        made: dict[str, Callable[..., NDArray | None]] = {
+            COPY_LAST: floors.copy_last,
+            COPY_FIRST: floors.copy_first,
+            EXTRAPOLATION: floors.extrapolation,
+            INTERPOLATION: floors.interpolation,
+        }
+        if change is not None:
+            made[MEAN_CHANGE] = change.predict
+        for method, floor in made.items():
+            volume = floor(truth.frames, self.observed, truth.times, self.target)
+            if volume is not None:
+                yield method, volume
+        yield SAMPLE, self.samples[0]
+        if len(self.samples) > 1:
+            yield self.ensemble, self.samples.mean(axis=0)
