@@ -116,6 +116,13 @@ def evaluate(config: Config = None, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def compare(config: Config = None, overrides: Overrides = None) -> None:
+    """Train every kind of model with the same budget and compare them; run again, it goes on where it was."""
+    settings = load_settings(config, overrides or ())
+    _fail_if(_say_compared(_step("compare", config, overrides), settings.run_dir / "compare"))
+
+
+@app.command()
 def run(config: Config = None, overrides: Overrides = None) -> None:
     """All five steps, one after another."""
     settings = load_settings(config, overrides or ())
@@ -225,6 +232,15 @@ def _say_evaluation(evaluation: Any) -> bool:
     for problem in evaluation.problems:
         typer.echo(f"  not scored: {problem}", err=True)
     return bool(evaluation.problems)
+
+
+def _say_compared(compared: Any, folder: Path) -> bool:
+    for table in compared.tables:
+        typer.echo(table.markdown)
+    typer.echo(f"compare  {len(compared.members)} trainings, tables and report in {folder}")
+    for failure in compared.failures:
+        typer.echo(f"  failed: {failure}", err=True)
+    return bool(compared.failures)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, Field, model_validator
 
 from sadm_ray.config.base import SAFE_NAME, Fraction, Name, Positive, Precision, SamplerName, Section, Shape
+from sadm_ray.config.compare import CompareSettings
 from sadm_ray.config.data import (
     DataSettings,
     IntensitySettings,
@@ -34,6 +35,7 @@ from sadm_ray.config.model import (
     CovariateSettings,
     DenoiserSettings,
     DiffusionSettings,
+    ModelKind,
     ModelSettings,
     check_prediction,
 )
@@ -42,6 +44,7 @@ from sadm_ray.config.train import AugmentSettings, TrainSettings, ValidationSett
 __all__ = [
     "SAFE_NAME",
     "AugmentSettings",
+    "CompareSettings",
     "ConditionerSettings",
     "CovariateSettings",
     "DataSettings",
@@ -52,6 +55,7 @@ __all__ = [
     "GenerateSettings",
     "IntensitySettings",
     "Location",
+    "ModelKind",
     "ModelSettings",
     "Name",
     "PhantomSettings",
@@ -113,6 +117,7 @@ class Settings(Section):
     tune: TuneSettings = TuneSettings()
     generate: GenerateSettings = GenerateSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    compare: CompareSettings = CompareSettings()
     tracking: TrackingSettings = TrackingSettings()
     ray: RaySettings = RaySettings()
 
@@ -130,13 +135,14 @@ class Settings(Section):
                     f"the nearest size that fits is {max(round(size / patch), 1) * patch}, or set model.pad=true"
                 )
         check_prediction(self.model, self.diffusion)
-        for task in self.generate.tasks:
-            for frame in (*task.observed, *task.targets):
-                if self.data.frames is not None and not -self.data.frames <= frame < self.data.frames:
-                    raise ValueError(
-                        f"generate.tasks: frame {frame} of '{task.name}' lies outside the {self.data.frames} frames "
-                        f"of data.frames (0 to {self.data.frames - 1})"
-                    )
+        for section, tasks in (("generate", self.generate.tasks), ("compare", self.compare.tasks)):
+            for task in tasks:
+                for frame in (*task.observed, *task.targets):
+                    if self.data.frames is not None and not -self.data.frames <= frame < self.data.frames:
+                        raise ValueError(
+                            f"{section}.tasks: frame {frame} of '{task.name}' lies outside the {self.data.frames} "
+                            f"frames of data.frames (0 to {self.data.frames - 1})"
+                        )
         return self
 
 

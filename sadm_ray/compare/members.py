@@ -1,0 +1,110 @@
+"""Who takes part in a comparison: every kind with every seed, all with the same budget and the same questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sadm_ray.config import ModelKind, Settings, TaskSettings
+from sadm_ray.config_file import with_values
+from sadm_ray.data.study import Study
+from sadm_ray.model.kinds import KINDS
+from sadm_ray.train.estimate import estimate
+
+BUDGETS = "budgets.json"
+"""Steps by kind, and what they were measured for: a comparison that goes on keeps them."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One training: `settings` are those of a run of its own in the comparison's folder."""
+
+    kind: ModelKind
+    seed: int
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        return self.settings.run.name
+
+    @property
+    def folder(self) -> Path:
+        return self.settings.run_dir
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+
+def members_of(settings: Settings, study: Study, out: Path) -> list[Member]:
+    """All members, the first seed of every kind before the second of any.
+
+    Args:
+        out: their runs are put there.
+    """
+    members = []
+    steps = _budgets(settings, study, out)
+    for seed in range(settings.compare.seeds):
+        members += [Member(kind, seed, _settings(settings, study, out, kind, seed, steps[kind])) for kind in steps]
+    return members
+
+
+def questions(settings: Settings, study: Study) -> tuple[TaskSettings, ...]:
+    """What the models are asked: `compare.tasks`, else the paper's three settings where the study has slots."""
+    if settings.compare.tasks:
+        return settings.compare.tasks
+    if study.frames is None:
+        return settings.generate.tasks
+    last = study.frames - 1
+    seen = {"single-image": (0,), "missing-data": tuple(range(0, last, 2)), "full-sequence": tuple(range(last))}
+    different = {slots: name for name, slots in reversed(seen.items())}  # of a short sequence some are the same
+    return tuple(TaskSettings(name=name, observed=slots, targets=(-1,)) for slots, name in reversed(different.items()))
+
+
+def _budgets(settings: Settings, study: Study, out: Path) -> Mapping[ModelKind, int]:
+    """Steps by kind."""
+    compare = settings.compare
+    if compare.minutes is None:
+        return dict.fromkeys(compare.kinds, settings.train.steps)
+    decisive = settings.model_dump(mode="json", include={"model", "diffusion", "train"})
+    told = {"minutes": compare.minutes, "workers": compare.workers, "study": study.digest, "settings": decisive}
+    file = out / BUDGETS
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    steps: dict[ModelKind, int] = known.get("steps", {}) if known.get("for") == told else {}
+    for kind in compare.kinds:
+        if kind not in steps:
+            measured = estimate(_settings(settings, study, out, kind, 0, settings.train.steps), study)
+            steps[kind] = max(round(60.0 * compare.minutes / measured.seconds_a_step), 1)
+            out.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"for": told, "steps": steps}, indent=2) + "\n", encoding="utf-8")
+    return {kind: steps[kind] for kind in compare.kinds}
+
+
+def _settings(base: Settings, study: Study, out: Path, kind: ModelKind, seed: int, steps: int) -> Settings:
+    values = {
+        "run.name": f"{kind}-{seed}",
+        "run.dir": str(out),
+        "seed": (base.seed + seed) % 2**31,
+        "data.shards": study.location,
+        "model.kind": kind,
+        "train.steps": steps,
+        "train.workers": base.compare.workers,
+        "train.min_workers": None,
+        "tune.of": "sampling",
+        "tune.trials": max(base.compare.trials, 1),
+        "generate.model": None,
+        "generate.study": None,
+        "generate.out": None,
+        "generate.split": "test",
+        "generate.missing": False,
+        "generate.at": (),
+        "generate.file": None,
+        "generate.replace": True,  # a folder of this comparison's own
+        "generate.samples": base.generate.samples if KINDS[kind].is_random else 1,
+        "generate.tasks": [task.model_dump(mode="json") for task in questions(base, study)],
+    }
+    if base.train.storage is not None:
+        values["train.storage"] = f"{base.train.storage.rstrip('/')}/{base.run.name}/compare"
+    return with_values(base, values)
