@@ -117,9 +117,18 @@ def evaluate(config: Config = None, overrides: Overrides = None) -> None:
 
 @app.command()
 def compare(config: Config = None, overrides: Overrides = None) -> None:
-    """Train every kind of model with the same budget and compare them; run again, it goes on where it was."""
+    """Train every kind of model with the same budget and compare them; run again, it goes on where it was.
+
+    The study is prepared first if it was not.
+    """
     settings = load_settings(config, overrides or ())
-    _fail_if(_say_compared(_step("compare", config, overrides), settings.run_dir / "compare"))
+    from sadm_ray import steps
+    from sadm_ray.cluster import ray_session
+
+    with ray_session(settings):
+        failures = not steps.is_prepared(settings) and _say_study(steps.prepare(settings))
+        failures |= _say_compared(steps.compare(settings), settings.run_dir / "compare")
+    _fail_if(failures)
 
 
 @app.command()

@@ -82,7 +82,9 @@ def _connect(settings: Settings) -> None:
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     # A CPU here is a slot, not a core: workers, actors and the reading of their data must all find one.
     trainings = settings.tune.training.concurrent if settings.tune.of == "training" else 1
-    slots = max(os.cpu_count() or 1, trainings * settings.train.workers + 1, settings.generate.actors + 1)
+    compared = settings.compare.concurrent * settings.compare.workers
+    workers = max(trainings * settings.train.workers, compared, settings.generate.actors)
+    slots = max(os.cpu_count() or 1, workers + 1)
     with _muted_stderr():
         ray.init(
             address="local",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -15,38 +17,65 @@ from sadm_ray.data.study import Study
 from sadm_ray.evaluate.launch import Evaluation
 from sadm_ray.evaluate.objectives import OBJECTIVES
 from sadm_ray.evaluate.pictures import draw_curves
-from sadm_ray.evaluate.report import Report, Sweep, write_report
 from sadm_ray.evaluate.sweep_pictures import draw_importance, draw_pareto
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.evaluate.tables import verdicts
+from sadm_ray.model.kinds import load_model
+from sadm_ray.report.cards import Card, data_card, model_card
+from sadm_ray.report.page import Comparison, Report, Sweep, write_report
+from sadm_ray.report.viewer import build_viewer
 from sadm_ray.tracking import step_history
 
 PACKAGES = ("sadm-ray", "torch", "ray", "mlflow", "nibabel", "numpy")
 
 
+BESIDE = {
+    "generated volumes (NIfTI)": "generated",
+    "table of metrics": "evaluation/table.csv",
+    "metrics of every frame": "evaluation/metrics.csv",
+    "calibration": "evaluation/calibration.csv",
+    "consistency in time": "evaluation/temporal.csv",
+    "trials of the sweep": "sweeps/trials.csv",
+}
+"""What the page points to where it lies beside it."""
+
+
 def write_run_report(
-    path: Path, settings: Settings, study: Study, evaluation: Evaluation, sampling: SamplingSettings, trials: Path
+    path: Path,
+    settings: Settings,
+    study: Study,
+    evaluation: Evaluation,
+    sampling: SamplingSettings,
+    trials: Path,
+    predictions: Path,
+    comparisons: Sequence[Comparison] = (),
 ) -> None:
     """Write the report of a run.
 
     Args:
         sampling: how the volumes were drawn.
         trials: the table of the sweep (CSV), which may be missing.
+        predictions: the generation's folder of Parquet files, one a subject: the viewer shows some of them.
+        comparisons: with other models.
     """
+    name = _study_name(settings)
     counts = ", ".join(f"{len(names)} to {_PURPOSE[split]}" for split, names in study.subjects.items())
     report = Report(
         title=settings.run.name,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         evaluation=evaluation,
         summary=[
-            f"{'The phantom' if settings.data.root is None else settings.data.root}: {counts}.",
+            f"Study: {name}; {counts}.",
             "All scores are of test subjects, which neither the training nor the sweep has seen.",
         ],
+        comparisons=comparisons,
+        viewer=build_viewer(study, predictions, evaluation.metrics),
         curves=_curves(settings),
         sweep=_sweep(settings, study, trials),
         problems=[*study.problems, *study.warnings],
         settings_yaml=dump_settings(settings),
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
-        facts=_facts(settings, study, sampling),
+        cards=_cards(settings, study, evaluation, sampling),
+        links={told: quote(beside) for told, beside in BESIDE.items() if (path.parent / beside).exists()},
     )
     write_report(path, report)
 
@@ -80,14 +109,13 @@ def _curves(settings: Settings) -> dict[str, bytes]:
     return {"Training loss (mean squared error of v)": draw_curves({"loss": loss}, "loss", log=True)}
 
 
-def _facts(settings: Settings, study: Study, sampling: SamplingSettings) -> dict[str, str]:
-    model = Sadm.from_pretrained(settings.run_dir / "model")
-    facts = {key.replace("_", " "): f"{value:,}" for key, value in model.describe().items()}
-    return facts | {
-        "target": model.config.model.target,
-        "training steps": f"{settings.train.steps} of batch {settings.train.batch_size}",
-        "grid": " × ".join(map(str, study.shape)) + (f", {study.frames} frames" if study.frames else ", all visits"),
-        "time": study.time_unit,
-        "study digest": study.digest[:16],
-        "sampling": ", ".join(f"{key} {value}" for key, value in sampling.model_dump().items()),
-    }
+def _cards(settings: Settings, study: Study, evaluation: Evaluation, sampling: SamplingSettings) -> list[Card]:
+    model, name = load_model(settings.run_dir / "model"), _study_name(settings)
+    return [
+        data_card(study, name, settings.data),
+        model_card(model, study, name, settings.train, sampling, verdicts(evaluation.table)),
+    ]
+
+
+def _study_name(settings: Settings) -> str:
+    return "the phantom" if settings.data.root is None else settings.data.root

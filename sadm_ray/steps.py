@@ -8,6 +8,7 @@ Every step reads what the one before left in the run's folder and writes its own
     tuned.yaml    the best sampling settings, tuned-training.yaml those of training; sweeps/ has trials and figures
     generated/    NIfTI and predictions; generated-…/ those of other requests
     evaluation/   metrics and tables
+    compare/      the trainings of a comparison, its tables and its report
     report.html   tracking.json   mlflow.db (unless another store is set)
 """
 
@@ -19,6 +20,8 @@ import yaml
 from pydantic import ValidationError
 
 from sadm_ray.cluster import ray_session
+from sadm_ray.compare.launch import Compared, compare_models, write_compared
+from sadm_ray.compare.statistics import SCORES
 from sadm_ray.config import SamplingSettings, Settings, flatten
 from sadm_ray.data.inspection import Inspection, inspect_study
 from sadm_ray.data.phantom import write_phantom
@@ -31,7 +34,9 @@ from sadm_ray.generate.launch import Generated, generate_volumes
 from sadm_ray.generate.plan import default_out
 from sadm_ray.generate.raw import prepare_like
 from sadm_ray.generate.record import PREDICTIONS
-from sadm_ray.model.sadm import Sadm, SadmConfig
+from sadm_ray.model.config import ModelConfig
+from sadm_ray.model.kinds import load_model
+from sadm_ray.report.page import Comparison
 from sadm_ray.reporting import write_run_report
 from sadm_ray.tracking import tracked_step
 from sadm_ray.train.estimate import Estimate
@@ -42,6 +47,9 @@ from sadm_ray.tune.result import Swept, write_trials, write_tuned
 from sadm_ray.tune.training import TrainingSwept, write_tuned_training
 from sadm_ray.tune.training import tune_training as sweep_training
 
+_PLAIN = str.maketrans({" ": "_", ",": None, "(": None, ")": None})
+"""What a metric's name in MLflow may not have, or had better not."""
+
 
 def study_root(settings: Settings) -> str:
     """The study's folder, file or URL: the one that the settings name, else the phantom's folder."""
@@ -51,6 +59,14 @@ def study_root(settings: Settings) -> str:
 def shards_folder(settings: Settings) -> str:
     """Where the shards lie: where the settings say, else in the run's folder."""
     return settings.data.shards or str(settings.run_dir / "shards")
+
+
+def is_prepared(settings: Settings) -> bool:
+    """Whether there are shards, or something that cannot be read where they should be."""
+    try:
+        return Storage(shards_folder(settings)).entry(STUDY_FILE) is not None
+    except OSError:
+        return True  # reading it will say what is the matter
 
 
 def inspect(settings: Settings, pictures: Path | None = None) -> Inspection:
@@ -83,13 +99,13 @@ def train(settings: Settings) -> Trained:
 
 def estimate(settings: Settings) -> Estimate:
     """What training would be; nothing is trained or written, and the study need not be prepared."""
-    return estimate_training(settings, _study(settings) if _is_prepared(settings) else None)
+    return estimate_training(settings, _study(settings) if is_prepared(settings) else None)
 
 
 def tune(settings: Settings) -> Swept:
     """Sweep the sampling settings on validation subjects; the best go to `tuned.yaml`."""
     study, run_dir = _study(settings), settings.run_dir
-    _check_preparation(run_dir / "model", Sadm.from_pretrained(run_dir / "model").config, study)
+    _check_preparation(run_dir / "model", load_model(run_dir / "model").config, study)
     with tracked_step(settings, "tune") as tracked, ray_session(settings):
         swept = tune_sampling(settings, study, run_dir / "model", run_dir / "sweeps", tracked)
         write_tuned(run_dir / "tuned.yaml", swept)
@@ -121,7 +137,7 @@ def generate(settings: Settings) -> Generated:
     model = _model_folder(settings)
     out = wanted.out or default_out(settings)
     study = _study(settings) if wanted.study is None else None
-    trained = Sadm.from_pretrained(model, ema=sampling.ema).config  # a missing or damaged one is told at once
+    trained = load_model(model, ema=sampling.ema).config  # a missing or damaged one is told at once
     with tracked_step(settings, "generate") as tracked, ray_session(settings):
         if study is None:
             study = prepare_like(settings, trained, str(wanted.study), f"{out.rstrip('/')}/shards")
@@ -138,26 +154,57 @@ def evaluate(settings: Settings) -> Evaluation:
     """Compare what was generated with the truth and with copy-last; write the tables and the report."""
     study, run_dir = _study(settings), settings.run_dir
     with tracked_step(settings, "evaluate") as tracked, ray_session(settings):
+        predictions = Path(settings.generate.out or run_dir / "generated") / PREDICTIONS
         evaluation = evaluate_predictions(
-            study,
-            Path(settings.generate.out or run_dir / "generated") / PREDICTIONS,
-            run_dir / "evaluation",
-            pictures=settings.evaluate.pictures,
+            study, predictions, run_dir / "evaluation", pictures=settings.evaluate.pictures
         )
         for row in evaluation.table.to_dict("records"):
             prefix = f"{row['task']}.{row['method'].replace(' ', '_')}"
             tracked.metrics({f"{prefix}.{key}": row[key] for key in ("psnr", "psnr_changed", "ssim", "nrmse")})
         report = run_dir / "report.html"
         write_run_report(
-            report, settings, study, evaluation, _sampling(settings), trials=run_dir / "sweeps" / "trials.csv"
+            report,
+            settings,
+            study,
+            evaluation,
+            _sampling(settings),
+            trials=run_dir / "sweeps" / "trials.csv",
+            predictions=predictions,
         )
         for picture in evaluation.pictures:
             file = run_dir / "evaluation" / f"{picture.task}_{picture.subject}_{picture.frame:02d}.png"
             file.write_bytes(picture.png)
             tracked.artifact(file, "pictures")
         tracked.artifact(report)
-        tracked.artifact(run_dir / "evaluation" / "table.csv")
+        for name in ("table.csv", "calibration-table.csv", "temporal-table.csv", "ventricles-table.csv"):
+            tracked.artifact(run_dir / "evaluation" / name)
         return evaluation
+
+
+def compare(settings: Settings) -> Compared:
+    """Train every kind of model and compare them; the tables and a report go to `compare/`."""
+    study, out = _study(settings), settings.run_dir / "compare"
+    with tracked_step(settings, "compare") as tracked, ray_session(settings):
+        tracked.params(flatten(settings.compare, "compare."))
+        compared = compare_models(settings, study, out, tracked)
+        for row in compared.judged.to_dict("records"):
+            name = f"{row['task']}.{row['method']}".translate(_PLAIN)
+            tracked.metrics({f"{name}.{score}": row[score] for score in SCORES})
+        member, evaluation, sampling = compared.ours
+        report = out / "report.html"
+        write_run_report(
+            report,
+            member.settings,
+            study,
+            evaluation,
+            sampling,
+            trials=member.folder / "sweeps" / "trials.csv",
+            predictions=member.folder / "generated" / PREDICTIONS,
+            comparisons=[Comparison(table.title, table.note, table.rows) for table in compared.tables],
+        )
+        for file in (*write_compared(compared, out), report):
+            tracked.artifact(file)
+        return compared
 
 
 def _study(settings: Settings) -> Study:
@@ -172,19 +219,12 @@ def _study(settings: Settings) -> Study:
     return study
 
 
-def _is_prepared(settings: Settings) -> bool:
-    try:
-        return Storage(shards_folder(settings)).entry(STUDY_FILE) is not None
-    except OSError:
-        return True  # reading it will say what is the matter
-
-
 def _model_folder(settings: Settings) -> Path:
     """The model to generate with: the one that is named, else the run's own."""
     return (settings.generate.model or settings.run_dir / "model").expanduser().absolute()
 
 
-def _check_preparation(folder: Path, trained: SadmConfig, study: Study) -> None:
+def _check_preparation(folder: Path, trained: ModelConfig, study: Study) -> None:
     """Say before any worker starts that the model knows volumes of another preparation."""
     if trained.preparation and trained.preparation != study.preparation:
         times = f"times in {trained.time_unit} against {study.time_unit}"

@@ -23,6 +23,7 @@ from sadm_ray.generate.record import PREDICTIONS
 from sadm_ray.model.kinds import KINDS, load_model
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.tune.launch import tune_sampling
+from sadm_ray.tune.result import write_trials
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,10 @@ def compare_models(settings: Settings, study: Study, out: Path, tracked: Tracked
         ours = ours or ((member, evaluation, sampling["sadm"]) if member.kind == "sadm" else None)
     if ours is None:
         raise DataError(f"{out}: ours has no results, so there is nothing to compare with; {failures[0]}")
-    table = judged(scores_of(pd.concat(rows)), NAMES["sadm"] + ONE, settings.compare.confidence)
+    metrics = pd.concat(rows)
+    tasks = [task.name for task in members[0].settings.generate.tasks]
+    metrics = metrics.sort_values("task", key=lambda names: names.map(tasks.index), kind="stable")
+    table = judged(scores_of(metrics), NAMES["sadm"] + ONE, settings.compare.confidence)
     kinds = {str(member["kind"]) for member in told}
     tables = [make_table(table, RIVALS, settings.compare.confidence)]
     if any(is_ablation(kind) for kind in kinds - {"sadm"}):
@@ -110,7 +114,10 @@ def _sampling(member: Member, study: Study, tracked: TrackedRun) -> SamplingSett
     steps = {model.network_calls(SamplingSettings(num_steps=count)) for count in (1, 2)}
     if len(steps) == 1 or not settings.compare.trials:
         return settings.sampling
-    return tune_sampling(settings, study, member.model, member.folder / "sweeps", tracked.child(member.name)).best
+    sweeps = member.folder / "sweeps"
+    swept = tune_sampling(settings, study, member.model, sweeps, tracked.child(member.name))
+    write_trials(sweeps, swept, settings.tune.objectives[0])
+    return swept.best
 
 
 def _evaluated(member: Member, study: Study, sampling: SamplingSettings) -> tuple[Evaluation, dict[str, Any]]:

@@ -58,9 +58,13 @@ def questions(settings: Settings, study: Study) -> tuple[TaskSettings, ...]:
     if study.frames is None:
         return settings.generate.tasks
     last = study.frames - 1
-    seen = {"single-image": (0,), "missing-data": tuple(range(0, last, 2)), "full-sequence": tuple(range(last))}
-    different = {slots: name for name, slots in reversed(seen.items())}  # of a short sequence some are the same
-    return tuple(TaskSettings(name=name, observed=slots, targets=(-1,)) for slots, name in reversed(different.items()))
+    seen = {
+        "single-image": (0,),
+        "missing-data": tuple(sorted({0, round(last / 4), round(last / 2)})),
+        "full-sequence": tuple(range(last)),
+    }
+    names = {slots: name for name, slots in reversed(seen.items()) if last not in slots}  # short sequences have fewer
+    return tuple(TaskSettings(name=name, observed=slots, targets=(-1,)) for slots, name in reversed(names.items()))
 
 
 def _budgets(settings: Settings, study: Study, out: Path) -> Mapping[ModelKind, int]:

@@ -17,8 +17,8 @@ class CompareSettings(Section):
     The budget is `train.steps`, or with `minutes` as many steps as the workers take in that time: measured for each
     kind before the first training starts. `concurrent` trainings go on at once, each with `workers`. `trials` of a
     sweep choose the settings of sampling of each kind that has any, on validation subjects (0: those of `sampling`).
-    `tasks` are the questions; none: the paper's three, where the study has slots (one scan, every other one, all but
-    the last; the last is asked), else those of `generate`. `confidence` is that of the intervals.
+    `tasks` are the questions; none: the paper's three, where the study has slots (the last is asked of one scan, of
+    three of the first half, of all before it), else those of `generate`. `confidence` is that of the intervals.
     """
 
     kinds: tuple[ModelKind, ...] = Field(default=get_args(ModelKind), min_length=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -105,12 +106,16 @@ def draw_psnr_by_frame(metrics: pd.DataFrame) -> bytes | None:
     figure.set_layout_engine("constrained")
     for axis, (task, rows) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         _plain(axis)
-        colours = iter(COLOURS)
+        colours, dashes = cycle(COLOURS), cycle(("-.", ":", (0, (6, 2)), (0, (1, 3))))
         for method in wide.columns.drop(["task", "frame"]):
             if rows[method].isna().all():
                 continue
-            colour, style = (INK, "--") if method == COPY_LAST else (next(colours), "-")
-            axis.plot(rows["frame"], rows[method], style, marker="o", markersize=5, color=colour, label=method)
+            colour, style = (FAINT, next(dashes)) if method in FLOORS else (next(colours), "-")
+            if method == COPY_LAST:
+                colour, style = INK, "--"
+            axis.plot(
+                rows["frame"], rows[method], linestyle=style, marker="o", markersize=4, color=colour, label=method
+            )
         axis.set_xticks(rows["frame"])
         axis.set_xlabel(f"frame ({task})")
         axis.set_ylabel("PSNR, dB")

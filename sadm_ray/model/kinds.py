@@ -32,10 +32,10 @@ KINDS: dict[ModelKind, type[SequenceModel]] = {
 _PLAIN = {"target": "difference", "voxel_variance": False}
 _OWN_MODEL = {"sadm_paper": {**_PLAIN, "target": "volume"}, "flow": _PLAIN, "gan": _PLAIN, "ddm": _PLAIN}
 _OWN_DIFFUSION = {
-    "sadm_paper": {"schedule": "linear", "shift": 0.0, "prediction": "eps", "weighting": "v"},
+    "sadm_paper": {"schedule": "cosine", "shift": 0.0, "prediction": "x", "weighting": "v"},
     "ddm": {"schedule": "linear", "shift": 0.0, "prediction": "eps", "weighting": "v"},
 }
-"""What a kind is by its definition, whatever the settings say. The schedules of both papers rise linearly in β."""
+"""What a kind is by its definition, whatever the settings say. The networks are the settings' own: equally large."""
 
 
 def settled(config: ModelConfig) -> ModelConfig:

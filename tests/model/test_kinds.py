@@ -174,10 +174,10 @@ def test_the_calls_are_those_that_the_network_gets(
 
 
 def test_the_paper_is_told_nothing_but_the_condition() -> None:
-    """No voxels of the source go along, and the volume itself is what is predicted, as noise."""
+    """No voxels of the source go along, and the volume itself is what is predicted."""
     model = made("sadm_paper", target="motion", voxel_variance=True)
     assert (model.config.model.target, model.config.model.voxel_variance) == ("volume", False)
-    assert model.config.diffusion == DiffusionSettings(schedule="linear", shift=0.0, prediction="eps")
+    assert model.config.diffusion == DiffusionSettings(schedule="cosine", shift=0.0, prediction="x")
     assert model.conditioner.channels == 8
     assert made("sadm").conditioner.channels == 8 + 2 * 4 * 4
 

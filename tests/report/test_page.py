@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import math
 import re
 from html.parser import HTMLParser
@@ -12,9 +15,14 @@ import pandas as pd
 import pytest
 
 from sadm_ray.evaluate import pictures
-from sadm_ray.evaluate.launch import Evaluation, Picture
-from sadm_ray.evaluate.report import SYNTHETIC_NOTE, Report, Sweep, render_report, write_report
+from sadm_ray.evaluate.launch import Evaluation
+from sadm_ray.evaluate.showing import Picture
 from sadm_ray.evaluate.tables import summarise
+from sadm_ray.report.cards import Card
+from sadm_ray.report.page import SYNTHETIC_NOTE, Comparison, Report, Sweep, render_report, write_report
+from sadm_ray.report.rows import plain_rows
+from sadm_ray.report.viewer import build_viewer
+from tests.report.made import make_run
 
 EVIL = '<script>alert("x")</script>'
 PNG = b"\x89PNG made up"
@@ -46,13 +54,15 @@ class Resources(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.loaded: list[str] = []
+        self.linked: list[str] = []
         self.unlabelled: list[str] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         self.tags.append(tag)
-        self.loaded += [values[name] or "" for name in ("src", "href", "srcset", "data") if name in values]
+        self.loaded += [values[name] or "" for name in ("src", "srcset", "data") if name in values]
+        self.linked += [values["href"] or ""] if "href" in values else []
         if tag == "img" and not values.get("alt"):
             self.unlabelled.append(str(values))
 
@@ -69,7 +79,9 @@ def full_page() -> str:
             problems=[EVIL],
             settings_yaml=f"uri: http://user:secret@host/path\nname: {EVIL}",
             versions={"ray": EVIL},
-            facts={EVIL: "3"},
+            comparisons=[Comparison(EVIL, EVIL, pd.DataFrame({"model": [EVIL, "flow"], "PSNR": ["24.1 ± 0.2", "−"]}))],
+            cards=[Card("Model", {EVIL: "3"}, [EVIL])],
+            links={"table": "evaluation/table.csv"},
         )
     )
 
@@ -78,13 +90,14 @@ def test_nothing_is_loaded_from_anywhere(full_page: str) -> None:
     page = Resources(full_page)
     assert page.loaded
     assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
+    assert page.linked == ["evaluation/table.csv"]
     assert not re.search(r"url\(|@import", full_page)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
 
 
 def test_names_from_outside_stay_text(full_page: str) -> None:
     assert EVIL not in full_page
-    assert full_page.count("&lt;script&gt;") >= 8
+    assert full_page.count("&lt;script&gt;") >= 12
 
 
 def test_passwords_in_addresses_are_hidden(full_page: str) -> None:
@@ -151,3 +164,42 @@ def test_the_best_trials_of_a_sweep_are_listed_and_the_others_counted(full_page:
     assert "20</td>" not in full_page
     assert "And 3 more in sweeps/trials.csv" in full_page
     assert "1 validation subjects" in full_page
+
+
+def test_models_are_compared_near_the_top(full_page: str) -> None:
+    assert full_page.index("Comparison of models") < full_page.index("All methods")
+    assert '<td class="word">flow</td><td>−</td>' in full_page
+
+
+def test_words_stand_to_the_left_and_numbers_to_the_right() -> None:
+    rows = plain_rows(pd.DataFrame({"the_task": ["a"], "gain": [-1.234], "text": ["24.1 ± 0.2"], "none": [math.nan]}))
+    assert rows[0] == [("the task", "word"), ("gain", ""), ("text", ""), ("none", "")]
+    assert rows[1] == [("a", "word"), ("−1.23", ""), ("24.1 ± 0.2", ""), ("–", "")]
+
+
+def test_a_viewer_brings_its_scripts_and_nothing_else_may_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    viewer = build_viewer(run.study, run.predictions, run.evaluation.metrics)
+    page = render_report(report(run.evaluation, viewer=viewer))
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    allowed = html.unescape(policy[1])
+    assert "default-src 'none'" in allowed
+    assert "connect-src" not in allowed
+    assert not re.search(r"script-src[^;]*unsafe", allowed)
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert len(scripts) == 2
+    for script in scripts:
+        assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in allowed
+    assert 'href="#view=missing.median"' in page
+
+
+@pytest.mark.parametrize("methods", [7, 12])
+def test_every_method_has_its_line_by_frame(methods: int) -> None:
+    """More of them than there are colours."""
+    names = ["copy-last", "copy-first", "extrapolation", "mean change", "interpolation", "sample"]
+    names += [f"mean of {number}" for number in range(2, methods - 4)]
+    common = {"subject": "anna", "task": "missing", "psnr": 20.0, "error": ""}
+    metrics = pd.DataFrame([{**common, "frame": frame, "method": name} for frame in (1, 2) for name in names])
+    png = pictures.draw_psnr_by_frame(metrics)
+    assert png is not None

@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import base64
 import importlib.resources
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from sadm_ray.evaluate.launch import Evaluation
 from sadm_ray.evaluate.metrics import DEFINITIONS
 from sadm_ray.evaluate.pictures import draw_gains, draw_psnr_by_frame
-from sadm_ray.evaluate.tables import FLOORS, HEADINGS, Verdict, by_frame, cells, signed, verdicts
+from sadm_ray.evaluate.tables import HEADINGS, Verdict, by_frame, signed, verdicts
+from sadm_ray.report.calibration import calibration_rows, draw_coverage, draw_spread, temporal_rows
+from sadm_ray.report.cards import Card
+from sadm_ray.report.rows import plain_rows, rows_by_task
+from sadm_ray.report.subjects import representatives
+from sadm_ray.report.viewer import Viewer
 
 SYNTHETIC_NOTE = "The generated images are synthetic: research only, not for clinical use."
-
 
 MOST_TRIALS = 20
 """How many rows of a sweep the page shows."""
@@ -41,6 +44,15 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Several models side by side: a table of text, as it is to be shown, below a title and a note."""
+
+    title: str
+    note: str
+    table: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class Report:
     """What the page is made of. Empty parts are left out of it.
 
@@ -48,11 +60,15 @@ class Report:
         title, created: the run's name, and when, as text.
         evaluation: what `evaluate_predictions` returned.
         summary: sentences to stand below the title, such as what the study is and how long the run took.
+        comparisons: tables of several models.
+        viewer: the volumes to look at.
         curves: caption to PNG, such as the loss and the validation PSNR by step.
         sweep: what the sampling sweep found.
         problems: lines about what failed on the way, besides those of the evaluation.
+        cards: of the data and of the model.
         settings_yaml: all settings of the run; passwords inside addresses are hidden.
-        versions, facts: name to value, such as `torch: 2.13.0` and `parameters: 3.1 million`.
+        versions: name to value, such as `torch: 2.13.0`.
+        links: what lies beside the page, name to relative address.
         notes: what a reader must know before using anything of this.
     """
 
@@ -60,12 +76,15 @@ class Report:
     created: str
     evaluation: Evaluation
     summary: Sequence[str] = ()
+    comparisons: Sequence[Comparison] = ()
+    viewer: Viewer | None = None
     curves: Mapping[str, bytes] = field(default_factory=dict)
     sweep: Sweep | None = None
     problems: Sequence[str] = ()
+    cards: Sequence[Card] = ()
     settings_yaml: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = (SYNTHETIC_NOTE,)
 
 
@@ -78,25 +97,39 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def render_report(report: Report) -> str:
-    """The page as text: pictures are inside it as data, and everything that comes from outside is escaped."""
-    template = importlib.resources.files("sadm_ray.evaluate").joinpath("report.html").read_text(encoding="utf-8")
+    """The page as text: pictures, volumes and scripts are inside it; everything that comes from outside is escaped."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_part),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"data_uri": _data_uri, "signed": signed}
+    environment.filters |= {"data_uri": _data_uri, "base64": _base64, "signed": signed}
     evaluation = report.evaluation
     judged = verdicts(evaluation.table)
     has_scores = bool((evaluation.metrics["error"] == "").any())
-    return environment.from_string(template).render(
+    viewer = report.viewer
+    return environment.get_template("page.html").render(
         report=report,
+        style=Markup(_part("style.css")),  # noqa: S704  (ours)
+        scripts=[Markup(script) for script in viewer.scripts] if viewer and viewer.views else [],  # noqa: S704  (ours)
+        told=Markup(viewer.told) if viewer else "",  # noqa: S704  (escaped as JSON)
         headline=headline(judged),
         judged=[(task, list(group)) for task, group in groupby(judged, key=lambda verdict: verdict.task)],
         headings=[heading for column, heading in HEADINGS.items() if column != "task"],
-        tasks=_rows_by_task(evaluation.table),
+        tasks=rows_by_task(evaluation.table),
         gains_png=draw_gains(evaluation.metrics) if has_scores else None,
         by_frame_png=draw_psnr_by_frame(evaluation.metrics) if has_scores else None,
-        by_frame=_plain_rows(by_frame(evaluation.metrics)) if has_scores else [],
-        trials=_plain_rows(report.sweep.trials.head(MOST_TRIALS)) if report.sweep else [],
+        by_frame=plain_rows(by_frame(evaluation.metrics)) if has_scores else [],
+        representatives=representatives(evaluation.metrics) if has_scores else [],
+        in_viewer={view.who.name for view in viewer.views} if viewer else set(),
+        calibration=plain_rows(calibration_rows(evaluation.calibration)) if len(evaluation.calibration) else [],
+        coverage_png=draw_coverage(evaluation.calibration),
+        spread_png=draw_spread(evaluation.calibration),
+        temporal=plain_rows(temporal_rows(evaluation.temporal)) if len(evaluation.temporal) else [],
+        comparisons=[(each, plain_rows(each.table)) for each in report.comparisons],
+        trials=plain_rows(report.sweep.trials.head(MOST_TRIALS)) if report.sweep else [],
         others=max(len(report.sweep.trials) - MOST_TRIALS, 0) if report.sweep else 0,
         pictures=evaluation.pictures,
         problems=[*report.problems, *evaluation.problems],
@@ -125,37 +158,14 @@ def headline(judged: Sequence[Verdict]) -> str:
     )
 
 
-def _rows_by_task(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """For each task its rows of cells; the best PSNR is marked, and floors are told from the model's methods."""
-    outcomes = {(verdict.task, verdict.method): verdict.outcome for verdict in verdicts(table)}
-    tasks = []
-    for task, rows in table.groupby("task", sort=False):
-        lines = [
-            {
-                "method": method,
-                "cells": line[2:],
-                "floor": method in FLOORS,
-                "best": psnr == rows["psnr"].max(),
-                "outcome": outcomes.get((str(task), method), ""),
-            }
-            for line, method, psnr in zip(cells(rows), rows["method"], rows["psnr"], strict=True)
-        ]
-        tasks.append({"task": str(task), "rows": lines})
-    return tasks
-
-
-def _plain_rows(table: pd.DataFrame) -> list[list[str]]:
-    """The column names, then the rows, as text; numbers with two digits after the point."""
-    return [[str(name).replace("_", " ") for name in table.columns]] + [
-        [_plain(value) for value in row] for row in table.itertuples(index=False)
-    ]
-
-
-def _plain(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    return f"{value:.2f}".replace("-", "−") if isinstance(value, float) else str(value)
+def _part(name: str) -> str:
+    """A file of this package: the page's template, its style, the viewer's markup."""
+    return importlib.resources.files("sadm_ray.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return f"data:image/png;base64,{_base64(png)}"
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")

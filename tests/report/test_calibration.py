@@ -1,0 +1,32 @@
+"""The plots and rows of calibration and of consistency in time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from sadm_ray.evaluate.tables import CALIBRATION_COLUMNS
+from sadm_ray.report.calibration import calibration_rows, draw_coverage, draw_spread, temporal_rows
+from tests.report.made import make_run
+
+
+def test_every_task_has_its_line_and_its_row(tmp_path: Path) -> None:
+    found = make_run(tmp_path).evaluation
+    for png in (draw_coverage(found.calibration), draw_spread(found.calibration)):
+        assert png is not None
+        assert png.startswith(b"\x89PNG")
+    rows = calibration_rows(found.calibration)
+    assert rows["task"].tolist() == ["future", "missing"]
+    assert rows["in the 90 % interval"].str.endswith(" %").all()
+    assert temporal_rows(found.temporal).to_numpy().tolist() == [["missing", "sample", "0.0300", "+0.0100"]]
+
+
+def test_nothing_measured_is_no_plot(tmp_path: Path) -> None:
+    nothing = pd.DataFrame(columns=CALIBRATION_COLUMNS)
+    unknown = make_run(tmp_path).evaluation.calibration.head(2).assign(**dict.fromkeys(CALIBRATION_COLUMNS[4:], np.nan))
+    for calibration in (nothing, unknown):
+        assert draw_coverage(calibration) is None
+        assert draw_spread(calibration) is None
+    assert calibration_rows(unknown)["spread"].tolist() == ["–", "–"]
