@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Shaped
 from nibabel.orientations import io_orientation
 from pydantic import ConfigDict, TypeAdapter
 from scipy import ndimage
@@ -114,6 +114,29 @@ class Grid:
         pads = [(into.start, size - into.stop) for into, size in zip(self._into, self.shape, strict=True)]
         return np.pad(resampled[self._seen], pads, mode="edge")
 
+    def forward_labels(self, labels: Shaped[np.ndarray, "D H W"]) -> Shaped[np.ndarray, "d h w"]:
+        """Bring labels the same way: each voxel takes that of the nearest one; what is padded has none (0).
+
+        Raises:
+            ValueError: the labels are not on the source's grid.
+        """
+        _expect(labels, self.source_shape)
+        cropped = _orient(labels, self.axes, self.flips)[_slices(self.crop)]
+        # The centre (i + ½) / n of `resampled` lies in this voxel of the crop, as in `resample`.
+        nearest = [(2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(self.resampled, cropped.shape, strict=True)]
+        found = np.zeros(self.shape, dtype=labels.dtype)
+        found[self._into] = cropped[np.ix_(*nearest)][self._seen]
+        return found
+
+    def voxel_size(self, spacing: Sequence[float]) -> tuple[float, float, float]:
+        """The size in mm of a voxel of the model's grid along (d, h, w), from that of the source's along (x, y, z)."""
+        sizes = (float(spacing[2 - axis]) for axis in self.axes)  # oriented, d h w
+        d, h, w = (
+            size * (stop - start) / count
+            for size, (start, stop), count in zip(sizes, self.crop, self.resampled, strict=True)
+        )
+        return d, h, w
+
     def back(self, volume: Float[np.ndarray, "d h w"], outside: float) -> Float32[np.ndarray, "D H W"]:
         """Bring a volume of the model's grid back to the source's; what the coarser grid lost stays lost.
 
@@ -175,12 +198,12 @@ def _canonical(affine: Float[np.ndarray, "4 4"]) -> tuple[tuple[int, int, int], 
 
 
 def _orient(
-    volume: Float[np.ndarray, "D H W"], axes: tuple[int, int, int], flips: tuple[bool, bool, bool]
-) -> Float[np.ndarray, "oD oH oW"]:
+    volume: Shaped[np.ndarray, "D H W"], axes: tuple[int, int, int], flips: tuple[bool, bool, bool]
+) -> Shaped[np.ndarray, "oD oH oW"]:
     return _flip(volume.transpose(axes), flips)
 
 
-def _flip(volume: Float[np.ndarray, "D H W"], flips: tuple[bool, bool, bool]) -> Float[np.ndarray, "D H W"]:
+def _flip(volume: Shaped[np.ndarray, "D H W"], flips: tuple[bool, bool, bool]) -> Shaped[np.ndarray, "D H W"]:
     return np.flip(volume, tuple(axis for axis in range(3) if flips[axis]))
 
 
@@ -246,6 +269,6 @@ def _triple(sizes: Iterable[int]) -> tuple[int, int, int]:
     return d, h, w
 
 
-def _expect(volume: Float[np.ndarray, "D H W"], shape: tuple[int, int, int]) -> None:
+def _expect(volume: Shaped[np.ndarray, "D H W"], shape: tuple[int, int, int]) -> None:
     if volume.shape != shape:
         raise ValueError(f"a volume {volume.shape} where the grid has {shape}")

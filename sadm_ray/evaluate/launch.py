@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from sadm_ray.data.study import Study
 from sadm_ray.errors import DataError
 from sadm_ray.evaluate.floors import last_observed
+from sadm_ray.evaluate.labels import scans_of
 from sadm_ray.evaluate.mean_change import Pair, mean_change
 from sadm_ray.evaluate.metrics import DEFINITIONS, require_scikit_image
 from sadm_ray.evaluate.scoring import Scored, score_file
@@ -28,10 +29,12 @@ from sadm_ray.evaluate.tables import (
     KEYS,
     METRICS_COLUMNS,
     TEMPORAL_COLUMNS,
+    VENTRICLES_COLUMNS,
     rank,
     summarise,
     summarise_calibration,
     summarise_temporal,
+    summarise_ventricles,
 )
 
 
@@ -44,10 +47,12 @@ class Evaluation:
             scored has one row with its `error`, no method and no numbers.
         table: `tables.summarise` of it.
         pictures: some predicted frames, spread evenly from the worst to the best.
-        problems: a line for each prediction that could not be scored or drawn.
+        problems: a line for each prediction that could not be scored or drawn, and for each label map that is damaged.
         calibration: one row a (subject, task, frame); see `tables.CALIBRATION_COLUMNS`. Empty with one sample a frame.
         temporal: one row a (subject, task, method); see `tables.TEMPORAL_COLUMNS`. Empty where no two targets of a
             task are neighbours in time.
+        ventricles: one row a (subject, task, frame, method, structure); see `tables.VENTRICLES_COLUMNS`. Empty where no
+            ACDC label maps lie beside the scans (`sadm_ray.evaluate.labels`).
     """
 
     metrics: pd.DataFrame
@@ -56,14 +61,16 @@ class Evaluation:
     problems: tuple[str, ...]
     calibration: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CALIBRATION_COLUMNS))
     temporal: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TEMPORAL_COLUMNS))
+    ventricles: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=VENTRICLES_COLUMNS))
 
 
 def evaluate_predictions(study: Study, predictions_dir: Path, out_dir: Path, pictures: int = 4) -> Evaluation:
     """Score all predictions against the true frames, and the floors beside them.
 
-    Writes `metrics`, `calibration` and `temporal` (each as `.parquet` and `.csv`), their means over subjects
-    (`table.csv`, `calibration-table.csv`, `temporal-table.csv`) and `definitions.json` to `out_dir`. Targets that were
-    never scanned have no truth and are left out. One prediction that fails does not stop the rest. Ray must be running.
+    Writes `metrics`, `calibration`, `temporal` and `ventricles` (each as `.parquet` and `.csv`), their means over
+    subjects (`table.csv`, `calibration-table.csv`, `temporal-table.csv`, `ventricles-table.csv`) and `definitions.json`
+    to `out_dir`. Targets that were never scanned have no truth and are left out. One prediction that fails does not
+    stop the rest. Ray must be running.
 
     Args:
         predictions_dir: of the generation job, a Parquet a subject (`sadm_ray.generate.record.PREDICTION_SCHEMA`).
@@ -85,7 +92,7 @@ def evaluate_predictions(study: Study, predictions_dir: Path, out_dir: Path, pic
     asked = _read_asked(files)
     predictions = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
     change = mean_change(study, _pairs(asked))
-    about = {"study": study, "change": None if change is None else ray.put(change)}
+    about = {"study": study, "change": None if change is None else ray.put(change), "scans": scans_of(study)}
     with progress("evaluate", len(asked)) as reporter:
         told = predictions.map(score_file, fn_kwargs={"reporter": reporter, **about}).take_all()
     scored = [Scored(**json.loads(each["scored"])) for each in told]
@@ -103,12 +110,15 @@ def evaluate_predictions(study: Study, predictions_dir: Path, out_dir: Path, pic
     calibration = calibration.sort_values(["task", "subject", "frame"], ignore_index=True)
     temporal = pd.DataFrame([row for each in scored for row in each.temporal], columns=TEMPORAL_COLUMNS)
     temporal = _in_order(temporal, ["task", "subject"])
+    ventricles = pd.DataFrame([row for each in scored for row in each.ventricles], columns=VENTRICLES_COLUMNS)
+    ventricles = _in_order(ventricles, ["task", "subject", "frame"])
     table = summarise(metrics)
-    whole = {"metrics": metrics, "calibration": calibration, "temporal": temporal}
+    whole = {"metrics": metrics, "calibration": calibration, "temporal": temporal, "ventricles": ventricles}
     means = {
         "table": table,
         "calibration-table": summarise_calibration(calibration),
         "temporal-table": summarise_temporal(temporal),
+        "ventricles-table": summarise_ventricles(ventricles),
     }
     _write_all(out_dir, whole, means)
 
@@ -121,8 +131,9 @@ def evaluate_predictions(study: Study, predictions_dir: Path, out_dir: Path, pic
         if not row["error"]
     )
     failed = [row for row in [*metrics.to_dict("records"), *drawn] if row["error"]]
-    problems = tuple(f"{row['subject']}, {row['task']}, frame {row['frame']}: {row['error']}" for row in failed)
-    return Evaluation(metrics, table, shown, problems, calibration, temporal)
+    problems = [f"{row['subject']}, {row['task']}, frame {row['frame']}: {row['error']}" for row in failed]
+    problems += sorted({line for each in scored for line in each.problems})
+    return Evaluation(metrics, table, shown, tuple(problems), calibration, temporal, ventricles)
 
 
 def _read_asked(files: Sequence[str]) -> pd.DataFrame:

@@ -99,6 +99,15 @@ DEFINITIONS = {
     "flicker": "mean absolute second difference in time of the generated frames minus that of the true ones, on the "
     "same frames and voxels; a second difference is twice the distance of a frame from the straight line in time "
     "between its neighbours; above 0: flickers more than the truth, below: smoother than it",
+    "predicted_ml": "the volume of a labelled structure (ACDC) in ml in a predicted image: the labels of the observed "
+    "labelled scan nearest in time are moved onto it by optical flow, slice by slice; true_ml is that of the target's "
+    "own labels, and both are counted on the prepared grid, as far as it reaches",
+    "error_ml": "|predicted_ml − true_ml|; only that of the LV cavity is sound (see own_error_ml)",
+    "own_error_ml": "the error of the measure itself, which is the same with the true image in place of a predicted "
+    "one: a method that is off by no more cannot be told from the truth. From end-diastole to end-systole of four ACDC "
+    "patients it was 2 to 3 ml for the LV cavity, against 39 to 43 ml for labels that stay where they are, with the "
+    "scans' own slices and 1.4 to 2.5 mm in plane (8 to 10 ml where slices are resampled or pixels are larger); but "
+    "8 to 11 ml of 15 ml for the myocardium and 45 ml of 68 ml for the RV cavity, whose base leaves the slices",
 }
 """What every number in the results means; it travels with them."""
 

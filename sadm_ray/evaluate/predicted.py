@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
+from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import Study, read_subject
 from sadm_ray.evaluate import floors
+from sadm_ray.evaluate.labels import LabelMaps
 from sadm_ray.evaluate.mean_change import MeanChange
 from sadm_ray.evaluate.metrics import regions_of
 from sadm_ray.evaluate.tables import COPY_FIRST, COPY_LAST, EXTRAPOLATION, INTERPOLATION, MEAN_CHANGE, SAMPLE
@@ -22,23 +24,27 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Truth:
-    """A subject's scans, and the regions that its volumes are scored over."""
+    """A subject's scans, the regions that its volumes are scored over, and the label maps beside its scans."""
 
     frames: Float[np.ndarray, "t d h w"]
     present: Bool[np.ndarray, " t"]
     times: Float[np.ndarray, " t"]
     regions: Mapping[str, Bool[np.ndarray, "d h w"]]
+    labels: LabelMaps
 
     @classmethod
-    def read(cls, study: Study, subject: str) -> Truth:
+    def read(cls, study: Study, subject: str, scans: Storage | None = None) -> Truth:
         """Read a subject of a study.
+
+        Args:
+            scans: where label maps are looked for (`labels.scans_of`); none: there are none.
 
         Raises:
             DataError: no such subject, or its shard is missing or damaged.
         """
         row = read_subject(study, subject)
         frames, present = row["frames"][:, 0], row["present"]
-        return cls(frames, present, row["times"], regions_of(frames, present))
+        return cls(frames, present, row["times"], regions_of(frames, present), LabelMaps.of(row, scans))
 
     def knows(self, row: Row) -> bool:
         """Whether a prediction can be compared: its frame was scanned, and its volumes were kept."""

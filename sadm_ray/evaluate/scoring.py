@@ -15,12 +15,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import Study
 from sadm_ray.evaluate.ensemble import calibration, fair_crps
 from sadm_ray.evaluate.mean_change import MeanChange
 from sadm_ray.evaluate.metrics import SCORES, score
 from sadm_ray.evaluate.predicted import Predicted, Row, Truth
+from sadm_ray.evaluate.tables import KEYS
 from sadm_ray.evaluate.temporal import runs, temporal_scores
+from sadm_ray.evaluate.ventricles import ventricle_rows
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -30,30 +33,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scored:
-    """Rows of the three tables: `tables.METRICS_COLUMNS`, `CALIBRATION_COLUMNS` and `TEMPORAL_COLUMNS`."""
+    """Rows of the tables: `tables.METRICS_COLUMNS`, `CALIBRATION_COLUMNS`, `TEMPORAL_COLUMNS`, `VENTRICLES_COLUMNS`.
+
+    `problems` are lines on what is no prediction's fault: label maps that cannot be used.
+    """
 
     metrics: list[Row] = field(default_factory=list)
     calibration: list[Row] = field(default_factory=list)
     temporal: list[Row] = field(default_factory=list)
+    ventricles: list[Row] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 def score_file(
-    item: Mapping[str, str], study: Study, change: ObjectRef[MeanChange] | None, reporter: Reporter
+    item: Mapping[str, str],
+    study: Study,
+    change: ObjectRef[MeanChange] | None,
+    scans: Storage | None,
+    reporter: Reporter,
 ) -> dict[str, str]:
     """Score the predictions in a `file`, as a task of Ray Data; what was found is JSON (`Scored`).
 
     Args:
         change: where the mean change lies; none where it is not known.
+        scans: where label maps are looked for.
         reporter: is told of each frame.
     """
     import ray
 
     known = None if change is None else ray.get(change)
     rows = pq.read_table(item["file"], partitioning=None).to_pylist()
-    return {"scored": json.dumps(vars(score_subjects(rows, study, known, lambda: reporter.add.remote(1))))}
+    return {"scored": json.dumps(vars(score_subjects(rows, study, known, scans, lambda: reporter.add.remote(1))))}
 
 
-def score_subjects(rows: Sequence[Row], study: Study, change: MeanChange | None, done: Callable[[], object]) -> Scored:
+def score_subjects(
+    rows: Sequence[Row], study: Study, change: MeanChange | None, scans: Storage | None, done: Callable[[], object]
+) -> Scored:
     """Score predicted frames; never raises: what fails has a row with its `error`, no method and no numbers.
 
     Args:
@@ -64,11 +79,13 @@ def score_subjects(rows: Sequence[Row], study: Study, change: MeanChange | None,
     ordered = sorted(rows, key=lambda row: (row["subject"], row["task"]))
     for subject, theirs in groupby(ordered, key=lambda row: str(row["subject"])):
         try:
-            truth: Truth | Exception = Truth.read(study, subject)
+            truth: Truth | Exception = Truth.read(study, subject, scans)
         except Exception as error:
             truth = error
         for _, group in groupby(theirs, key=lambda row: str(row["task"])):
             _score_task(list(group), truth, change, scored, done)
+        if isinstance(truth, Truth):
+            scored.problems.extend(truth.labels.problems)
     return scored
 
 
@@ -88,6 +105,7 @@ def _score_task(
                 predicted = Predicted.read(row, truth)
                 kept[predicted.target] = _score_frame(row, truth, predicted, change, scored)
                 observed = predicted.observed
+                scored.ventricles.extend(_score_ventricles(row, truth, predicted, change))
         except Exception as error:
             scored.metrics.append(_failed(row, f"{type(error).__name__}: {error}"))
         finally:
@@ -114,6 +132,22 @@ def _score_frame(
         scored.calibration.append(whose | calibration(true_values, draws))
     scored.metrics.extend(metrics)
     return kept
+
+
+def _score_ventricles(row: Row, truth: Truth, predicted: Predicted, change: MeanChange | None) -> list[Row]:
+    """The volumes of the labelled structures, from the observed labelled scan that is nearest in time to the target."""
+    target = predicted.target
+    true_labels = truth.labels.at(target)
+    if true_labels is None:
+        return []
+    for slot in sorted(predicted.observed, key=lambda slot: abs(truth.times[slot] - truth.times[target])):
+        labels = truth.labels.at(slot)
+        if slot != target and labels is not None:
+            whose = {name: row[name] for name in KEYS}
+            observed, there = (truth.frames[slot], labels), (truth.frames[target], true_labels)
+            methods = predicted.volumes(truth, change)
+            return [whose | found for found in ventricle_rows(*observed, *there, methods, truth.labels.voxel_mm)]
+    return []
 
 
 def _score_sequence(kept: Mapping[int, Mapping[str, NDArray]], observed: Sequence[int], truth: Truth) -> Iterator[Row]:

@@ -32,6 +32,8 @@ _CALIBRATION = [*_ROOTS, "correlation", *COVERAGES]
 CALIBRATION_COLUMNS = [*KEYS, "samples", *_CALIBRATION]
 _TEMPORAL = ["difference_error", "flicker"]
 TEMPORAL_COLUMNS = ["subject", "task", "method", "frames", *_TEMPORAL]
+_VENTRICLES = ["true_ml", "predicted_ml", "error_ml", "own_error_ml"]
+VENTRICLES_COLUMNS = [*KEYS, "method", "structure", *_VENTRICLES]
 
 HEADINGS = {
     "task": "task",
@@ -116,6 +118,14 @@ def summarise_calibration(calibration: pd.DataFrame) -> pd.DataFrame:
     subjects = squares.groupby(["task", "samples", "subject"])[_CALIBRATION].mean()
     means = subjects.groupby(["task", "samples"]).mean().reset_index()
     return means.assign(**{name: means[name] ** 0.5 for name in _ROOTS})
+
+
+def summarise_ventricles(ventricles: pd.DataFrame) -> pd.DataFrame:
+    """Means of `VENTRICLES_COLUMNS`, frames within a subject first: `task`, `method`, `structure`, `subjects`, ml."""
+    groups = ["task", "method", "structure"]
+    means = ventricles.groupby([*groups, "subject"])[_VENTRICLES].mean().groupby(groups)
+    table = means.mean().assign(subjects=means.size()).reset_index()
+    return _in_order(table[[*groups, "subjects", *_VENTRICLES]])
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from sadm_ray.evaluate.ventricles import LEFT_CAVITY, MEASURE, propagated_volume, volume_errors
+from sadm_ray.evaluate.ventricles import STRUCTURES, propagated_volumes, ventricle_rows
 
 SPACING = (6.0, 1.5, 1.5)
+LV = "LV cavity"
 
 
 def sphere(radius: float) -> tuple[np.ndarray, np.ndarray]:
@@ -17,7 +18,7 @@ def sphere(radius: float) -> tuple[np.ndarray, np.ndarray]:
     z, y, x = (np.arange(size) * step for size, step in zip((12, 48, 48), SPACING, strict=True))
     away = np.sqrt((z[:, None, None] - 33) ** 2 + (y[:, None] - 36) ** 2 + (x - 36) ** 2)
     image = 0.2 + 0.6 / (1 + np.exp((away - radius) / 1.0))
-    return image, LEFT_CAVITY * (away < radius).astype(np.int64)
+    return image, STRUCTURES[LV] * (away < radius).astype(np.int64)
 
 
 LARGE, SMALL = sphere(25.0), sphere(20.0)
@@ -28,23 +29,26 @@ def ml(radius: float) -> float:
 
 
 def test_an_image_that_stays_keeps_its_volume() -> None:
-    assert propagated_volume(*LARGE, LARGE[0], SPACING) == pytest.approx(ml(25.0), rel=0.03)
-    assert propagated_volume(*LARGE, LARGE[0], SPACING, which=1) == 0
+    found = propagated_volumes(*LARGE, LARGE[0], SPACING)
+    assert found[LV] == pytest.approx(ml(25.0), rel=0.03)
+    assert found["RV cavity"] == found["myocardium"] == 0
 
 
-def test_the_label_shrinks_with_the_sphere() -> None:
-    assert propagated_volume(*LARGE, SMALL[0], SPACING) == pytest.approx(ml(20.0), rel=0.08)
+def test_the_labels_shrink_with_the_sphere() -> None:
+    assert propagated_volumes(*LARGE, SMALL[0], SPACING)[LV] == pytest.approx(ml(20.0), rel=0.08)
 
 
-def test_errors_are_against_the_label_and_the_measure_has_its_own() -> None:
-    errors = volume_errors(*LARGE, *SMALL, {"copy-last": LARGE[0], "half way": sphere(22.5)[0]}, SPACING)
-    assert errors["copy-last"] == pytest.approx(ml(25.0) - ml(20.0), rel=0.05)
-    assert errors[MEASURE] < 0.15 * errors["copy-last"]
-    assert errors[MEASURE] < errors["half way"] < errors["copy-last"]
+def test_errors_are_against_the_labels_and_the_measure_has_its_own() -> None:
+    generated = [("copy-last", LARGE[0]), ("half way", sphere(22.5)[0])]
+    rows = list(ventricle_rows(*LARGE, *SMALL, generated, SPACING))
+    assert [(row["method"], row["structure"]) for row in rows] == [("copy-last", LV), ("half way", LV)]
+    copied, half = rows
+    assert copied["true_ml"] == half["true_ml"] == pytest.approx(ml(20.0), rel=0.03)
+    assert copied["error_ml"] == copied["predicted_ml"] - copied["true_ml"] == pytest.approx(ml(25) - ml(20), rel=0.05)
+    assert copied["own_error_ml"] == half["own_error_ml"] < 0.15 * copied["error_ml"]
+    assert half["own_error_ml"] < half["error_ml"] < copied["error_ml"]
 
 
 def test_what_does_not_belong_together_is_refused() -> None:
     with pytest.raises(ValueError, match="differ"):
-        propagated_volume(*LARGE, SMALL[0][1:], SPACING)
-    with pytest.raises(ValueError, match="can be called 'truth'"):
-        volume_errors(*LARGE, *SMALL, {MEASURE: SMALL[0]}, SPACING)
+        propagated_volumes(*LARGE, SMALL[0][1:], SPACING)
