@@ -11,11 +11,14 @@ os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("ours", deadline=None)  # a busy machine is no fault of ours
+hypothesis.settings.load_profile("ours")
 
 # The shapes that the signatures promise are checked whenever a test calls them.
 with install_import_hook("sadm_ray.data", "beartype.beartype"):

@@ -1,4 +1,4 @@
-"""Whether the samples know how far they may be off: plots and rows of the evaluation's `calibration` and `temporal`."""
+"""Plots and rows of what the evaluation tells besides scores: `calibration`, `temporal` and `ventricles`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from sadm_ray.evaluate.ensemble import COVERAGES, LEVELS
 from sadm_ray.evaluate.pictures import COLOURS, FAINT, INK, add_legend, new_plot, to_png
-from sadm_ray.evaluate.tables import summarise_calibration, summarise_temporal
+from sadm_ray.evaluate.tables import summarise_calibration, summarise_temporal, summarise_ventricles
 
 _MARKS = "osD^v"
 
@@ -94,6 +94,23 @@ def temporal_rows(temporal: pd.DataFrame) -> pd.DataFrame:
             "flicker": _number(row["flicker"], "+.4f"),
         }
         for _, row in summarise_temporal(temporal).iterrows()
+    )
+
+
+def ventricle_rows(ventricles: pd.DataFrame) -> pd.DataFrame:
+    """A row a (task, method, structure) as text, ml, with the measure's own error beside the method's."""
+    return pd.DataFrame(
+        {
+            "task": str(row["task"]),
+            "method": str(row["method"]),
+            "structure": str(row["structure"]),
+            "subjects": str(row["subjects"]),
+            "true ml": _number(row["true_ml"], ".1f"),
+            "predicted ml": _number(row["predicted_ml"], ".1f"),
+            "error ml": _number(row["error_ml"], ".1f"),
+            "of the measure ml": _number(row["own_error_ml"], ".1f"),
+        }
+        for _, row in summarise_ventricles(ventricles).iterrows()
     )
 
 

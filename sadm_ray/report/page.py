@@ -21,7 +21,7 @@ from sadm_ray.evaluate.launch import Evaluation
 from sadm_ray.evaluate.metrics import DEFINITIONS
 from sadm_ray.evaluate.pictures import draw_gains, draw_psnr_by_frame
 from sadm_ray.evaluate.tables import HEADINGS, Verdict, by_frame, signed, verdicts
-from sadm_ray.report.calibration import calibration_rows, draw_coverage, draw_spread, temporal_rows
+from sadm_ray.report.calibration import calibration_rows, draw_coverage, draw_spread, temporal_rows, ventricle_rows
 from sadm_ray.report.cards import Card
 from sadm_ray.report.rows import plain_rows, rows_by_task
 from sadm_ray.report.subjects import representatives
@@ -128,6 +128,7 @@ def render_report(report: Report) -> str:
         coverage_png=draw_coverage(evaluation.calibration),
         spread_png=draw_spread(evaluation.calibration),
         temporal=plain_rows(temporal_rows(evaluation.temporal)) if len(evaluation.temporal) else [],
+        ventricles=plain_rows(ventricle_rows(evaluation.ventricles)) if len(evaluation.ventricles) else [],
         comparisons=[(each, plain_rows(each.table)) for each in report.comparisons],
         trials=plain_rows(report.sweep.trials.head(MOST_TRIALS)) if report.sweep else [],
         others=max(len(report.sweep.trials) - MOST_TRIALS, 0) if report.sweep else 0,

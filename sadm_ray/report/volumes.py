@@ -91,6 +91,7 @@ def read_volumes(study: Study, predictions: Path, subject: str, task: str) -> Vo
     if not file.exists():
         raise DataError(f"{file}: missing")
     truth, row = Truth.read(study, subject), read_subject(study, subject)
+    d, h, w = Grid.from_json(row["grid"]).voxel_size(row["spacing"].tolist())
     questions = pq.read_table(file, columns=_COLUMNS, filters=[("task", "==", task)]).to_pylist()
     found = [Predicted.read(each, truth) for each in questions if not each["error"] and truth.knows(each)]
     if not found:
@@ -106,19 +107,9 @@ def read_volumes(study: Study, predictions: Path, subject: str, task: str) -> Vo
         frames=targets,
         times=[float(truth.times[target]) for target in targets],
         quantities=quantities,
-        spacing=grid_spacing(Grid.from_json(row["grid"]), row["spacing"]),
+        spacing=(w, h, d),
         samples=draws.shape[1],
     )
-
-
-def grid_spacing(grid: Grid, spacing: Sequence[float]) -> tuple[float, float, float]:
-    """The voxel size of the model's grid along (x, y, z) in mm, from that of the file's own along its (x, y, z)."""
-    sizes = [float(spacing[2 - axis]) for axis in grid.axes]  # oriented, d h w
-    d, h, w = (
-        (stop - start) * size / coarse
-        for (start, stop), size, coarse in zip(grid.crop, sizes, grid.resampled, strict=True)
-    )
-    return w, h, d
 
 
 def encode(volumes: Volumes) -> Encoded:

@@ -286,3 +286,9 @@ def test_real_brains(real_data: Path, name: str) -> None:
     inside = oriented[tuple(slice(start, stop) for start, stop in grid.crop)]
     assert (inside != 0).sum() > 0.99 * brain.sum()
     assert np.corrcoef(back[brain], first[brain])[0, 1] > 0.8
+
+
+def test_the_size_of_a_voxel_follows_the_grid() -> None:
+    plan = {"target_spacing": None, "orientation": "native", "crop": "none"}
+    grid = Grid.plan(np.zeros((8, 40, 20), np.float32), np.eye(4), (1.0, 2.0, 5.0), shape=(4, 10, 10), **plan)  # type: ignore[arg-type]
+    assert grid.voxel_size((1.0, 2.0, 5.0)) == (10.0, 8.0, 2.0)

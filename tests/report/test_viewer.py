@@ -13,11 +13,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sadm_ray.data.grid import Grid
 from sadm_ray.report.page import Report, write_report
 from sadm_ray.report.subjects import representatives
 from sadm_ray.report.viewer import BUDGET, Viewer, build_viewer
-from sadm_ray.report.volumes import TRUTH, encode, grid_spacing, read_volumes
+from sadm_ray.report.volumes import TRUTH, encode, read_volumes
 from tests.report.made import SAMPLES, SUBJECTS, TASKS, Made, make_run
 
 
@@ -72,12 +71,6 @@ def test_one_sample_has_no_spread(run: Made) -> None:
     volumes = read_volumes(run.study, run.predictions, "ben", "future")
     del volumes.quantities["mean"], volumes.quantities["spread"]  # type: ignore[attr-defined]
     assert set(encode(volumes).files) == {"truth", "sample", "copy-last", "difference-sample", "difference-copy-last"}
-
-
-def test_the_spacing_follows_the_grid() -> None:
-    plan = {"target_spacing": None, "orientation": "native", "crop": "none"}
-    grid = Grid.plan(np.zeros((8, 40, 20), np.float32), np.eye(4), (1.0, 2.0, 5.0), shape=(4, 10, 10), **plan)  # type: ignore[arg-type]
-    assert grid_spacing(grid, (1.0, 2.0, 5.0)) == (2.0, 8.0, 10.0)
 
 
 def test_subjects_without_room_are_left_out_and_told(run: Made) -> None:
