@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import time
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sadm_ray.config import Settings, is_url
+from sadm_ray.config import RaySettings, Settings, is_url
 from sadm_ray.errors import ConfigError
 
 QUIET = {
@@ -29,6 +30,9 @@ WORKER_ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
 }
 
+LINE_SECONDS = 15.0
+"""How often it is said that machines are still missing."""
+
 
 @contextmanager
 def ray_session(settings: Settings) -> Iterator[None]:
@@ -36,10 +40,10 @@ def ray_session(settings: Settings) -> Iterator[None]:
 
     Uses, in this order: a session that is already open in this process, the cluster at `ray.address` (`local`: never
     one), the one that `RAY_ADDRESS` names, one that was started on this machine by `ray start` (as on the head of
-    `ray up`), and at last a new one on this machine.
+    `ray up`), and at last a new one on this machine. A cluster has to have `ray.nodes` machines first.
 
     Raises:
-        ConfigError: the cluster that was asked for by name does not answer.
+        ConfigError: the cluster that was asked for by name does not answer, or has too few machines.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     import ray
@@ -49,6 +53,7 @@ def ray_session(settings: Settings) -> Iterator[None]:
         return
     _connect(settings)
     try:
+        _wait_for_nodes(settings.ray)
         yield
     finally:
         ray.shutdown()
@@ -78,6 +83,11 @@ def _connect(settings: Settings) -> None:
         else:
             _quieten()
             return
+    if (settings.ray.nodes or 1) > 1:
+        raise ConfigError(
+            f"ray.nodes: {settings.ray.nodes} machines were asked for, and no cluster was found; run this on its head, "
+            "or name it in ray.address"
+        )
     # Ray warns of four times as many processes as may start at once, which an ordinary step here already has.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     # A CPU here is a slot, not a core: workers, actors and the reading of their data must all find one.
@@ -94,6 +104,24 @@ def _connect(settings: Settings) -> None:
             **quiet,
         )
     _quieten()
+
+
+def _wait_for_nodes(wanted: RaySettings) -> None:
+    """Return when the cluster has the machines that were asked for; say now and then how many are there."""
+    import ray
+
+    start = due = time.monotonic()
+    while wanted.nodes is not None and (there := sum(node["Alive"] for node in ray.nodes())) < wanted.nodes:
+        now = time.monotonic()
+        if now - start >= wanted.wait_seconds:
+            raise ConfigError(
+                f"ray.nodes: {wanted.nodes} machines were asked for, {there} came within {wanted.wait_seconds:g} s; "
+                "look at `ray status` on the head for the others, ask for fewer, or wait longer with ray.wait_seconds"
+            )
+        if now >= due:
+            due = now + LINE_SECONDS
+            print(f"ray: {there}/{wanted.nodes} machines after {now - start:.0f} s", file=sys.stderr, flush=True)
+        time.sleep(min(1.0, wanted.wait_seconds))
 
 
 def _left_behind() -> str | None:

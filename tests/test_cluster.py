@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from sadm_ray import cluster
 from sadm_ray.cluster import _left_behind, ray_session
 from sadm_ray.config import Settings
 from sadm_ray.errors import ConfigError
@@ -41,4 +44,71 @@ def test_a_dead_cluster_that_was_asked_for_is_said(named: Path, monkeypatch: pyt
     named.write_text(address)
     settings = Settings.model_validate({"ray": {"address": "auto"}})
     with pytest.raises(ConfigError, match=rf"ray\.address: no Ray cluster answers at {address}"), ray_session(settings):
+        pass
+
+
+@pytest.fixture
+def joining(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A session of its own that starts nothing; what happens is put into the list."""
+    import ray
+
+    happened: list[str] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: happened.append("shutdown"))
+    monkeypatch.setattr(cluster, "_connect", lambda settings: happened.append("connect"))
+    monkeypatch.setattr(cluster.time, "sleep", lambda seconds: happened.append("sleep"))
+    return happened
+
+
+def nodes_of(monkeypatch: pytest.MonkeyPatch, polls: Iterable[int]) -> None:
+    """`ray.nodes` with so many machines alive in each poll, the last number for ever, and one dead one."""
+    import ray
+
+    *first, last = polls
+    alive = itertools.chain(first, itertools.repeat(last))
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}] * next(alive) + [{"Alive": False}])
+
+
+def test_a_job_begins_when_all_machines_have_joined(
+    joining: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes_of(monkeypatch, [1, 2, 2, 3])
+    with ray_session(Settings.model_validate({"ray": {"nodes": 3}})):
+        joining.append("work")
+    assert joining == ["connect", *["sleep"] * 3, "work", "shutdown"]
+    assert capsys.readouterr().err == "ray: 1/3 machines after 0 s\n", "said at once, then now and then"
+
+
+def test_machines_that_do_not_come_are_said_in_a_line(joining: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes_of(monkeypatch, [1, 2])
+    clock = itertools.count(step=400)
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: float(next(clock)))
+    says = r"^ray\.nodes: 3 machines were asked for, 2 came within 600 s; look at `ray status`"
+    with (
+        pytest.raises(ConfigError, match=says),
+        ray_session(Settings.model_validate({"ray": {"nodes": 3}})),
+    ):
+        joining.append("work")
+    assert joining == ["connect", "sleep", "shutdown"]
+
+
+def test_nobody_waits_without_the_setting(joining: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes_of(monkeypatch, [0])
+    with ray_session(Settings()):
+        joining.append("work")
+    assert joining == ["connect", "work", "shutdown"]
+
+
+def test_several_machines_are_not_waited_for_where_there_is_no_cluster(
+    named: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def no_cluster(**options: object) -> None:
+        raise ConnectionError("none") if options["address"] == "auto" else AssertionError("a Ray was started")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", no_cluster)
+    settings = Settings.model_validate({"ray": {"nodes": 2}})
+    with pytest.raises(ConfigError, match=r"ray\.nodes: 2 machines .* no cluster was found"), ray_session(settings):
         pass

@@ -14,10 +14,13 @@ from sadm_ray.config import ModelKind, Settings, TaskSettings
 from sadm_ray.config_file import with_values
 from sadm_ray.data.study import Study
 from sadm_ray.model.kinds import KINDS
+from sadm_ray.progress import progress
 from sadm_ray.train.estimate import estimate
 
 BUDGETS = "budgets.json"
 """Steps by kind, and what they were measured for: a comparison that goes on keeps them."""
+_ROUNDS = 2
+"""Of measuring all kinds, of which the quicker counts: something else may have disturbed a kind in one of them."""
 
 
 @dataclass(frozen=True)
@@ -77,27 +80,34 @@ def _budgets(settings: Settings, study: Study, out: Path) -> Mapping[ModelKind, 
         return dict.fromkeys(compare.kinds, settings.train.steps)
     decisive = settings.model_dump(mode="json", include={"model", "diffusion", "train"})
     told = {"minutes": compare.minutes, "workers": compare.workers, "study": study.digest, "settings": decisive}
+    told |= {"kinds": list(compare.kinds), "concurrent": compare.concurrent}
     file = out / BUDGETS
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    steps: dict[ModelKind, int] = known.get("steps", {}) if known.get("for") == told else {}
-    for kind in compare.kinds:
-        if kind not in steps:
-            seconds = _seconds_a_step(_settings(settings, study, out, kind, 0, settings.train.steps), study)
-            steps[kind] = max(round(60.0 * compare.minutes / seconds), 1)
-            out.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({"for": told, "steps": steps}, indent=2) + "\n", encoding="utf-8")
-    return {kind: steps[kind] for kind in compare.kinds}
+    if known.get("for") != told:
+        rounds = [_seconds_a_step(settings, study, out) for _ in range(_ROUNDS)]
+        seconds = {kind: min(each[kind] for each in rounds) for kind in compare.kinds}
+        steps = {kind: max(round(60.0 * compare.minutes / taken), 1) for kind, taken in seconds.items()}
+        known = {"for": told, "seconds_a_step": seconds, "steps": steps}
+        out.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    return {kind: known["steps"][kind] for kind in compare.kinds}
 
 
-def _seconds_a_step(settings: Settings, study: Study) -> float:
-    """As long as a step takes while the other workers of a comparison are at work on this machine, too.
+def _seconds_a_step(settings: Settings, study: Study, out: Path) -> dict[ModelKind, float]:
+    """As long as a step of each kind takes while the other workers of a comparison are at work on this machine, too.
 
     Two that share its memory and its units for matrix products were measured to take up to twice as long as one alone.
     """
-    at_once = min(settings.compare.concurrent * settings.compare.workers, os.cpu_count() or 1)
-    with ThreadPoolExecutor(at_once) as pool:  # each of them measures in a process of its own
-        estimates = pool.map(lambda _: estimate(settings, study), range(at_once))
-        return fmean(each.seconds_a_step for each in estimates)
+    compare, seconds = settings.compare, {}
+    at_once = min(compare.concurrent * compare.workers, os.cpu_count() or 1)
+    with progress("measure", len(compare.kinds)) as reporter:
+        for kind in compare.kinds:
+            asked = _settings(settings, study, out, kind, 0, settings.train.steps)
+            with ThreadPoolExecutor(at_once) as pool:  # each of them measures in a process of its own
+                estimates = list(pool.map(lambda each: estimate(each, study, smaller=False), [asked] * at_once))
+            seconds[kind] = fmean(each.seconds_a_step for each in estimates)
+            reporter.add.remote(1, f"{kind}, {seconds[kind]:.2g} s a step")
+    return seconds
 
 
 def _settings(base: Settings, study: Study, out: Path, kind: ModelKind, seed: int, steps: int) -> Settings:

@@ -97,9 +97,15 @@ class TrackingSettings(Section):
 
 
 class RaySettings(Section):
-    """The cluster: `address` of a running one (`auto`: find it), or none to start Ray on this machine."""
+    """The cluster: `address` of a running one (`auto`: find it), or none to start Ray on this machine.
+
+    With `nodes`, a job begins when the cluster has so many machines, its head among them, and waits `wait_seconds` for
+    them: `ray up` returns before its workers have joined.
+    """
 
     address: str | None = None
+    nodes: Positive | None = None
+    wait_seconds: Annotated[float, Field(gt=0)] = 600.0
     object_store_gb: Annotated[float, Field(gt=0)] = 1.0
 
 

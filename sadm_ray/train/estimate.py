@@ -180,11 +180,12 @@ class Estimate:
             yield "", "train.device is gpu and there is none here: on one, memory and above all time will be others."
 
 
-def estimate(settings: Settings, study: Study | None) -> Estimate:
+def estimate(settings: Settings, study: Study | None, *, smaller: bool = True) -> Estimate:
     """Measure a training without training; nothing is written and Ray is not started.
 
     Args:
         study: the prepared one; none: what the settings alone tell of it is taken.
+        smaller: whether smaller micro-batches are measured first, so that one that is too large is no loss.
 
     Raises:
         ConfigError: one or two samples at a time do not fit the memory, or a run of this name was begun with other
@@ -204,7 +205,7 @@ def estimate(settings: Settings, study: Study | None) -> Estimate:
     frames = study.frames or ASSUMED_FRAMES
     share = -(-train.batch_size // train.workers)
     micro_batch = min(train.micro_batch or share, share)
-    measured = measure(settings, config, frames, micro_batch)
+    measured = measure(settings, config, frames, micro_batch, smaller=smaller)
     if measured.too_many == 2 and train.on_out_of_memory == "halve":
         micro_batch = 1
     elif measured.too_many in (1, 2):  # more only make the estimate a better one: a worker elsewhere may have room

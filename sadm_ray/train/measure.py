@@ -64,13 +64,14 @@ class Measured:
     too_many: int | None = None
 
 
-def measure(settings: Settings, config: ModelConfig, frames: int, most: int) -> Measured:
-    """Take passes on 1, 2, 4, … and at last `most` samples.
+def measure(settings: Settings, config: ModelConfig, frames: int, most: int, *, smaller: bool = True) -> Measured:
+    """Take passes on 1, 2, 4, … and at last `most` samples; without `smaller`, on those alone.
 
     Raises:
         RuntimeError: the process died, and not for want of memory.
     """
     sizes = sorted({min(1 << power, most, _QUESTIONS) for power in range(most.bit_length() + 1)})
+    sizes = sizes if smaller else sizes[-1:]
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(sender, settings, config, frames, sizes), daemon=True)
