@@ -133,7 +133,7 @@ def _evaluated(member: Member, study: Study, sampling: SamplingSettings) -> tupl
         "parameters": model.describe()["parameters"],
         "calls": model.network_calls(sampling),
         "subjects": generated.subjects,
-        "sampling": ", ".join(f"{key} {value}" for key, value in sampling.model_dump(exclude_defaults=True).items()),
+        "sampling": ", ".join(f"{key} {value}" for key, value in sampling.model_dump().items()),
     }
     return evaluation, about
 
