@@ -48,6 +48,7 @@ def write_run_report(
     trials: Path,
     predictions: Path,
     comparisons: Sequence[Comparison] = (),
+    title: str | None = None,
 ) -> None:
     """Write the report of a run.
 
@@ -56,11 +57,12 @@ def write_run_report(
         trials: the table of the sweep (CSV), which may be missing.
         predictions: the generation's folder of Parquet files, one a subject: the viewer shows some of them.
         comparisons: with other models.
+        title: of the page; none: the run's name.
     """
     name = _study_name(settings)
     counts = ", ".join(f"{len(names)} to {_PURPOSE[split]}" for split, names in study.subjects.items())
     report = Report(
-        title=settings.run.name,
+        title=title or settings.run.name,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         evaluation=evaluation,
         summary=[

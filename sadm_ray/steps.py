@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from sadm_ray.cluster import ray_session
+from sadm_ray.cluster import ray_session, require_shared
 from sadm_ray.compare.launch import Compared, compare_models, write_compared
 from sadm_ray.compare.statistics import SCORES
 from sadm_ray.config import SamplingSettings, Settings, flatten
@@ -81,6 +81,7 @@ def prepare(settings: Settings) -> Study:
     """Catalog the study (the phantom is written first when none is given) and turn it into shards."""
     with tracked_step(settings, "prepare") as tracked, ray_session(settings):
         root = study_root(settings)
+        require_shared(shards_folder(settings), "data.shards", "a folder that all nodes share, or a URL")
         if settings.data.root is None:
             write_phantom(Path(root), settings.phantom, settings.seed)
         study = prepare_study(settings, root, shards_folder(settings))
@@ -201,6 +202,7 @@ def compare(settings: Settings) -> Compared:
             trials=member.folder / "sweeps" / "trials.csv",
             predictions=member.folder / "generated" / PREDICTIONS,
             comparisons=[Comparison(table.title, table.note, table.rows) for table in compared.tables],
+            title=f"{settings.run.name}: models compared",
         )
         for file in (*write_compared(compared, out), report):
             tracked.artifact(file)
