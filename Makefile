@@ -7,16 +7,19 @@ INSTALLED := $(VENV)/installed
 # One thread a process: more threads than free cores spin, measured 4 to 8 times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint format install constraints clean
+.PHONY: demo test test-slow test-cluster lint format install constraints clean
 
 demo: $(INSTALLED)  ## the whole way on the phantom, in a few minutes on two cores
 	$(BIN)/sadm-ray run --config configs/phantom.yaml
 
 test: $(INSTALLED)  ## all tests but the slow ones
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not cluster"
 
 test-slow: $(INSTALLED)  ## tests that take minutes: killed processes, hundreds of damaged files
 	$(BIN)/pytest -m slow
+
+test-cluster: $(INSTALLED)  ## ray up, submit and down on two machines made of namespaces: root, openssh-server, rsync, iproute2
+	VENV=$(abspath $(VENV)) KEEP="$(CURDIR)" bash tests/cluster/two-hosts.sh $(abspath $(BIN))/pytest -m cluster
 
 lint: $(INSTALLED)  ## style, formatting, types
 	$(BIN)/ruff check .
