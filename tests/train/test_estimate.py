@@ -60,7 +60,7 @@ def study(settings: Settings, **told: object) -> Study:
 @pytest.fixture
 def instant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is measured."""
-    monkeypatch.setattr(estimating, "measure", lambda *_: MEASURED)
+    monkeypatch.setattr(estimating, "measure", lambda *_, **__: MEASURED)
 
 
 def told(settings: Settings) -> Estimate:
@@ -147,7 +147,7 @@ def test_what_was_measured_before_the_system_killed_is_kept(tmp_path: Path, monk
 @pytest.mark.parametrize("then", ["stop", "halve"])
 def test_what_does_not_fit_is_said_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
     one = Measured("cpu", "float32", {1: 0.5}, {1: 1.0e9}, 0.25, 2e9, too_many=2)
-    monkeypatch.setattr(estimating, "measure", lambda *_: one)
+    monkeypatch.setattr(estimating, "measure", lambda *_, **__: one)
     wanted = settings(tmp_path, on_out_of_memory=then)
     if then == "stop":
         with pytest.raises(ConfigError, match=r"train.micro_batch below 2"):
