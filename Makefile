@@ -18,7 +18,7 @@ test: $(INSTALLED)  ## all tests but the slow ones
 test-slow: $(INSTALLED)  ## tests that take minutes: killed processes, hundreds of damaged files
 	$(BIN)/pytest -m slow
 
-test-cluster: $(INSTALLED)  ## ray up, submit and down on two machines made of namespaces: root, openssh-server, rsync, iproute2
+test-cluster: $(INSTALLED)  ## on two machines made of namespaces: wants root, openssh-server, rsync, iproute2
 	VENV=$(abspath $(VENV)) KEEP="$(CURDIR)" bash tests/cluster/two-hosts.sh $(abspath $(BIN))/pytest -m cluster
 
 lint: $(INSTALLED)  ## style, formatting, types
