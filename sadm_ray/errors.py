@@ -43,3 +43,9 @@ class DataError(UserError):
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+
+
+def reason_of(error: BaseException) -> str:
+    """One line of what a trial or a training died of, without the traceback that Ray hands on with it."""
+    lines = [line for line in str(getattr(error, "cause", None) or error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

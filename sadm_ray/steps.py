@@ -186,7 +186,7 @@ def compare(settings: Settings) -> Compared:
     """Train every kind of model and compare them; the tables and a report go to `compare/`."""
     study, out = _study(settings), settings.run_dir / "compare"
     with tracked_step(settings, "compare") as tracked, ray_session(settings):
-        tracked.params(flatten(settings.compare, "compare."))
+        tracked.tags(flatten(settings.compare, "compare."))  # these may change when it goes on; parameters could not
         compared = compare_models(settings, study, out, tracked)
         for row in compared.judged.to_dict("records"):
             name = f"{row['task']}.{row['method']}".translate(_PLAIN)

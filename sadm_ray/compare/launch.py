@@ -123,9 +123,8 @@ def _sampling(member: Member, study: Study, tracked: TrackedRun) -> SamplingSett
 def _evaluated(member: Member, study: Study, sampling: SamplingSettings) -> tuple[Evaluation, dict[str, Any]]:
     settings, model, out = member.settings, load_model(member.model), member.folder / "generated"
     generated = generate_volumes(settings, study, member.model, str(out), sampling)
-    evaluation = evaluate_predictions(
-        study, out / PREDICTIONS, member.folder / "evaluation", pictures=settings.evaluate.pictures
-    )
+    shown = settings.evaluate.pictures if (member.kind, member.seed) == ("sadm", 0) else 0  # those of the report
+    evaluation = evaluate_predictions(study, out / PREDICTIONS, member.folder / "evaluation", pictures=shown)
     about = {
         "kind": member.kind,
         "seed": member.seed,

@@ -15,6 +15,7 @@ from ray import tune
 
 from sadm_ray.compare.members import Member
 from sadm_ray.data.study import Study
+from sadm_ray.errors import reason_of
 from sadm_ray.progress import Reporter, progress
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.tracking.record import Record, Sink
@@ -64,7 +65,7 @@ def train_members(
         ).fit()
     if len(results) < len(members):
         raise KeyboardInterrupt  # which Ray Tune keeps to itself
-    return [f"{result.config['member']}: {_reason(result.error)}" for result in results if result.error]
+    return [f"{result.config['member']}: {reason_of(result.error)}" for result in results if result.error]
 
 
 def _train(config: dict[str, Any], work: _Trainings) -> None:
@@ -97,9 +98,3 @@ class _Unregistered:
     def history(self, key: str, metric: str) -> list[tuple[int, float]]:
         """Nothing: a training does not talk to MLflow."""
         return []
-
-
-def _reason(error: BaseException) -> str:
-    """One line of what a training died of, without the way that it took through Ray."""
-    lines = [line for line in str(getattr(error, "cause", None) or error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

@@ -14,7 +14,7 @@ from ray import tune
 from sadm_ray.cluster import require_shared
 from sadm_ray.config import Settings
 from sadm_ray.data.study import Study, read_subject
-from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.errors import ConfigError, DataError, reason_of
 from sadm_ray.evaluate.quality import request_of, structure_can_be_scored
 from sadm_ray.model.config import CONFIG
 from sadm_ray.model.kinds import load_model
@@ -101,7 +101,7 @@ def sweep(
             ),
         )
         results = tuner.fit()
-    return [_line(error) for error in results.errors]
+    return [reason_of(error) for error in results.errors]
 
 
 def _require_answers(settings: Settings, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -131,9 +131,3 @@ def _sweep_name(settings: Settings, study: Study, names: Sequence[str], model: P
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return f"sweep-{digest.hexdigest()[:12]}"
-
-
-def _line(error: BaseException) -> str:
-    """The last line of what a trial died of; Ray gives the whole traceback."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

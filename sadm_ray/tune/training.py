@@ -17,7 +17,7 @@ from ray import tune
 from sadm_ray.config import Settings
 from sadm_ray.config_file import dump_settings, with_values
 from sadm_ray.data.study import Study
-from sadm_ray.errors import DataError
+from sadm_ray.errors import DataError, reason_of
 from sadm_ray.progress import Reporter, progress
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.tune.history import History
@@ -192,7 +192,5 @@ def _sweep_name(settings: Settings, study: Study) -> str:
 
 
 def _failure(values: Mapping[str, Any], error: BaseException) -> str:
-    """One line: what was drawn, and what it died of without the way that it took through Ray."""
-    lines = [line for line in str(getattr(error, "cause", None) or error).splitlines() if line.strip()]
-    reason = lines[-1].strip() if lines else type(error).__name__
-    return f"{', '.join(f'{key} {value}' for key, value in values.items())}: {reason}"
+    """One line: what was drawn, and what it died of."""
+    return f"{', '.join(f'{key} {value}' for key, value in values.items())}: {reason_of(error)}"
