@@ -33,7 +33,8 @@ from sadm_ray.data.study import read_study, read_subject
 from sadm_ray.generate.draw import draw, observe
 from sadm_ray.generate.request import sample_seed
 from sadm_ray.generate.writer import Home, frame_label
-from sadm_ray.model.kinds import build_model, load_model
+from sadm_ray.model.kinds import build_model
+from sadm_ray.model.stored import StoredModel, load_model
 
 _SUBJECTS = 160
 _TRIALS = 12
@@ -129,7 +130,9 @@ def on_actors(settings: Settings, actors: int) -> tuple[float, list[float]]:
     with ray_session(settings):
         threading.Thread(target=watch, daemon=True).start()
         begun = time.perf_counter()
-        generate_volumes(settings, study, settings.run_dir / "model", str(settings.generate.out), settings.sampling)
+        generate_volumes(
+            settings, study, StoredModel.read(settings.run_dir / "model"), str(settings.generate.out), settings.sampling
+        )
         seconds = time.perf_counter() - begun
         ended.set()
     return seconds, memory

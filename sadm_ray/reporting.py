@@ -19,7 +19,8 @@ from sadm_ray.evaluate.objectives import OBJECTIVES
 from sadm_ray.evaluate.pictures import draw_curves
 from sadm_ray.evaluate.sweep_pictures import draw_importance, draw_pareto
 from sadm_ray.evaluate.tables import verdicts
-from sadm_ray.model.kinds import load_model
+from sadm_ray.generate.plan import model_folder
+from sadm_ray.model.stored import load_model
 from sadm_ray.report.cards import Card, data_card, model_card
 from sadm_ray.report.page import Comparison, Report, Sweep, write_report
 from sadm_ray.report.viewer import build_viewer
@@ -46,7 +47,7 @@ def write_run_report(
     evaluation: Evaluation,
     sampling: SamplingSettings,
     trials: Path,
-    predictions: Path,
+    predictions: Path | str,
     comparisons: Sequence[Comparison] = (),
     title: str | None = None,
 ) -> None:
@@ -55,7 +56,7 @@ def write_run_report(
     Args:
         sampling: how the volumes were drawn.
         trials: the table of the sweep (CSV), which may be missing.
-        predictions: the generation's folder of Parquet files, one a subject: the viewer shows some of them.
+        predictions: the generation's folder of Parquet files or its URL, one a subject: the viewer shows some of them.
         comparisons: with other models.
         title: of the page; none: the run's name.
     """
@@ -112,7 +113,7 @@ def _curves(settings: Settings) -> dict[str, bytes]:
 
 
 def _cards(settings: Settings, study: Study, evaluation: Evaluation, sampling: SamplingSettings) -> list[Card]:
-    model, name = load_model(settings.run_dir / "model"), _study_name(settings)
+    model, name = load_model(model_folder(settings), ema=sampling.ema), _study_name(settings)
     return [
         data_card(study, name, settings.data),
         model_card(model, study, name, settings.train, sampling, verdicts(evaluation.table)),

@@ -31,11 +31,11 @@ from sadm_ray.data.study import STUDY_FILE, Study, data_digest, read_study
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.evaluate.launch import Evaluation, evaluate_predictions
 from sadm_ray.generate.launch import Generated, generate_volumes
-from sadm_ray.generate.plan import default_out
+from sadm_ray.generate.plan import default_out, model_folder
 from sadm_ray.generate.raw import prepare_like
 from sadm_ray.generate.record import PREDICTIONS
 from sadm_ray.model.config import ModelConfig
-from sadm_ray.model.kinds import load_model
+from sadm_ray.model.stored import StoredModel, load_model
 from sadm_ray.report.page import Comparison
 from sadm_ray.reporting import write_run_report
 from sadm_ray.tracking import tracked_step
@@ -46,6 +46,8 @@ from sadm_ray.tune.launch import tune_sampling
 from sadm_ray.tune.result import Swept, write_trials, write_tuned
 from sadm_ray.tune.training import TrainingSwept, write_tuned_training
 from sadm_ray.tune.training import tune_training as sweep_training
+
+TUNED = "tuned.yaml"
 
 _PLAIN = str.maketrans({" ": "_", ",": None, "(": None, ")": None})
 """What a metric's name in MLflow may not have, or had better not."""
@@ -109,9 +111,9 @@ def tune(settings: Settings) -> Swept:
     _check_preparation(run_dir / "model", load_model(run_dir / "model").config, study)
     with tracked_step(settings, "tune") as tracked, ray_session(settings):
         swept = tune_sampling(settings, study, run_dir / "model", run_dir / "sweeps", tracked)
-        write_tuned(run_dir / "tuned.yaml", swept)
+        write_tuned(run_dir / TUNED, swept)
         tables = write_trials(run_dir / "sweeps", swept, settings.tune.objectives[0])
-        for file in (run_dir / "tuned.yaml", *tables):
+        for file in (run_dir / TUNED, *tables):
             tracked.artifact(file)
         return swept
 
@@ -135,10 +137,11 @@ def generate(settings: Settings) -> Generated:
     By default that are the frames of every task for the test subjects.
     """
     wanted, sampling = settings.generate, _sampling(settings)
-    model = _model_folder(settings)
+    model = model_folder(settings)
     out = wanted.out or default_out(settings)
     study = _study(settings) if wanted.study is None else None
-    trained = load_model(model, ema=sampling.ema).config  # a missing or damaged one is told at once
+    stored = StoredModel.read(model, sampling.ema)
+    trained = stored.build().config  # a damaged one is told at once
     with tracked_step(settings, "generate") as tracked, ray_session(settings):
         if study is None:
             study = prepare_like(settings, trained, str(wanted.study), f"{out.rstrip('/')}/shards")
@@ -146,7 +149,7 @@ def generate(settings: Settings) -> Generated:
             settings = settings.model_copy(update={"generate": wanted})
         _check_preparation(model, trained, study)
         tracked.tags(flatten(sampling, "sampling.") | {"out": out})  # parameters could not change
-        generated = generate_volumes(settings, study, model, out, sampling)
+        generated = generate_volumes(settings, study, stored, out, sampling)
         tracked.metrics({"volumes": generated.volumes, "failures": len(generated.failures)})
         return generated
 
@@ -155,7 +158,7 @@ def evaluate(settings: Settings) -> Evaluation:
     """Compare what was generated with the truth and with copy-last; write the tables and the report."""
     study, run_dir = _study(settings), settings.run_dir
     with tracked_step(settings, "evaluate") as tracked, ray_session(settings):
-        predictions = Path(settings.generate.out or run_dir / "generated") / PREDICTIONS
+        predictions = Storage(settings.generate.out or str(run_dir / "generated")).where(PREDICTIONS)
         evaluation = evaluate_predictions(
             study, predictions, run_dir / "evaluation", pictures=settings.evaluate.pictures
         )
@@ -221,12 +224,7 @@ def _study(settings: Settings) -> Study:
     return study
 
 
-def _model_folder(settings: Settings) -> Path:
-    """The model to generate with: the one that is named, else the run's own."""
-    return (settings.generate.model or settings.run_dir / "model").expanduser().absolute()
-
-
-def _check_preparation(folder: Path, trained: ModelConfig, study: Study) -> None:
+def _check_preparation(folder: Path | str, trained: ModelConfig, study: Study) -> None:
     """Say before any worker starts that the model knows volumes of another preparation."""
     if trained.preparation and trained.preparation != study.preparation:
         times = f"times in {trained.time_unit} against {study.time_unit}"
@@ -239,10 +237,12 @@ def _check_preparation(folder: Path, trained: ModelConfig, study: Study) -> None
 
 def _sampling(settings: Settings) -> SamplingSettings:
     """The choice of the sweep on this model where there is one and `generate.tuned` is on, else the settings' own."""
-    tuned = _model_folder(settings).parent / "tuned.yaml"
-    if not settings.generate.tuned or not tuned.exists():
+    beside = Storage(model_folder(settings).rstrip("/").rpartition("/")[0])
+    if not settings.generate.tuned or beside.entry(TUNED) is None:
         return settings.sampling
     try:
-        return SamplingSettings.model_validate(yaml.safe_load(tuned.read_text(encoding="utf-8"))["sampling"])
+        return SamplingSettings.model_validate(yaml.safe_load(beside.read(TUNED))["sampling"])
     except (yaml.YAMLError, ValidationError, KeyError, TypeError) as error:
-        raise DataError(f"{tuned}: not a sweep's result ({type(error).__name__}); run `sadm-ray tune` again") from None
+        raise DataError(
+            f"{beside.where(TUNED)}: not a sweep's result ({type(error).__name__}); run `sadm-ray tune` again"
+        ) from None

@@ -77,7 +77,7 @@ def test_imports_point_one_way() -> None:
 
 
 def test_the_walk_sees_an_arrow_that_points_up() -> None:
-    assert upward("sadm_ray.data.study", "def f():\n    from sadm_ray.model.kinds import load_model")
+    assert upward("sadm_ray.data.study", "def f():\n    from sadm_ray.model.stored import load_model")
     assert upward("sadm_ray.train.loop", "from sadm_ray import tune")
     assert upward("sadm_ray.tracking.step", "from sadm_ray import progress")
     assert not upward("sadm_ray.train.loop", "from sadm_ray.model import sadm")

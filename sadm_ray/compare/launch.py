@@ -20,7 +20,8 @@ from sadm_ray.evaluate.launch import Evaluation, evaluate_predictions
 from sadm_ray.evaluate.tables import FLOORS, SAMPLE
 from sadm_ray.generate.launch import generate_volumes
 from sadm_ray.generate.record import PREDICTIONS
-from sadm_ray.model.kinds import KINDS, load_model
+from sadm_ray.model.kinds import KINDS
+from sadm_ray.model.stored import StoredModel, load_model
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.tune.launch import tune_sampling
 from sadm_ray.tune.result import write_trials
@@ -121,10 +122,12 @@ def _sampling(member: Member, study: Study, tracked: TrackedRun) -> SamplingSett
 
 
 def _evaluated(member: Member, study: Study, sampling: SamplingSettings) -> tuple[Evaluation, dict[str, Any]]:
-    settings, model, out = member.settings, load_model(member.model), member.folder / "generated"
-    generated = generate_volumes(settings, study, member.model, str(out), sampling)
+    settings, out = member.settings, member.folder / "generated"
+    stored = StoredModel.read(member.model, sampling.ema)
+    generated = generate_volumes(settings, study, stored, str(out), sampling)
     shown = settings.evaluate.pictures if (member.kind, member.seed) == ("sadm", 0) else 0  # those of the report
     evaluation = evaluate_predictions(study, out / PREDICTIONS, member.folder / "evaluation", pictures=shown)
+    model = stored.build()
     about = {
         "kind": member.kind,
         "seed": member.seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
@@ -143,9 +142,9 @@ class GenerateSettings(Section):
     or what a CSV `file` asks for: a line for each `subject`, its `times` (split by `;`), and if wanted `samples`,
     `seed`, the times of the scans that may be `observed`, and a `name`.
 
-    `model` is a trained model's folder (none: the run's own), `study` a folder or URL of scans that are prepared as the
-    model's were (none: the run's own study), `out` where it all goes (none: into the run's folder). `split`: whom of
-    the run's own study; of another one everybody.
+    `model` is a trained model's folder or URL (none: the run's own), `study` a folder or URL of scans that are prepared
+    as the model's were (none: the run's own study), `out` where it all goes, also a folder or URL (none: into the run's
+    folder). `split`: whom of the run's own study; of another one everybody.
 
     `exact`: every subject goes through the network alone, all its samples together, so that its voxels are the same to
     the last bit whoever else is there; without, `batch_size` sequences do at a time, which is faster for small volumes
@@ -153,7 +152,7 @@ class GenerateSettings(Section):
     settings, if there are. `replace`: what another request left in `out` may be removed.
     """
 
-    model: Path | None = None
+    model: Location | None = None
     study: Location | None = None
     out: Location | None = None
     split: Literal["train", "val", "test", "all"] = "test"

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ray import ObjectRef
+
     from sadm_ray.progress import Reporter
 
 
@@ -35,6 +37,7 @@ def share_out(
             done twice of an item, when a machine is lost.
         actors: how many at a time; none: as many as there are CPUs.
         gpus: of each actor, beside its CPU.
+        how: may be large: it goes to each machine once, through Ray's object store.
         shares: into how many parts an actor's work is cut: more keep all actors busy until the end, and cost some
             10 ms each.
     """
@@ -47,10 +50,11 @@ def share_out(
     pool = actors or max(int(ray.cluster_resources().get("CPU", 1)), 1)
     blocks = min(len(items), max(32, shares * pool))
     with progress(title, sum(sizes)) as reporter:
+        about = ray.put(how)
         packed = [{"item": pickle.dumps(item), "size": size} for item, size in zip(items, sizes, strict=True)]
         done = ray.data.from_items(packed, override_num_blocks=blocks).map(
             _Worker,
-            fn_constructor_kwargs={"work": work, "how": how, "reporter": reporter},
+            fn_constructor_kwargs={"work": work, "about": about, "reporter": reporter},
             compute=ray.data.ActorPoolStrategy(size=min(pool, blocks)),
             num_cpus=1,
             num_gpus=gpus or None,
@@ -63,8 +67,10 @@ def share_out(
 class _Worker:
     """What an actor of the pool does."""
 
-    def __init__(self, work: Callable[..., Any], how: dict[str, Any], reporter: Reporter) -> None:
-        self._work, self._how, self._reporter = work, how, reporter
+    def __init__(self, work: Callable[..., Any], about: ObjectRef[dict[str, Any]], reporter: Reporter) -> None:
+        import ray
+
+        self._work, self._how, self._reporter = work, ray.get(about), reporter
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         told = self._work(pickle.loads(row["item"]), **self._how)  # noqa: S301  (of our own making)

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import Study
 from sadm_ray.errors import DataError
 from sadm_ray.evaluate.floors import last_observed
@@ -36,6 +36,7 @@ from sadm_ray.evaluate.tables import (
     summarise_temporal,
     summarise_ventricles,
 )
+from sadm_ray.generate.record import read_predictions
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Evaluation:
     ventricles: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=VENTRICLES_COLUMNS))
 
 
-def evaluate_predictions(study: Study, predictions_dir: Path, out_dir: Path, pictures: int = 4) -> Evaluation:
+def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, pictures: int = 4) -> Evaluation:
     """Score all predictions against the true frames, and the floors beside them.
 
     Writes `metrics`, `calibration`, `temporal` and `ventricles` (each as `.parquet` and `.csv`), their means over
@@ -73,7 +74,7 @@ def evaluate_predictions(study: Study, predictions_dir: Path, out_dir: Path, pic
     stop the rest. Ray must be running.
 
     Args:
-        predictions_dir: of the generation job, a Parquet a subject (`sadm_ray.generate.record.PREDICTION_SCHEMA`).
+        predictions: the generation's folder or its URL, a Parquet a subject (`generate.record.PREDICTION_SCHEMA`).
         pictures: how many frames to draw.
 
     Raises:
@@ -86,23 +87,21 @@ def evaluate_predictions(study: Study, predictions_dir: Path, out_dir: Path, pic
 
     from sadm_ray.progress import progress
 
-    files = sorted(str(file.absolute()) for file in predictions_dir.glob("**/*.parquet") if file.name[0] != ".")
-    if not files:
-        raise DataError(f"{predictions_dir}: no predictions here; generate some first")
+    files = _prediction_files(Storage(str(predictions)))
     asked = _read_asked(files)
-    predictions = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
+    given = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
     change = mean_change(study, _pairs(asked))
     about = {"study": study, "change": None if change is None else ray.put(change), "scans": scans_of(study)}
     with progress("evaluate", len(asked)) as reporter:
-        told = predictions.map(score_file, fn_kwargs={"reporter": reporter, **about}).take_all()
+        told = given.map(score_file, fn_kwargs={"reporter": reporter, **about}).take_all()
     scored = [Scored(**json.loads(each["scored"])) for each in told]
     rows = pd.DataFrame([row for each in scored for row in each.metrics], columns=METRICS_COLUMNS)
     if rows.empty:
-        raise DataError(f"{predictions_dir}: no predicted frame has a true scan to compare with")
+        raise DataError(f"{predictions}: no predicted frame has a true scan to compare with")
     twice = rows[rows.duplicated([*KEYS, "method"])]
     if not twice.empty:
         raise DataError(
-            f"{predictions_dir}: subject {twice['subject'].iloc[0]} is predicted twice; the folder holds more than one "
+            f"{predictions}: subject {twice['subject'].iloc[0]} is predicted twice; the folder holds more than one "
             "generation: empty it and generate again"
         )
     metrics = _in_order(rows, ["task", "subject", "frame"])
@@ -123,7 +122,7 @@ def evaluate_predictions(study: Study, predictions_dir: Path, out_dir: Path, pic
     _write_all(out_dir, whole, means)
 
     chosen = choose_pictures(metrics, pictures)
-    drawing = predictions.flat_map(draw_chosen, fn_kwargs={"chosen": set(chosen), "study": study})
+    drawing = given.flat_map(draw_chosen, fn_kwargs={"chosen": set(chosen), "study": study})
     drawn = drawing.take_all() if chosen else []
     shown = tuple(
         Picture(*key_of(row), caption=chosen[key_of(row)], png=row["png"])
@@ -136,12 +135,25 @@ def evaluate_predictions(study: Study, predictions_dir: Path, out_dir: Path, pic
     return Evaluation(metrics, table, shown, tuple(problems), calibration, temporal, ventricles)
 
 
+def _prediction_files(folder: Storage) -> list[str]:
+    """The full paths or URLs of all predictions below a folder."""
+    try:
+        entries = folder.entries()
+    except DataError:
+        entries = []
+    names = [entry.path for entry in entries if entry.path.endswith(".parquet")]
+    files = [folder.where(name) for name in names if not name.rpartition("/")[2].startswith(".")]
+    if not files:
+        raise DataError(f"{folder.location}: no predictions here; generate some first")
+    return files
+
+
 def _read_asked(files: Sequence[str]) -> pd.DataFrame:
     """What was asked of the model, `frame` and `observed`, a row a prediction, without the volumes."""
     tables = []
     for file in files:
         try:
-            tables.append(pq.read_table(file, columns=["frame", "observed"], partitioning=None))
+            tables.append(read_predictions(file, columns=["frame", "observed"]))
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{file}: cannot be read ({reason}); remove it and generate again") from None

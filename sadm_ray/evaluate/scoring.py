@@ -12,7 +12,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sadm_ray.data.storage import Storage
@@ -24,6 +23,7 @@ from sadm_ray.evaluate.predicted import Predicted, Row, Truth
 from sadm_ray.evaluate.tables import KEYS
 from sadm_ray.evaluate.temporal import runs, temporal_scores
 from sadm_ray.evaluate.ventricles import ventricle_rows
+from sadm_ray.generate.record import read_predictions
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -62,7 +62,7 @@ def score_file(
     import ray
 
     known = None if change is None else ray.get(change)
-    rows = pq.read_table(item["file"], partitioning=None).to_pylist()
+    rows = read_predictions(item["file"]).to_pylist()
     return {"scored": json.dumps(vars(score_subjects(rows, study, known, scans, lambda: reporter.add.remote(1))))}
 
 

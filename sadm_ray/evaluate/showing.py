@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from sadm_ray.data.study import Study
 from sadm_ray.evaluate.floors import last_observed
 from sadm_ray.evaluate.pictures import draw_prediction
 from sadm_ray.evaluate.predicted import Predicted, Row, Truth
 from sadm_ray.evaluate.tables import COPY_LAST, KEYS, SAMPLE, signed
+from sadm_ray.generate.record import read_predictions
 
 Key = tuple[str, str, int]  # subject, task, frame
 
@@ -56,7 +56,7 @@ def choose_pictures(metrics: pd.DataFrame, count: int) -> dict[Key, str]:
 def draw_chosen(item: Mapping[str, str], chosen: Collection[Key], study: Study) -> list[dict[str, Any]]:
     """The chosen frames among the predictions in a `file`: key, `png` and `error` (one of the two is empty)."""
     filters = [("frame", "in", sorted({frame for *_, frame in chosen}))]
-    rows = pq.read_table(item["file"], filters=filters, partitioning=None).to_pylist()
+    rows = read_predictions(item["file"], filters=filters).to_pylist()
     return [_draw(row, study) for row in rows if key_of(row) in chosen]
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ from sadm_ray.generate.plan import Order
 from sadm_ray.generate.record import read_record, write_record
 from sadm_ray.generate.request import NO_SLOT, Request, Wish, sample_seed
 from sadm_ray.generate.writer import Home, frame_label
-from sadm_ray.model.kinds import load_model
 from sadm_ray.model.sequence_model import SequenceModel
+from sadm_ray.model.stored import StoredModel
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +36,10 @@ Samples = Float[np.ndarray, "m s c d h w"]
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that an actor needs to know; `digest` is of the model's weights and settings."""
+    """Everything that an actor needs to know; the model with it, whose folder no other machine may see."""
 
     study: Study
-    model: Path
+    model: StoredModel
     digest: str
     out: str
     sampling: SamplingSettings
@@ -134,7 +133,7 @@ def _batches(pieces: Sequence[_Piece], job: Job) -> Iterator[list[int]]:
 
 def _draw(pieces: Sequence[_Piece], job: Job) -> list[Samples | Exception]:
     """Draw a batch; where it fails, be it for memory or for one subject, draw its halves."""
-    model = _model(job.model, job.digest, job.sampling.ema, job.device)
+    model = _model(job)
     rows, requests = [piece.row for piece in pieces], [piece.request for piece in pieces]
     try:
         context = observe(model, rows, requests, job.sampling.precision)
@@ -196,10 +195,16 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in ("sadm-ray", "torch", "nibabel")}
 
 
-@lru_cache(maxsize=1)
-def _model(folder: Path, digest: str, ema: float | None, device: str) -> SequenceModel:
-    """Loaded once an actor; `digest` keeps it from being taken for another that lay in the same place."""
-    return load_model(folder, device, ema)
+_built: dict[tuple[str, str], SequenceModel] = {}
+
+
+def _model(job: Job) -> SequenceModel:
+    """Built once an actor."""
+    key = (job.digest, job.device)
+    if key not in _built:
+        _built.clear()
+        _built[key] = job.model.build(job.device)
+    return _built[key]
 
 
 def _told(

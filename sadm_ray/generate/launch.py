@@ -6,13 +6,11 @@ A subject whose record is there is not done again, whatever interrupted the job:
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 
@@ -27,8 +25,7 @@ from sadm_ray.generate.plan import Order, plan_orders
 from sadm_ray.generate.record import Record, claim, read_record, recorded, remove, write_manifest
 from sadm_ray.generate.request_file import Failures
 from sadm_ray.generate.writer import describe
-from sadm_ray.model.config import CONFIG
-from sadm_ray.model.sequence_model import WEIGHTS, ema_name
+from sadm_ray.model.stored import StoredModel
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +48,16 @@ class Generated:
     failures: Mapping[tuple[str, str], str]
 
 
-def generate_volumes(settings: Settings, study: Study, model: Path, out: str, sampling: SamplingSettings) -> Generated:
+def generate_volumes(
+    settings: Settings, study: Study, model: StoredModel, out: str, sampling: SamplingSettings
+) -> Generated:
     """Answer what the settings ask (`GenerateSettings`) of the subjects of the study. Needs a running Ray.
 
     Writes `out/<task>/sub-<subject>/*.nii.gz` with a JSON each, `out/predictions/` (for the evaluation, and to know
     what is done), `out/manifest.parquet`, and `out/failures.csv` if anything failed.
+
+    Args:
+        model: read with the average of the weights that `sampling` names.
 
     Raises:
         ConfigError: `out` holds the answers to another request, or is not seen by every machine; no GPU is there; the
@@ -63,7 +65,7 @@ def generate_volumes(settings: Settings, study: Study, model: Path, out: str, sa
         DataError: nobody is asked for.
     """
     wanted = settings.generate
-    digest = model_digest(model, sampling)
+    digest = model.digest
     plan = plan_orders(settings, study, digest, sampling)
     device = _device(wanted.gpus_per_actor)
     require_shared(out, "generate.out", "a folder that all nodes share, or a URL")
@@ -99,12 +101,6 @@ def generate_volumes(settings: Settings, study: Study, model: Path, out: str, sa
         deque(done, maxlen=0)
     folder.remove_partials()
     return _conclude(folder, plan.orders, plan.failures, done_before=len(plan.orders) - len(left))
-
-
-def model_digest(model: Path, sampling: SamplingSettings) -> str:
-    """SHA-256 of the model's settings and of the weights that are drawn from."""
-    weights = WEIGHTS if sampling.ema is None else f"{ema_name(sampling.ema)}.safetensors"
-    return hashlib.sha256((model / CONFIG).read_bytes() + (model / weights).read_bytes()).hexdigest()
 
 
 def _device(gpus: float) -> str:

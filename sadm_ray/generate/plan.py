@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sadm_ray.config import GenerateSettings, SamplingSettings, Settings
+from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import Study, read_checksums
 from sadm_ray.errors import ConfigError
 from sadm_ray.generate.request import Wish
@@ -81,6 +82,11 @@ def wants_tasks(wanted: GenerateSettings) -> bool:
 def wants_slots(wanted: GenerateSettings) -> bool:
     """Whether what is asked means slots of a sequence, rather than times."""
     return wants_tasks(wanted) or wanted.missing
+
+
+def model_folder(settings: Settings) -> str:
+    """The model to generate with, a folder or a URL: the one that the settings name, else the run's own."""
+    return Storage(settings.generate.model or str(settings.run_dir / "model")).location
 
 
 def default_out(settings: Settings) -> str:

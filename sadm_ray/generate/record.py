@@ -66,6 +66,20 @@ def write_record(out: Storage, subject: str, key: str, rows: Sequence[Mapping[st
     out.write(_path(subject), sink.getvalue())
 
 
+def read_predictions(file: str, **how: Any) -> pa.Table:
+    """The frames of a subject, with their voxels (`PREDICTION_SCHEMA`).
+
+    Args:
+        file: a path or a URL.
+        how: which `columns`, and of which rows (`filters`), as `pyarrow.parquet.read_table` has them.
+
+    Raises:
+        OSError, pyarrow.ArrowException: it is missing or damaged.
+    """
+    system, path = Storage(file).resolved
+    return pq.read_table(path, filesystem=system, partitioning=None, **how)
+
+
 def read_record(out: Storage, subject: str) -> Record | None:
     """What is told of a subject; none where there is nothing, or nothing that can be read."""
     try:

@@ -207,7 +207,7 @@ class SequenceModel(nn.Module, ABC):
                 module.recompute = wanted
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors` into `folder`, which is made; `kinds.load_model` reads them."""
+        """Write `config.json` and `model.safetensors` into `folder`, which is made; `stored.load_model` reads them."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         save_model(self, str(folder / WEIGHTS))

@@ -105,14 +105,14 @@ class Viewer:
         return [*lines, *self.left_out]
 
 
-def build_viewer(study: Study, predictions: Path, metrics: pd.DataFrame, budget: int = BUDGET) -> Viewer | None:
+def build_viewer(study: Study, predictions: Path | str, metrics: pd.DataFrame, budget: int = BUDGET) -> Viewer | None:
     """Choose the best, the median and the worst subject of each task and encode their volumes; None: nothing to show.
 
     Where not all have room, the median of each task goes first, then the worst, then the best; where even the medians
     have none, all volumes are made coarser until they do. What cannot be read is told and left out.
 
     Args:
-        predictions: the generation's folder of Parquet files, one a subject.
+        predictions: the generation's folder of Parquet files, one a subject, or its URL.
         metrics: of the evaluation.
         budget: bytes of all volumes in the page, base64; held in any case.
     """

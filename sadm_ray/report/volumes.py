@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from jaxtyping import Float, Float32, UInt8
 
 from sadm_ray.data.grid import Grid
+from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import Study, read_subject
 from sadm_ray.errors import DataError
 from sadm_ray.evaluate import floors
 from sadm_ray.evaluate.predicted import Predicted, Truth
+from sadm_ray.generate.record import read_predictions
 
 TRUTH, SPREAD = "truth", "spread"
 SHOWN = ("sample", "mean", "copy-last")
@@ -81,18 +82,19 @@ class Encoded:
         return sum(4 * ((len(content) + 2) // 3) for content in self.files.values())
 
 
-def read_volumes(study: Study, predictions: Path, subject: str, task: str) -> Volumes:
+def read_volumes(study: Study, predictions: Path | str, subject: str, task: str) -> Volumes:
     """Read a subject's predictions of a task (`sadm_ray.generate.record`) and the truth.
 
     Raises:
         DataError: there are none, or none of a frame with a true scan.
     """
-    file = predictions / f"{subject}.parquet"
-    if not file.exists():
+    storage, name = Storage(str(predictions)), f"{subject}.parquet"
+    file = storage.where(name)
+    if storage.entry(name) is None:
         raise DataError(f"{file}: missing")
     truth, row = Truth.read(study, subject), read_subject(study, subject)
     d, h, w = Grid.from_json(row["grid"]).voxel_size(row["spacing"].tolist())
-    questions = pq.read_table(file, columns=_COLUMNS, filters=[("task", "==", task)]).to_pylist()
+    questions = read_predictions(file, columns=_COLUMNS, filters=[("task", "==", task)]).to_pylist()
     found = [Predicted.read(each, truth) for each in questions if not each["error"] and truth.knows(each)]
     if not found:
         raise DataError(f"{file}: no frame of '{task}' that was generated and scanned")

@@ -102,7 +102,8 @@ class Checkpoints:
         Raises:
             DataError: there are some, all of them damaged.
         """
-        folders = self._folders()
+        # Without a manifest, writing it was interrupted: that is no damage, be it the only one.
+        folders = [folder for folder in self._folders() if self.storage.entry(f"{folder}/{MANIFEST}")]
         for folder in folders:
             found = self.verified(folder)
             if found is not None:
@@ -119,7 +120,7 @@ class Checkpoints:
         try:
             told = self.storage.read(f"{folder}/{MANIFEST}")
         except FileNotFoundError:
-            return None  # writing it was interrupted: that is no damage
+            return None
         try:
             manifest = json.loads(told)
             for name, facts in manifest.items():

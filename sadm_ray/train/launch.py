@@ -33,7 +33,7 @@ _RESIZE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Trained:
-    """Where the trained model lies (`model.kinds.load_model`), and facts about it."""
+    """Where the trained model lies (`model.stored.load_model`), and facts about it."""
 
     folder: Path
     facts: dict[str, Any]

@@ -17,7 +17,7 @@ from sadm_ray.data.study import Study, read_subject
 from sadm_ray.errors import ConfigError, DataError, reason_of
 from sadm_ray.evaluate.quality import request_of, structure_can_be_scored
 from sadm_ray.model.config import CONFIG
-from sadm_ray.model.kinds import load_model
+from sadm_ray.model.stored import load_model
 from sadm_ray.progress import progress
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.tune.history import History

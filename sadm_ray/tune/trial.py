@@ -20,8 +20,8 @@ from sadm_ray.evaluate.quality import answer, request_of
 from sadm_ray.generate.draw import observe
 from sadm_ray.generate.request import Request
 from sadm_ray.model.context import Context
-from sadm_ray.model.kinds import load_model
 from sadm_ray.model.sequence_model import SequenceModel
+from sadm_ray.model.stored import load_model
 from sadm_ray.tune.journal import Journal
 from sadm_ray.tune.spaces import chosen_sampling, point_of
 

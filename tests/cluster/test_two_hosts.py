@@ -55,6 +55,21 @@ def test_the_whole_way_over_both_machines(cluster: Cluster, settings_file: Path,
     assert (tmp_path / "report.html").read_bytes() == (run / "report.html").read_bytes()
 
 
+def test_the_model_goes_to_machines_that_do_not_see_its_folder(cluster: Cluster, settings_file: Path) -> None:
+    """The run's folder is the head's own; only shards and volumes are shared."""
+    on("head", f"mkdir -p /root/own/alone && cp -r {cluster.shared}/tiny/model /root/own/alone/")
+    shared = (f"data.shards={cluster.shared}/tiny/shards", f"generate.out={cluster.shared}/apart")
+    where = ("run.dir=/root/own", "run.name=alone", *shared)
+    for step in ("generate", "evaluate"):
+        with Seen(("MapWorker",)).looking() as seen:
+            ended = cluster.submit(step, "--config", str(settings_file), *where)
+        assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]
+        assert step == "evaluate" or seen.hosts["MapWorker"] == {"head", "worker"}
+    assert len(list((cluster.shared / "apart").glob("**/*.nii.gz"))) > 0
+    assert "report.html" in on("head", "ls /root/own/alone")
+    assert not (cluster.shared / "alone").exists()
+
+
 def test_the_code_is_that_which_ray_up_copied(cluster: Cluster) -> None:
     for host in ("head", "worker"):
         where = on(host, "source ~/.bashrc; python -c 'import sadm_ray; print(sadm_ray.__file__)'")

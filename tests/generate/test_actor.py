@@ -20,6 +20,7 @@ from sadm_ray.generate.request import Wish
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.kinds import build_model
 from sadm_ray.model.sequence_model import SequenceModel
+from sadm_ray.model.stored import StoredModel
 from tests.data.studies import made_row, write_study
 
 SHAPE = (4, 8, 8)
@@ -49,7 +50,8 @@ def job(study: Study, tmp_path: Path) -> Job:
     model.save_pretrained(tmp_path / "model")
     sampling = SamplingSettings(num_steps=2, sampler="ancestral")
     out = str(tmp_path / "out")
-    return Job(study, tmp_path / "model", out, out, sampling, ("samples", "mean"), False, True, 8, "cpu")
+    stored = StoredModel.read(tmp_path / "model")
+    return Job(study, stored, out, out, sampling, ("samples", "mean"), False, True, 8, "cpu")
 
 
 def orders(*names: str, samples: int = 2) -> list[Order]:

@@ -15,11 +15,12 @@ from sadm_ray.config import (
     SamplingSettings,
 )
 from sadm_ray.model.config import ModelConfig
-from sadm_ray.model.kinds import KINDS, build_model, load_model
+from sadm_ray.model.kinds import KINDS, build_model
 from sadm_ray.model.motion import warp
 from sadm_ray.model.rivals.ddm import Ddm, local_correlation, roughness
 from sadm_ray.model.rivals.gan import Gan
 from sadm_ray.model.sequence_model import SequenceModel
+from sadm_ray.model.stored import load_model
 from tests.model.test_sadm import SHAPE
 
 ALL = sorted(KINDS)

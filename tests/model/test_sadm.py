@@ -10,8 +10,9 @@ from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings
 from sadm_ray.data.chance import Chance
 from sadm_ray.errors import DataError
 from sadm_ray.model.config import ModelConfig
-from sadm_ray.model.kinds import build_model, load_model
+from sadm_ray.model.kinds import build_model
 from sadm_ray.model.sequence_model import SequenceModel
+from sadm_ray.model.stored import load_model
 
 SHAPE = (4, 16, 16)
 

@@ -90,6 +90,12 @@ def test_a_missing_file_is_damage_a_missing_manifest_is_none(kept: Checkpoints, 
     assert len(said) == 1, "writing it was interrupted, which is nothing to tell of"
 
 
+def test_a_first_checkpoint_that_was_interrupted_is_no_damage(kept: Checkpoints, said: list[str]) -> None:
+    for folder in kept.storage.folders():
+        (Path(kept.storage.location) / folder / MANIFEST).unlink()
+    assert (kept.newest(), said) == (None, [])
+
+
 def test_nothing_whole_is_said(kept: Checkpoints) -> None:
     for folder in kept.storage.folders():
         files(kept, folder)[-1].write_bytes(b"")
