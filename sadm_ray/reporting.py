@@ -24,7 +24,6 @@ from sadm_ray.model.stored import load_model
 from sadm_ray.report.cards import Card, data_card, model_card
 from sadm_ray.report.page import Comparison, Report, Sweep, write_report
 from sadm_ray.report.viewer import build_viewer
-from sadm_ray.tracking import step_history
 
 PACKAGES = ("sadm-ray", "torch", "ray", "mlflow", "nibabel", "numpy")
 
@@ -48,6 +47,7 @@ def write_run_report(
     sampling: SamplingSettings,
     trials: Path,
     predictions: Path | str,
+    losses: Sequence[tuple[int, float]],
     comparisons: Sequence[Comparison] = (),
     title: str | None = None,
 ) -> None:
@@ -57,6 +57,7 @@ def write_run_report(
         sampling: how the volumes were drawn.
         trials: the table of the sweep (CSV), which may be missing.
         predictions: the generation's folder of Parquet files or its URL, one a subject: the viewer shows some of them.
+        losses: of the training, by step.
         comparisons: with other models.
         title: of the page; none: the run's name.
     """
@@ -72,7 +73,7 @@ def write_run_report(
         ],
         comparisons=comparisons,
         viewer=build_viewer(study, predictions, evaluation.metrics),
-        curves=_curves(settings),
+        curves=_curves(losses),
         sweep=_sweep(settings, study, trials),
         problems=[*study.problems, *study.warnings],
         settings_yaml=dump_settings(settings),
@@ -105,11 +106,10 @@ def _sweep(settings: Settings, study: Study, file: Path) -> Sweep | None:
     )
 
 
-def _curves(settings: Settings) -> dict[str, bytes]:
-    loss = step_history(settings, "train", "loss")
-    if not loss:
+def _curves(losses: Sequence[tuple[int, float]]) -> dict[str, bytes]:
+    if not losses:
         return {}
-    return {"Training loss (mean squared error of v)": draw_curves({"loss": loss}, "loss", log=True)}
+    return {"Training loss (mean squared error of v)": draw_curves({"loss": losses}, "loss", log=True)}
 
 
 def _cards(settings: Settings, study: Study, evaluation: Evaluation, sampling: SamplingSettings) -> list[Card]:

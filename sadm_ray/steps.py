@@ -38,7 +38,7 @@ from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.stored import StoredModel, load_model
 from sadm_ray.report.page import Comparison
 from sadm_ray.reporting import write_run_report
-from sadm_ray.tracking import tracked_step
+from sadm_ray.tracking import step_history, tracked_step
 from sadm_ray.train.estimate import Estimate
 from sadm_ray.train.estimate import estimate as estimate_training
 from sadm_ray.train.launch import Trained, train_model
@@ -174,6 +174,7 @@ def evaluate(settings: Settings) -> Evaluation:
             _sampling(settings),
             trials=run_dir / "sweeps" / "trials.csv",
             predictions=predictions,
+            losses=step_history(settings, "train", "loss"),
         )
         for picture in evaluation.pictures:
             file = run_dir / "evaluation" / f"{picture.task}_{picture.subject}_{picture.frame:02d}.png"
@@ -204,6 +205,7 @@ def compare(settings: Settings) -> Compared:
             sampling,
             trials=member.folder / "sweeps" / "trials.csv",
             predictions=member.folder / "generated" / PREDICTIONS,
+            losses=step_history(settings, f"compare/{member.name}", "loss"),
             comparisons=[Comparison(table.title, table.note, table.rows) for table in compared.tables],
             title=f"{settings.run.name}: models compared",
         )

@@ -13,6 +13,7 @@ from ray import tune
 
 from sadm_ray.cluster import require_shared
 from sadm_ray.config import Settings
+from sadm_ray.config_file import with_values
 from sadm_ray.data.study import Study, read_subject
 from sadm_ray.errors import ConfigError, DataError, reason_of
 from sadm_ray.evaluate.quality import request_of, structure_can_be_scored
@@ -43,8 +44,9 @@ def tune_sampling(settings: Settings, study: Study, model: Path, out: Path, trac
     """
     if "ssim" in settings.tune.objectives and not structure_can_be_scored():
         raise ConfigError("tune.objectives: ssim needs scikit-image; install sadm-ray[eval], or leave ssim out")
-    for ema in settings.tune.ema:
-        load_model(model, ema=ema)  # or a clear line, before any trial fails over it
+    averages = [load_model(model, ema=ema) for ema in settings.tune.ema]  # or a clear line, before any trial fails
+    if not averages[0].is_guided:  # a rival that knows no guidance: every strength would do the same
+        settings = with_values(settings, {"tune.guidance_scale": (0.0, 0.0)})
     names = study.names("val")[: settings.tune.subjects]
     rows = [read_subject(study, name) for name in names]
     _require_answers(settings, rows)

@@ -46,6 +46,7 @@ def test_what_is_written(found: dict[str, Any]) -> None:
         assert (out / f"{name}.md").read_text().count("\n| ") == len(rows) + 2
         assert "toprule" in (out / f"{name}.tex").read_text()
     page = (out / "report.html").read_text()
+    assert "Training loss" in page
     assert "The paper's ablation" in page.replace("&#39;", "'")
     assert "without the diffusion" in page
     psnr = step_history(found["settings"], "compare", "single-image.GAN.psnr")
@@ -64,6 +65,24 @@ def test_done_again_it_trains_nothing_and_finds_the_same(found: dict[str, Any]) 
     pd.testing.assert_frame_equal(again.judged, found["compared"].judged)
     assert {file: file.stat().st_mtime_ns for file in volumes} == volumes
     assert (out / "gan-0" / "evaluation" / "metrics.csv").exists()
+
+
+def test_a_rival_that_fails_is_told_and_the_others_are_compared(found: dict[str, Any], tmp_path: Path) -> None:
+    checkpoints = found["settings"].run_dir / "compare" / "gan-0" / "model.ray"
+    shutil.move(checkpoints, tmp_path / "kept")
+    checkpoints.mkdir()
+    (checkpoints / "checkpoints").write_text("a file where a folder should be")
+    try:
+        without = steps.compare(found["settings"])
+    finally:
+        shutil.rmtree(checkpoints)
+        shutil.move(tmp_path / "kept", checkpoints)
+    assert len(without.failures) == 1
+    assert without.failures[0].startswith("gan-0: ")
+    before = found["compared"].judged
+    kept = before[before["method"] != "GAN"]
+    assert list(without.judged["method"]) == list(kept["method"])
+    assert list(without.judged["psnr"]) == list(kept["psnr"])
 
 
 def test_without_ours_there_is_nothing_to_compare_with(found: dict[str, Any], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from sadm_ray.data.phantom import draw_anatomy, draw_motion, heart
 from sadm_ray.errors import ConfigError
 from sadm_ray.evaluate import metrics
 from sadm_ray.evaluate.tables import CALIBRATION_COLUMNS, FLOORS, TEMPORAL_COLUMNS
@@ -118,6 +119,23 @@ def test_the_changed_region_ignores_absent_frames() -> None:
     region = metrics.changed_region(frames, np.array([True, True, False]))
     assert region.sum() == 1
     assert region[0, 0, 0]
+
+
+def test_a_model_that_copies_is_told_apart_from_one_that_predicts() -> None:
+    """Over the whole volume both are equally wrong; where something changes, only one of them is."""
+    rng = np.random.default_rng(5)
+    frames = heart(draw_anatomy(rng), draw_motion(rng), (8, 32, 32))
+    truth, copied = frames[4], frames[0]
+    error = np.sqrt(np.mean((copied - truth) ** 2))
+    predicted = truth + rng.normal(0, error, truth.shape).astype(np.float32)
+    regions = metrics.regions_of(frames, np.ones(len(frames), dtype=bool))
+    copies, predicts = (metrics.score(truth, volume, regions) for volume in (copied, predicted))
+    assert copies["psnr"] == pytest.approx(predicts["psnr"], abs=0.1)
+    assert copies["mae"] < predicts["mae"]
+    assert copies["ssim"] > predicts["ssim"]
+    assert copies["psnr_changed"] < predicts["psnr_changed"] - 4
+    assert copies["mae_changed"] > 1.5 * predicts["mae_changed"]
+    assert copies["ssim_changed"] < predicts["ssim_changed"]
 
 
 def test_the_foreground_is_what_is_bright_on_average() -> None:
