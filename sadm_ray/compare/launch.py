@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from sadm_ray.cluster import require_shared
 from sadm_ray.compare.members import Member, members_of
 from sadm_ray.compare.statistics import SCORES, judged
 from sadm_ray.compare.tables import ABLATION, NAMES, ONE, RIVALS, Table, is_ablation, make_table
@@ -53,8 +54,10 @@ def compare_models(settings: Settings, study: Study, out: Path, tracked: Tracked
         out: every member's run is put there.
 
     Raises:
+        ConfigError: `out` is not seen by every machine.
         DataError: ours could not be trained or evaluated; there is nothing to compare with.
     """
+    require_shared(str(out), "run.dir", "a folder that all nodes share")
     members = members_of(settings, study, out)
     failures = train_members(members, study, out, settings.compare.concurrent, tracked)
     failed = {line.partition(":")[0] for line in failures}

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from sadm_ray.cluster import require_shared
 from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import Study
 from sadm_ray.errors import DataError
@@ -78,7 +79,7 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
         pictures: how many frames to draw.
 
     Raises:
-        ConfigError: scikit-image is not installed.
+        ConfigError: scikit-image is not installed, or a folder is not seen by every machine.
         DataError: there are no predictions, a file of them is damaged, one was made twice, or none has a true frame to
             compare with.
     """
@@ -88,6 +89,8 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
     from sadm_ray.progress import progress
 
     files = _prediction_files(Storage(str(predictions)))
+    for place, key in ((study.location, "data.shards"), (str(predictions), "generate.out")):
+        require_shared(place, key, "a folder that all nodes share, or a URL")
     asked = _read_asked(files)
     given = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
     change = mean_change(study, _pairs(asked))

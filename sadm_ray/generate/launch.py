@@ -60,14 +60,15 @@ def generate_volumes(
         model: read with the average of the weights that `sampling` names.
 
     Raises:
-        ConfigError: `out` holds the answers to another request, or is not seen by every machine; no GPU is there; the
-            request cannot be meant for this study.
+        ConfigError: `out` holds the answers to another request; it or the shards are not seen by every machine; no GPU
+            is there; the request cannot be meant for this study.
         DataError: nobody is asked for.
     """
     wanted = settings.generate
     digest = model.digest
     plan = plan_orders(settings, study, digest, sampling)
     device = _device(wanted.gpus_per_actor)
+    require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
     require_shared(out, "generate.out", "a folder that all nodes share, or a URL")
     folder = Storage(out)
     claim(folder, plan.decisive, wanted.replace)
