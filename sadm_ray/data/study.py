@@ -166,7 +166,7 @@ def rows_of(study: Study, subjects: Sequence[str], blocks: int | None = None) ->
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=0,
-        concurrency=2,
+        concurrency=min(2, parts),
     )
 
 

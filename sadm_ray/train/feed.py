@@ -11,6 +11,7 @@ the batches that it would have seen.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
 
@@ -23,6 +24,9 @@ from sadm_ray.data.batch import Sequences, stack
 from sadm_ray.data.rows import parse_row
 from sadm_ray.data.study import Study, rows_of
 from sadm_ray.train.step import Batch
+
+_READ_BYTES = 32 << 20
+"""What is read at a time where pools are small: Ray Data takes a tenth of a second to begin."""
 
 
 @dataclass(frozen=True)
@@ -103,21 +107,30 @@ class Feed:
         return list(islice(begun, done // each, -(-self.settings.steps // each))), done % each
 
     def _read(self, wanted: Sequence[Pool]) -> Iterator[Sequences]:
-        """One Ray Data execution for the rest of the run, which reads a pool or two ahead."""
+        """The sequences of each pool: one Ray Data execution after another, the next while batches are drawn.
+
+        A single execution for the whole run would wait for its reader nearly all the time, and Ray Data 2.60 waits by
+        asking again and again: that held Python's lock for so long that steps took up to twice their time.
+        """
+        mine = [[name for lane in self.lanes for name in pool.lanes[lane]] for pool in wanted]
+        at_once = max(_READ_BYTES // (len(mine[0]) * self._row_bytes()), 1) if mine and mine[0] else 1
+        parts = [mine[start : start + at_once] for start in range(0, len(mine), at_once)]
+        ahead: Future[list[Sequences]] | None = None
+        with ThreadPoolExecutor(1, "read-ahead") as reader:
+            for part in [*parts, None]:
+                ready, ahead = ahead, None if part is None else reader.submit(self._read_some, part)
+                if ready is not None:
+                    yield from ready.result()
+
+    def _read_some(self, pools_of_names: Sequence[Sequence[str]]) -> list[Sequences]:
         import ray.data
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        options = context.execution_options
-        options.preserve_order = True
-        mine = [[name for lane in self.lanes for name in pool.lanes[lane]] for pool in wanted]
-        if mine:  # else it reads as far ahead as the object store has room, which all workers share
-            pool_bytes = len(mine[0]) * self._row_bytes()
-            options.resource_limits = options.resource_limits.copy(object_store_memory=2 * pool_bytes + (64 << 20))
-        subjects = [name for names in mine for name in names]
-        rows = iter(rows_of(self.study, subjects, blocks=len(mine)).iter_rows())
-        for names in mine:
-            yield stack([parse_row(row) for row in islice(rows, len(names))], self.covariates)
+        context.execution_options.preserve_order = True
+        subjects = [name for names in pools_of_names for name in names]
+        rows = map(parse_row, rows_of(self.study, subjects).iter_rows())
+        return [stack(list(islice(rows, len(names))), self.covariates) for names in pools_of_names]
 
     def _row_bytes(self) -> int:
         """About what a subject takes as it is stored; of a study that keeps all visits, with sixteen of them."""
