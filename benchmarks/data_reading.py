@@ -1,9 +1,10 @@
-"""How long a training step waits for its batch, with the model and the training of `configs/acdc_small.yaml`.
+"""How long a training step waits for its batch, and what reading costs it, with the model and the training of `configs/acdc_small.yaml`.
 
 42 subjects, as many as train there, of 12 frames of 8 × 64 × 64; one worker that computes with one thread. What counts
 as waiting is all that happens in `next(feed)`, drawing the batch from the pool as well. The pools are looked at around
 a boundary: the steps of the small ones cross several, those of the default ones begin shortly before their first, which
 a real run meets once in 131 steps. The first batch, for which Ray Data starts, is a figure of its own.
+Steps on one batch that stays in memory are what the others' speed is held against.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch.nn.utils import convert_conv3d_weight_memory_format
@@ -32,7 +34,7 @@ from sadm_ray.train.step import train_step
 
 CONFIG = Path(__file__).parents[1] / "configs" / "acdc_small.yaml"
 _SUBJECTS = 42
-_WARM_UP, _MEASURED = 5, 40
+_WARM_UP, _MEASURED, _ALONE = 5, 40, 10
 _SMALL = {"subjects_in_memory": 16, "targets_per_subject": 8}
 """A boundary every 5 to 8 steps."""
 _LOOKS: tuple[tuple[str, dict[str, int], str], ...] = (
@@ -77,9 +79,18 @@ def _measure(settings: Settings, study: Study, name: str) -> None:
         train_step(learner, guard, drawn.batch, chance, train, step)
         waited.append(there - start)
         taken.append(time.perf_counter() - start)
+    del feed  # with which its reading ends
+    alone = []
+    for step in range(end, end + _ALONE):
+        start = time.perf_counter()
+        chance = Chance(settings.seed, step, lanes, train.batch_size, device)
+        train_step(learner, guard, drawn.batch, chance, train, step)
+        alone.append(time.perf_counter() - start)
     counted = slice(_WARM_UP, None)
     say(f"{name}: first batch", waited[0], "s", "lower")
     say(f"{name}: a training step", sum(taken[counted]) / _MEASURED, "s", "lower")
     say(f"{name}: longest wait for a batch", max(waited[counted]), "s", "lower")
+    speed = median(alone) / median(taken[counted])
+    say(f"{name}: speed of a step beside reading, to one alone", speed, "1", "higher", 0.9)
     share = sum(waited[counted]) / sum(taken[counted])
     say(f"{name}: share of a training step that waits for data", share, "1", "lower", 0.05)

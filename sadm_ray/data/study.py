@@ -146,20 +146,17 @@ def read_subject(study: Study, subject: str) -> dict[str, Any]:
     return parse_row(read_table(study.location, places[subject]).to_pylist()[0])
 
 
-def rows_of(study: Study, subjects: Sequence[str], blocks: int | None = None) -> Dataset:
+def rows_of(study: Study, subjects: Sequence[str]) -> Dataset:
     """The stored rows of these subjects as a Ray dataset, lazily and in this order; one may be named more than once.
 
     `sadm_ray.data.rows.parse_row` makes arrays of a row; until then it is as small as in its shard. Reading asks for no
     CPU, two tasks at a time: it goes beside work that holds CPUs already, perhaps all there are.
-
-    Args:
-        blocks: into how many parts the rows are cut at least, so that as many workers can share them.
     """
     import ray
 
     places = subject_places(study)
     wanted = [{"part": places[name].part, "row": places[name].row} for name in subjects]
-    parts = min(len(wanted), max(blocks or 1, len(wanted) // 8, 1))
+    parts = max(len(wanted) // 8, 1)
     return ray.data.from_items(wanted, override_num_blocks=parts).map_batches(
         _read_table,
         fn_kwargs={"location": study.location},

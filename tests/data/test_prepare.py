@@ -87,7 +87,7 @@ def test_no_subject_is_in_two_splits(prepared: Study) -> None:
 @pytest.mark.ray
 def test_shards_hold_what_was_prepared(prepared: Study, phantom_study: Path, settings: Settings) -> None:
     subjects = {subject.name: subject for subject in find_subjects(str(phantom_study), settings.data).subjects}
-    for stored in rows_of(prepared, prepared.names("train"), blocks=3).take_all():
+    for stored in rows_of(prepared, prepared.names("train")).take_all():
         row = parse_row(stored)
         direct = prepare_subject(subjects[row["subject"]], Storage(str(phantom_study)), settings.data)
         assert direct.problems == ()
