@@ -1,10 +1,10 @@
-"""How long a training step waits for its batch, and what reading costs it, with the model and the training of `configs/acdc_small.yaml`.
+"""How long a training step waits for its batch and what reading costs it: the training of `configs/acdc_small.yaml`.
 
 42 subjects, as many as train there, of 12 frames of 8 × 64 × 64; one worker that computes with one thread. What counts
 as waiting is all that happens in `next(feed)`, drawing the batch from the pool as well. The pools are looked at around
 a boundary: the steps of the small ones cross several, those of the default ones begin shortly before their first, which
-a real run meets once in 131 steps. The first batch, for which Ray Data starts, is a figure of its own.
-Steps on one batch that stays in memory are what the others' speed is held against.
+a real run meets once in 131 steps. The first batch, for which Ray Data starts, is a figure of its own. Steps on a batch
+that stays in memory, when reading has ended, are what the others' speed is held against.
 """
 
 from __future__ import annotations
