@@ -141,3 +141,14 @@ def test_a_machine_dies_in_the_middle_and_the_training_ends_by_itself(cluster: C
     newest = max(checkpoints.glob("checkpoint-*/state.json"))
     assert json.loads(newest.read_text())["step"] == 400
     assert (run / "model" / "model.safetensors").exists()
+
+
+def test_ray_down_leaves_no_process(cluster: Cluster) -> None:
+    """The head ends at once, a worker by itself when it misses its head."""
+    ended = cluster.ray("down", "--yes", str(cluster.file))
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
+    end = time.monotonic() + 120
+    for host in ("head", "worker"):
+        while any(name in on(host, "ps -eo comm") for name in ("raylet", "gcs_server")):
+            assert time.monotonic() < end, on(host, "ps -eo pid,args")
+            time.sleep(1)
