@@ -92,7 +92,8 @@ def test_a_folder_of_one_machine_is_refused(cluster: Cluster, settings_file: Pat
 
 def test_ray_job_submit(cluster: Cluster, settings_file: Path) -> None:
     """The folder as it is now, arguments as given, and the driver's own exit code."""
-    forward = subprocess.Popen([BIN / "ray", "dashboard", str(cluster.file)], cwd=REPOSITORY, stdin=subprocess.DEVNULL)
+    bringing = [BIN / "ray", "dashboard", str(cluster.file)]
+    forward = subprocess.Popen(bringing, cwd=REPOSITORY, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         address = ("--address", "http://127.0.0.1:8265", "--working-dir", ".")
         asked = ("--", "python", "pipelines/evaluate.py", "--config", str(settings_file))
@@ -116,7 +117,7 @@ def test_ray_job_submit(cluster: Cluster, settings_file: Path) -> None:
         )
         assert code.stdout.strip() == "2"
     finally:
-        forward.send_signal(signal.SIGINT)
+        os.killpg(forward.pid, signal.SIGTERM)  # with its ssh; SIGINT is ignored below a shell's background job
         forward.wait(30)
 
 
