@@ -51,7 +51,7 @@ def test_overrides_go_on_top_of_the_file(tmp_path: Path) -> None:
         ("generate.tasks=[{name: a, observed: [0], targets: [8]}]", "frame 8 of 'a' lies outside the 8 frames"),
         ("generate.tasks=[{name: a, observed: [1], targets: [1]}]", "frame 1 of task 'a' is both"),
         ("tune.guidance_scale=[2,1]", r"guidance_scale is a range"),
-        ("diffusion.prediction=eps", "goes with neither model.target=motion nor"),
+        ("diffusion.prediction=eps", "does not go with model.guess"),
         ("diffusion.log_snr_min=20", "log_snr_min must be below"),
     ],
 )

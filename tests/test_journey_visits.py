@@ -47,6 +47,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             },
             "model": {
                 "conditioner": {"widths": [8, 16], "heads": 2, "layers": 1, "channels": 4, "time_scale": 5.0},
+                "guess": {"widths": [16, 16], "blocks": 1, "heads": 2},
                 "denoiser": {"widths": [16, 16], "blocks": 1, "heads": 2},
                 "covariates": [{"name": "sex", "levels": ["F", "M"]}],
             },

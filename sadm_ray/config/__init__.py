@@ -37,6 +37,7 @@ from sadm_ray.config.model import (
     DiffusionSettings,
     ModelKind,
     ModelSettings,
+    NetworkSettings,
     check_prediction,
 )
 from sadm_ray.config.train import AugmentSettings, TrainSettings, ValidationSettings
@@ -58,6 +59,7 @@ __all__ = [
     "ModelKind",
     "ModelSettings",
     "Name",
+    "NetworkSettings",
     "PhantomSettings",
     "Positive",
     "Precision",

@@ -85,7 +85,7 @@ class TrainingSweepSettings(Section):
             "diffusion.shift": Range(low=-5.0, high=0.0),
             "diffusion.weighting": ("v", "sigmoid"),
             "model.target": ("difference", "motion"),
-            "model.denoiser.widths": ((48, 64), (64, 96)),
+            "model.guess.widths": ((48, 64), (64, 96)),
             "train.learning_rate": Range(low=1e-4, high=3e-3, log=True),
         },
         min_length=1,

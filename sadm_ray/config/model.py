@@ -35,13 +35,20 @@ class ConditionerSettings(Section):
     channels: Positive = 32
 
 
-class DenoiserSettings(Section):
-    """The 3D U-Net: `patch` voxels (d h w) become channels at the stem; then one level a width, each half as fine."""
+class NetworkSettings(Section):
+    """A 3D U-Net: one level a width, each half as fine, with so many residual `blocks` on either way."""
 
-    patch: Shape = (2, 4, 4)
     widths: tuple[Positive, ...] = (64, 96)
     blocks: Positive = 2
     heads: Positive = 4
+
+
+class DenoiserSettings(NetworkSettings):
+    """The U-Net that denoises; `patch` voxels (d h w) become channels at its stem."""
+
+    patch: Shape = (2, 4, 4)
+    widths: tuple[Positive, ...] = (48, 64)
+    blocks: Positive = 1
 
 
 ModelKind = Literal["sadm", "sadm_paper", "regression", "diffusion_only", "flow", "ddm", "gan"]
@@ -53,16 +60,19 @@ class ModelSettings(Section):
     `kind`: ours (`sadm`), as in its paper (`sadm_paper`), without the diffusion (`regression`) or without the attention
     (`diffusion_only`), or a rival: `flow` matching, the diffusion deformable model `ddm`, the `gan`. What a kind is by
     its definition holds whatever the other settings say (`sadm_ray.model.kinds`). `target` states x: the volume itself
-    (the paper), its difference from the nearest observed frame, or that difference with motion compensation.
-    Differences are divided by `difference_scale` (none: measured on the training subjects). `voxel_variance` lets the
-    denoiser say how much each voxel may change at all (`sadm_ray.diffusion.posterior`). `pad`: volumes that the patches
+    (the paper), its difference from the `reference`, or that difference with motion compensation. The reference is the
+    nearest observed frame, or the observed frames before and after the target, interpolated (each moved by itself).
+    Differences are divided by `difference_scale` (none: measured on the training subjects). `guess`: the network that
+    says what to expect of every voxel before any noise is looked at, by displacements where the target is `motion`, and
+    how far off that may be; the denoiser corrects it (none: it says everything itself). `pad`: volumes that the patches
     do not divide are padded, rather than refused.
     """
 
     kind: ModelKind = "sadm"
     target: Literal["volume", "difference", "motion"] = "motion"
+    reference: Literal["nearest", "neighbours"] = "neighbours"
     difference_scale: Annotated[float, Field(gt=0)] | None = None
-    voxel_variance: bool = True
+    guess: NetworkSettings | None = NetworkSettings()
     pad: bool = False
     covariates: tuple[CovariateSettings, ...] = ()
     conditioner: ConditionerSettings = ConditionerSettings()
@@ -98,13 +108,17 @@ class DiffusionSettings(Section):
 
 
 def check_prediction(model: ModelSettings, diffusion: DiffusionSettings) -> None:
-    """Motion and the variance of voxels are ways of saying v (`sadm_ray.diffusion.posterior`).
+    """The guess is a way of saying v of a difference (`sadm_ray.diffusion.posterior`), and motion one of guessing.
 
     Raises:
-        ValueError: something else is to be predicted.
+        ValueError: something else is to be predicted, or motion is to be said by a guess that is not made.
     """
-    if diffusion.prediction != "v" and (model.target == "motion" or model.voxel_variance):
+    if model.guess is not None and diffusion.prediction != "v":
         raise ValueError(
-            f"diffusion.prediction: '{diffusion.prediction}' goes with neither model.target=motion nor "
-            "model.voxel_variance=true; use v, or model.target=difference model.voxel_variance=false"
+            f"diffusion.prediction: '{diffusion.prediction}' does not go with model.guess; use v, or model.guess=null "
+            "model.target=difference"
         )
+    if model.guess is not None and model.target == "volume":
+        raise ValueError("model.guess is one of differences; set model.guess=null, or model.target=difference")
+    if model.guess is None and model.target == "motion":
+        raise ValueError("model.target: motion is said by the guess; set model.guess, or model.target=difference")

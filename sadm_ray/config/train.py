@@ -14,11 +14,14 @@ class AugmentSettings(Section):
     """Changes that leave anatomy plausible, the same for all frames of a sequence: all off by default.
 
     `flip`: how often each axis (d h w) is mirrored. `shift`: up to this fraction of each axis, the border repeated.
-    `gain` and `offset`: intensities times 1 ± gain, plus ± offset.
+    `turn`: up to so many degrees within slices (h w), either way, and `zoom`: larger or smaller by up to this fraction
+    there; both interpolate. `gain` and `offset`: intensities times 1 ± gain, plus ± offset.
     """
 
     flip: tuple[Fraction, Fraction, Fraction] = (0.0, 0.0, 0.0)
     shift: tuple[Fraction, Fraction, Fraction] = (0.0, 0.0, 0.0)
+    turn: Annotated[float, Field(ge=0, le=180)] = 0.0
+    zoom: Fraction = 0.0
     gain: Fraction = 0.0
     offset: Fraction = 0.0
 
@@ -48,6 +51,7 @@ class TrainSettings(Section):
     batch_size: Positive = 16
     micro_batch: Positive | None = None  # samples that a worker takes at a time; none: all of its share
     on_out_of_memory: Literal["stop", "halve"] = "stop"  # halve: the micro-batch, until it fits
+    optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: Annotated[int, Field(ge=0)] = 50
@@ -57,7 +61,8 @@ class TrainSettings(Section):
     max_bad_steps: Positive = 10  # in a row, with NaN, infinite or far too large gradients
     ema_decays: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(default=(0.99,), min_length=1)
     condition_dropout: Fraction = 0.1
-    imputation: Fraction = 0.3  # how often later frames are observed too
+    imputation: Fraction = 0.5  # how often later frames are observed too
+    single: Fraction = 0.2  # how often nothing but the first frame is observed
     subjects_in_memory: Positive = 64  # the pool from which batches are drawn
     targets_per_subject: Positive = 50  # drawn from a subject each time it is read
     augment: AugmentSettings = AugmentSettings()

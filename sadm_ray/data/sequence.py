@@ -22,7 +22,9 @@ class Question:
     target: Int[Tensor, " b"]
 
 
-def draw_question(present: Bool[Tensor, "b t"], chance: Chance, imputation: float = 0.0) -> Question:
+def draw_question(
+    present: Bool[Tensor, "b t"], chance: Chance, imputation: float = 0.0, single: float = 0.0
+) -> Question:
     """Draw a target among the present frames after the first, and which frames are observed (paper, section 2.3).
 
     The first present frame is always observed. How many of the others are is uniform: each sequence draws a
@@ -32,6 +34,7 @@ def draw_question(present: Bool[Tensor, "b t"], chance: Chance, imputation: floa
         present: which slots hold a frame, at least two a sequence. Absent ones at the end change nothing.
         chance: of these samples, on their device.
         imputation: probability that frames later than the target may be observed too.
+        single: probability that the first frame alone is observed, besides the questions in which that happens to be.
     """
     slots = present.shape[1]
     index = torch.arange(slots, device=present.device)
@@ -42,6 +45,7 @@ def draw_question(present: Bool[Tensor, "b t"], chance: Chance, imputation: floa
     chosen = present & (chance.uniform("observed", slots) < chance.uniform("how many", 1))
     earlier, later = index < target[:, None], index > target[:, None]
     allowed = earlier | (later & (chance.uniform("later", 1) < imputation))
+    allowed = allowed & (chance.uniform("single", 1) >= single)
     return Question(observed=(chosen & allowed) | (index == first[:, None]), target=target)
 
 

@@ -24,19 +24,28 @@ from sadm_ray.diffusion.schedule import alpha_sigma, per_sample
 LOG_VARIANCE_RANGE = (-12.0, 6.0)
 
 
-def gaussian_v(
-    v_net: Volume, mean: Volume | float, log_variance: Volume | None, z: Volume, log_snr: Float[Tensor, " b"]
-) -> Volume:
+def gaussian_v(v_net: Volume, mean: Volume, log_variance: Volume, z: Volume, log_snr: Float[Tensor, " b"]) -> Volume:
     """v̂ = (α z − x̂) / σ of the x̂ above, in a form that is finite at both ends of the schedule.
 
     Args:
         v_net: what the network adds.
         mean: μ.
-        log_variance: log s²; none for s = 1.
+        log_variance: log s².
     """
     alpha, sigma = (per_sample(a, z) for a in alpha_sigma(log_snr))
-    if log_variance is None:
-        return v_net - sigma * mean
     variance = log_variance.clamp(*LOG_VARIANCE_RANGE).exp()
     total = alpha**2 * variance + sigma**2
     return torch.sqrt(variance / total) * v_net + sigma * (alpha * (1 - variance) * z - mean) / total
+
+
+def standardised(z: Volume, mean: Volume, log_variance: Volume, log_snr: Float[Tensor, " b"]) -> Volume:
+    """(z − α μ) / √D: how far z is from where the guess expects it, in units of what the guess expects of that."""
+    alpha, sigma = (per_sample(a, z) for a in alpha_sigma(log_snr))
+    variance = log_variance.clamp(*LOG_VARIANCE_RANGE).exp()
+    return (z - alpha * mean) / torch.sqrt(alpha**2 * variance + sigma**2)
+
+
+def expected_loss(variance: Float[Tensor, " b"], log_snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """E‖v − v̂‖² a voxel, of the best v̂ for an x that is Gaussian with this variance: s² / D."""
+    alpha, sigma = alpha_sigma(log_snr)
+    return variance / (alpha**2 * variance + sigma**2)

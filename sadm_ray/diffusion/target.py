@@ -1,4 +1,6 @@
-"""What x is: the volume itself, as in the paper, or its difference from the nearest observed frame (the reference).
+"""What x is: the volume itself, as in the paper, or its difference from the reference.
+
+The reference is the nearest observed frame, or what lies between the observed frames before and after the target.
 
 Most of a scan does not change between visits, so the difference spends the model on what does. It is divided by
 `scale`, its standard deviation over the training subjects, so that the process sees unit variance.
@@ -39,9 +41,69 @@ class Target:
         return reference + self.scale * x
 
 
+@dataclass(frozen=True)
+class Sides:
+    """The observed frames that the reference of each target is made of.
+
+    Attributes:
+        frames: in [0, 1].
+        ahead: how much later than the target each was acquired, in the units of the times.
+        weights: of each in the reference; they add up to one.
+    """
+
+    frames: Float[Tensor, "b s c d h w"]
+    ahead: Float[Tensor, "b s"]
+    weights: Float[Tensor, "b s"]
+
+    @property
+    def reference(self) -> Volume:
+        """What the target is compared with, in [0, 1]."""
+        return torch.einsum("bs,bscdhw->bcdhw", self.weights, self.frames)
+
+    def repeated(self, count: int) -> Sides:
+        """Those of each target `count` times, one beside the other."""
+        return Sides(*(each.repeat_interleave(count, dim=0) for each in (self.frames, self.ahead, self.weights)))
+
+
+def sides_of(
+    frames: Float[Tensor, "b t c d h w"],
+    times: Float[Tensor, "b t"],
+    target_time: Float[Tensor, " b"],
+    places: Int[Tensor, "b s"],
+    weights: Float[Tensor, "b s"],
+) -> Sides:
+    """The frames at `places`."""
+    rows = torch.arange(len(frames), device=frames.device)[:, None]
+    return Sides(frames[rows, places], times.gather(1, places) - target_time[:, None], weights)
+
+
 def nearest_observed(
     observed: Bool[Tensor, "b t"], times: Float[Tensor, "b t"], target_time: Float[Tensor, " b"]
 ) -> Int[Tensor, " b"]:
     """Index of the observed frame nearest in time to the target; of two equally near, the first."""
     gap = (times - target_time[:, None]).abs()
     return torch.where(observed, gap, torch.inf).argmin(dim=1)
+
+
+def neighbours_observed(
+    observed: Bool[Tensor, "b t"], times: Float[Tensor, "b t"], target_time: Float[Tensor, " b"]
+) -> tuple[Int[Tensor, "b 2"], Float[Tensor, "b 2"]]:
+    """The observed frames last before and first after the target, and their weights in linear interpolation.
+
+    Where one side has none, the two nearest frames of the other side, of which the second has weight 0: between them is
+    what was going on. A frame that is alone stands in both places.
+    """
+    ahead = times - target_time[:, None]
+    is_before, is_after = observed & (ahead <= 0), observed & (ahead > 0)
+    before = torch.where(is_before, ahead, -torch.inf).argmax(dim=1)
+    after = torch.where(is_after, ahead, torch.inf).argmin(dim=1)
+    has_before, has_after = is_before.any(dim=1), is_after.any(dim=1)
+    nearest = nearest_observed(observed, times, target_time)
+    others = observed.scatter(1, nearest[:, None], False)
+    second = torch.where(others.any(dim=1), nearest_observed(others, times, target_time), nearest)
+    before = torch.where(has_before, before, second)
+    after = torch.where(has_after, after, second)
+    passed, left = (ahead.gather(1, place[:, None])[:, 0].abs() for place in (before, after))
+    between = passed / (passed + left)
+    share = torch.where(has_before & has_after, between, (~has_before).to(times.dtype))
+    return torch.stack([before, after], dim=1), torch.stack([1.0 - share, share], dim=1)

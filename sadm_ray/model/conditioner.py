@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sadm_ray.config import ConditionerSettings, CovariateSettings
+from sadm_ray.diffusion.target import Sides
 from sadm_ray.model.covariates import Covariates
 from sadm_ray.model.layers import (
     Fourier,
@@ -26,9 +27,9 @@ from sadm_ray.model.layers import (
     Stage,
     TemporalAttention,
     Tokens,
-    depth_to_space,
     space_to_depth,
 )
+from sadm_ray.model.layout import Layout
 
 Features = list[Float[Tensor, "b t c d h w"]]
 """Encodings of frames, from fine to coarse."""
@@ -86,13 +87,13 @@ class Conditioner(nn.Module):
 
     At the coarsest level a target token a site, made from the target's time, gathers what the frames say by attention
     over time and over space; the decoder brings it to the grid of the denoiser's stem, at every level looking at the
-    frames again through temporal attention. The nearest observed frame's own voxels go along unchanged.
+    frames again through temporal attention. The voxels of the reference's frames go along unchanged.
 
     Args:
         channels: of a volume.
         patch: of the denoiser's stem (d h w).
         covariates: what else may be known of subjects and visits.
-        voxels: whether the nearest observed frame's own voxels go along.
+        sides: of how many frames the voxels go along, with their times and weights in the reference.
     """
 
     def __init__(
@@ -102,11 +103,11 @@ class Conditioner(nn.Module):
         patch: Grid,
         covariates: tuple[CovariateSettings, ...] = (),
         *,
-        voxels: bool = True,
+        sides: int = 1,
     ) -> None:
         super().__init__()
         widths, embedding = settings.widths, settings.widths[-1]
-        self.time_scale, self.patch = settings.time_scale, patch
+        self.time_scale = settings.time_scale
         self.encoder = FrameEncoder(channels, settings.patch or patch, widths)
         self.when = Fourier(3, embedding)
         self.target_time = Fourier(1, embedding)
@@ -126,9 +127,7 @@ class Conditioner(nn.Module):
         )
         self.rise = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         self.out = nn.Conv3d(widths[0], settings.channels, 1)
-        self.decoded = settings.channels
-        self.voxels = voxels
-        self.channels = self.decoded + voxels * channels * math.prod(patch)
+        self.layout = Layout(settings.channels, sides, channels, patch)
 
     def encode(self, frames: Float[Tensor, "b t c d h w"], observed: Bool[Tensor, "b t"]) -> Features:
         """Encode the observed frames, each by itself.
@@ -148,18 +147,18 @@ class Conditioner(nn.Module):
         observed: Bool[Tensor, "b t"],
         times: Float[Tensor, "b t"],
         target_time: Float[Tensor, " b"],
-        reference: Float[Tensor, "b c d h w"],
+        sides: Sides,
         covariates: Float[Tensor, "b n"] | None = None,
         visit_covariates: Float[Tensor, "b t m"] | None = None,
     ) -> Float[Tensor, "b k e f g"]:
         """The condition for one target a sequence, from what `encode` gave.
 
         Args:
-            reference: the nearest observed frame, in [0, 1].
+            sides: the frames that make the reference.
             covariates, visit_covariates: values of those of the subjects and of the visits; NaN is missing.
 
         Returns:
-            `channels` channels on the grid of the denoiser's stem.
+            channels as `layout` says, on the grid of the denoiser's stem.
         """
         # What stands in the time of an absent frame must not matter either.
         past = torch.where(observed, times, target_time[:, None]) / self.time_scale
@@ -172,11 +171,4 @@ class Conditioner(nn.Module):
         for index in reversed(range(len(features) - 1)):
             x = F.interpolate(self.rise[index](x), size=features[index].shape[-3:], mode="trilinear")
             x = self.levels[index](x, features[index], observed, when, target, tokens)
-        decoded, voxels = self.out(F.silu(x)), space_to_depth(2.0 * reference - 1.0, self.patch)
-        if decoded.shape[-3:] != voxels.shape[-3:]:
-            decoded = F.interpolate(decoded, size=voxels.shape[-3:], mode="trilinear")
-        return torch.cat([decoded, voxels.to(decoded.dtype)], dim=1) if self.voxels else decoded
-
-    def reference(self, condition: Float[Tensor, "b k e f g"]) -> Float[Tensor, "b c d h w"]:
-        """The nearest observed frame in [0, 1], from the condition that holds its voxels; of the null one, all ½."""
-        return 0.5 * (depth_to_space(condition[:, self.decoded :], self.patch) + 1.0)
+        return self.layout.pack(self.out(F.silu(x)), sides, self.time_scale)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sadm_ray.diffusion.target import Sides
 from sadm_ray.model.conditioner import Features
 
 
@@ -64,17 +65,23 @@ class Given:
 
     Attributes:
         condition: what the conditioner makes of the sequence and the target's time.
-        reference: the nearest observed frame, in [0, 1].
-        gap: how much later than the reference the target is, in units of `time_scale`.
+        sides: what the reference is made of: the nearest observed frame, or those before and after the target.
+        gap: how much later than the nearest observed frame the target is, in units of `time_scale`.
     """
 
     condition: Float[Tensor, "b k e f g"]
-    reference: Float[Tensor, "b c D H W"]
+    sides: Sides
     gap: Float[Tensor, " b"]
+
+    @property
+    def reference(self) -> Float[Tensor, "b c D H W"]:
+        """What the target is compared with, in [0, 1]."""
+        return self.sides.reference
 
     def repeated(self, count: int) -> Given:
         """Each target `count` times, one beside the other."""
-        return Given(*(each.repeat_interleave(count, dim=0) for each in (self.condition, self.reference, self.gap)))
+        condition, gap = (each.repeat_interleave(count, dim=0) for each in (self.condition, self.gap))
+        return Given(condition, self.sides.repeated(count), gap)
 
     def without_condition(self, chosen: Bool[Tensor, " b"]) -> Given:
         """With the null condition for the chosen ones."""

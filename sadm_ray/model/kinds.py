@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sadm_ray.config import ModelKind
+from typing import Any
+
+from sadm_ray.config import ModelKind, NetworkSettings
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.rivals.ddm import Ddm
 from sadm_ray.model.rivals.flow import Flow
@@ -21,8 +23,14 @@ KINDS: dict[ModelKind, type[SequenceModel]] = {
     "ddm": Ddm,
 }
 
-_PLAIN = {"target": "difference", "voxel_variance": False}
-_OWN_MODEL = {"sadm_paper": {**_PLAIN, "target": "volume"}, "flow": _PLAIN, "gan": _PLAIN, "ddm": _PLAIN}
+_PLAIN: dict[str, Any] = {"target": "difference", "reference": "nearest", "guess": None}
+_OWN_MODEL: dict[ModelKind, dict[str, Any]] = {
+    "sadm_paper": {**_PLAIN, "target": "volume"},
+    "diffusion_only": {"reference": "nearest"},
+    "flow": _PLAIN,
+    "gan": _PLAIN,
+    "ddm": _PLAIN,
+}
 _OWN_DIFFUSION = {
     "sadm_paper": {"schedule": "cosine", "shift": 0.0, "prediction": "x", "weighting": "v"},
     "ddm": {"schedule": "linear", "shift": 0.0, "prediction": "eps", "weighting": "v"},
@@ -31,14 +39,18 @@ _OWN_DIFFUSION = {
 
 
 def settled(config: ModelConfig) -> ModelConfig:
-    """The config with what its kind does not leave open put right."""
-    kind = config.model.kind
-    return config.model_copy(
-        update={
-            "model": config.model.model_copy(update=_OWN_MODEL.get(kind, {})),
-            "diffusion": config.diffusion.model_copy(update=_OWN_DIFFUSION.get(kind, {})),
-        }
-    )
+    """The config with what its kind does not leave open put right.
+
+    A kind that does not guess has its denoiser as large as the network that would.
+    """
+    kind, model = config.model.kind, config.model.model_copy(update=_OWN_MODEL.get(config.model.kind, {}))
+    asked = config.model.guess or NetworkSettings(**config.model.denoiser.model_dump(exclude={"patch"}))
+    if kind == "regression":
+        model = model.model_copy(update={"guess": asked})
+    elif model.guess is None:
+        model = model.model_copy(update={"denoiser": model.denoiser.model_copy(update=asked.model_dump())})
+    diffusion = config.diffusion.model_copy(update=_OWN_DIFFUSION.get(kind, {}))
+    return config.model_copy(update={"model": model, "diffusion": diffusion})
 
 
 def build_model(config: ModelConfig) -> SequenceModel:

@@ -1,7 +1,8 @@
-"""Motion compensation: moving the nearest observed frame instead of painting what moved.
+"""Motion compensation: moving the observed frames instead of painting what moved.
 
-The denoiser also predicts a displacement field, and (warp(reference) − reference) / scale becomes what is expected of x
-before looking at z (the mean of `sadm_ray.diffusion.posterior`).
+The denoiser also predicts, smoothly in space, a displacement field for each frame that makes the reference, and how far
+their weights in it shift from the one to the other. What this does to the reference, in units of `scale`, becomes what
+is expected of x before looking at z (the mean of `sadm_ray.diffusion.posterior`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,47 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+
+VELOCITY, SHIFT = 4.0, 2.0
+"""What one unit of the network's outputs is: voxels, and weight, in one unit of the time scale."""
+
+
+def motion_channels(sides: int) -> int:
+    """How many channels `change_by_motion` takes: a field for each side, and between two the shift of the weights."""
+    return 3 * sides + (sides - 1)
+
+
+def change_by_motion(
+    frames: Float[Tensor, "b s c d h w"],
+    ahead: Float[Tensor, "b s"],
+    weights: Float[Tensor, "b s"],
+    motion: Float[Tensor, "b k d h w"],
+) -> Float[Tensor, "b c d h w"]:
+    """What moving the frames and shifting their weights adds to the reference, Σ weight · frame.
+
+    Displacements are velocities times the time between the frame and the target, so that little moves in a short while
+    and nothing in none. A heart does not contract evenly in time, so the weight of a frame is not that of linear
+    interpolation, and what is seen in one of two frames only has to come from there; at the time of either frame the
+    weights are what they are.
+
+    Args:
+        frames: one or two a target.
+        ahead: how much later than the target they were acquired, in units of the time scale.
+        weights: of each in the reference.
+        motion: `motion_channels`; all zero changes nothing.
+    """
+    velocities, shift = motion[:, : 3 * frames.shape[1]].split(3, dim=1), motion[:, 3 * frames.shape[1] :]
+    fields = [
+        VELOCITY * by[:, None, None, None, None] * velocity
+        for by, velocity in zip(ahead.unbind(dim=1), velocities, strict=True)
+    ]
+    moved_frames = [warp(frame, field) for frame, field in zip(frames.unbind(dim=1), fields, strict=True)]
+    moved = torch.stack(moved_frames, dim=1)
+    change = torch.einsum("bs,bscdhw->bcdhw", weights, moved - frames)
+    if len(fields) == 1:
+        return change
+    reach = ahead.abs().amin(dim=1)[:, None, None, None, None]
+    return change + SHIFT * reach * shift * (moved[:, 1] - moved[:, 0])
 
 
 def warp(volume: Float[Tensor, "b c d h w"], field: Float[Tensor, "b 3 d h w"]) -> Float[Tensor, "b c d h w"]:

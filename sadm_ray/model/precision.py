@@ -16,7 +16,7 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 faster than float32: GPUs from Ampere on, CPUs with AMX tiles."""
+    """Whether the device multiplies bfloat16 faster than float32: GPUs from Ampere on, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

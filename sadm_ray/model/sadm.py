@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sadm_ray.config import SamplingSettings
 from sadm_ray.diffusion.guidance import EVERYWHERE, evaluations, guide
 from sadm_ray.diffusion.objective import loss_weight, velocity_loss
-from sadm_ray.diffusion.posterior import gaussian_v
+from sadm_ray.diffusion.posterior import expected_loss, gaussian_v, standardised
 from sadm_ray.diffusion.prediction import diffuse, to_v, to_x
 from sadm_ray.diffusion.samplers import SeededNoise, sample
 from sadm_ray.diffusion.schedule import Schedule
@@ -19,7 +19,7 @@ from sadm_ray.model.conditioner import Conditioner
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.context import Given
 from sadm_ray.model.denoiser import Denoiser
-from sadm_ray.model.motion import warp
+from sadm_ray.model.guess import Guess, guesser_of
 from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.model.source import SourceConditioner
 
@@ -27,8 +27,9 @@ from sadm_ray.model.source import SourceConditioner
 class Sadm(SequenceModel):
     """The diffusion model: kinds `sadm`, `sadm_paper` and `diffusion_only`, which differ in what conditions it.
 
-    `sadm_paper` is told only what the conditioner makes of the sequence; ours is also handed the nearest observed
-    frame's own voxels. `diffusion_only` is handed these and the times, and does without the conditioner's attention.
+    `sadm_paper` is told only what the conditioner makes of the sequence; ours is also handed the reference's own
+    voxels and guesses first what will come. `diffusion_only` is handed these voxels and the times, and does without the
+    conditioner's attention.
     """
 
     is_guided = True
@@ -39,31 +40,38 @@ class Sadm(SequenceModel):
         if model.kind == "diffusion_only":
             self.conditioner = SourceConditioner(model.conditioner, config.channels, model.denoiser.patch)
         else:
-            voxels = model.kind != "sadm_paper"
+            sides = 0 if model.kind == "sadm_paper" else self.sides
             self.conditioner = Conditioner(
-                model.conditioner, config.channels, model.denoiser.patch, model.covariates, voxels=voxels
+                model.conditioner, config.channels, model.denoiser.patch, model.covariates, sides=sides
             )
-        self._has_motion, self._has_variance = model.target == "motion", model.voxel_variance
-        outputs = config.channels * (1 + self._has_variance) + 3 * self._has_motion
-        self.denoiser = Denoiser(model.denoiser, config.channels, self.conditioner.channels, outputs)
+        layout = self.conditioner.layout
+        self.guesser = None if model.guess is None else guesser_of(config, layout)
+        told = layout.width + (Guess.width(layout) if self.guesser is not None else 0)
+        self.denoiser = Denoiser(model.denoiser, config.channels, told)
         self.schedule = Schedule(diffusion.schedule, diffusion.log_snr_min, diffusion.log_snr_max, diffusion.shift)
 
     def networks(self) -> Sequence[nn.Module]:
-        return [self.denoiser]
+        return [self.denoiser] if self.guesser is None else [self.denoiser, self.guesser.unet]
 
     def loss(self, given: Given, volume: Tensor, t: Tensor, eps: Tensor) -> Float[Tensor, " b"]:
         x = self.target.encode(volume, given.reference)
-        log_snr = self.schedule.log_snr(t)
+        log_snr, process = self.schedule.log_snr(t), self.config.diffusion
         z = diffuse(x, eps, log_snr)
-        loss = velocity_loss(self._velocity(z, log_snr, given.condition), x, eps, log_snr)
-        process = self.config.diffusion
-        return loss * loss_weight(process.weighting, log_snr, process.weighting_parameter)
+        guess = None if self.guesser is None else self.guesser(given.condition)
+        told = self._told(given.condition, guess)
+        loss = velocity_loss(self._velocity(z, log_snr, told), x, eps, log_snr)
+        loss = loss * loss_weight(process.weighting, log_snr, process.weighting_parameter)
+        if guess is None:
+            return loss
+        return loss / expected_loss(guess.variance, log_snr).sqrt() + guess.loss(x)
 
     def draw(self, given: Given, noise: SeededNoise, sampling: SamplingSettings) -> Float[Tensor, "b c D H W"]:
+        told = self._guessed(given.condition)
+        null = self._guessed(torch.zeros_like(given.condition)) if sampling.guidance_scale else torch.zeros_like(told)
         denoise = guide(
             self._denoise,
-            given.condition,
-            torch.zeros_like(given.condition),
+            told,
+            null,
             sampling.guidance_scale,
             sampling.guidance_interval or EVERYWHERE,
             split=sampling.guidance_split,
@@ -82,19 +90,26 @@ class Sadm(SequenceModel):
         evaluated = self.schedule.steps(sampling.num_steps, sampling.spacing)[:-1]
         return evaluations(evaluated, sampling.guidance_scale, sampling.guidance_interval or EVERYWHERE)
 
-    def _velocity(self, z: Tensor, log_snr: Tensor, condition: Tensor) -> Float[Tensor, "b c d h w"]:
-        said = self.denoiser(z, log_snr, condition).float()
-        kind = self.config.diffusion.prediction
-        if kind != "v":
-            return to_v(said, kind, z, log_snr)
-        sizes = [self.config.channels * part for part in (1, self._has_variance)] + [3 * self._has_motion]
-        v_net, log_variance, field = said.split(sizes, dim=1)
-        mean: Tensor | float = 0.0
-        if self._has_motion:
-            reference = self.conditioner.reference(condition).float()
-            mean = (warp(reference, field) - reference) / self.target.scale
-        return gaussian_v(v_net, mean, log_variance if self._has_variance else None, z, log_snr)
+    def _guessed(self, condition: Float[Tensor, "b k e f g"]) -> Float[Tensor, "b n e f g"]:
+        return self._told(condition, None if self.guesser is None else self.guesser(condition))
 
-    def _denoise(self, z: Tensor, log_snr: float, condition: Tensor) -> Float[Tensor, "b c d h w"]:
+    def _told(self, condition: Float[Tensor, "b k e f g"], guess: Guess | None) -> Float[Tensor, "b n e f g"]:
+        """What the denoiser is told: the condition, and behind it the guess, which it takes as it is."""
+        if guess is None:
+            return condition
+        return torch.cat([condition, guess.on_grid(self.denoiser.patch).detach().to(condition.dtype)], dim=1)
+
+    def _velocity(
+        self, z: Float[Tensor, "b c d h w"], log_snr: Float[Tensor, " b"], told: Float[Tensor, "b n e f g"]
+    ) -> Float[Tensor, "b c d h w"]:
+        if self.guesser is None:
+            return to_v(self.denoiser(z, log_snr, told).float(), self.config.diffusion.prediction, z, log_snr)
+        guess = Guess.from_grid(told[:, self.conditioner.layout.width :], self.denoiser.patch)
+        v_net = self.denoiser(standardised(z, guess.mean, guess.log_variance, log_snr), log_snr, told).float()
+        return gaussian_v(v_net, guess.mean, guess.log_variance, z, log_snr)
+
+    def _denoise(
+        self, z: Float[Tensor, "b c d h w"], log_snr: float, told: Float[Tensor, "b n e f g"]
+    ) -> Float[Tensor, "b c d h w"]:
         levels = torch.full((len(z),), log_snr, device=z.device)
-        return to_x(self._velocity(z, levels, condition), "v", z, levels)
+        return to_x(self._velocity(z, levels, told), "v", z, levels)

@@ -15,7 +15,7 @@ from torch.nn import functional
 from sadm_ray.config import Precision, SamplingSettings
 from sadm_ray.diffusion.rollout import rollout_order
 from sadm_ray.diffusion.samplers import SeededNoise
-from sadm_ray.diffusion.target import Target, nearest_observed
+from sadm_ray.diffusion.target import Target, nearest_observed, neighbours_observed, sides_of
 from sadm_ray.model.conditioner import Conditioner
 from sadm_ray.model.config import CONFIG, ModelConfig
 from sadm_ray.model.context import Context, Given
@@ -48,6 +48,7 @@ class SequenceModel(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.target = Target(config.model.target, config.model.difference_scale or 1.0)
+        self.sides = 2 if config.model.reference == "neighbours" else 1
 
     @abstractmethod
     def loss(
@@ -243,19 +244,23 @@ class SequenceModel(nn.Module, ABC):
 
     def _given(self, context: Context, target_time: Float[Tensor, " b"]) -> Given:
         rows = torch.arange(len(context.frames), device=context.frames.device)
-        nearest = nearest_observed(context.observed, context.times, target_time)
-        reference = context.frames[rows, nearest]
+        known = context.observed, context.times, target_time
+        nearest = nearest_observed(*known)
+        places, weights = nearest[:, None], torch.ones_like(target_time)[:, None]
+        if self.config.model.reference == "neighbours":
+            places, weights = neighbours_observed(*known)
+        sides = sides_of(context.frames, context.times, target_time, places, weights)
         condition = self.conditioner(
             context.features,
             context.observed,
             context.times,
             target_time,
-            reference,
+            sides,
             context.covariates,
             context.visit_covariates,
         )
         gap = (target_time - context.times[rows, nearest]) / self.config.model.conditioner.time_scale
-        return Given(condition, reference, gap)
+        return Given(condition, sides, gap)
 
     def _padded(self, volumes: Float[Tensor, "... d h w"]) -> Float[Tensor, "... D H W"]:
         """Volumes of a size that the patches divide, the border voxels repeated behind them where it takes that."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sadm_ray.config import ConditionerSettings
-from sadm_ray.diffusion.target import nearest_observed
+from sadm_ray.diffusion.target import Sides, nearest_observed
 from sadm_ray.model.conditioner import Features
-from sadm_ray.model.layers import Fourier, Grid, depth_to_space, space_to_depth
+from sadm_ray.model.layers import Fourier, Grid
+from sadm_ray.model.layout import Layout
 
 
 class SourceConditioner(nn.Module):
@@ -22,9 +21,9 @@ class SourceConditioner(nn.Module):
 
     def __init__(self, settings: ConditionerSettings, channels: int, patch: Grid) -> None:
         super().__init__()
-        self.patch, self.time_scale, self.decoded = patch, settings.time_scale, settings.channels
+        self.time_scale = settings.time_scale
         self.when = Fourier(3, settings.channels)
-        self.channels = self.decoded + channels * math.prod(patch)
+        self.layout = Layout(settings.channels, 1, channels, patch)
 
     def encode(self, frames: Float[Tensor, "b t c d h w"], observed: Bool[Tensor, "b t"]) -> Features:
         """Nothing: there is no encoder."""
@@ -36,18 +35,14 @@ class SourceConditioner(nn.Module):
         observed: Bool[Tensor, "b t"],
         times: Float[Tensor, "b t"],
         target_time: Float[Tensor, " b"],
-        reference: Float[Tensor, "b c d h w"],
+        sides: Sides,
         covariates: Float[Tensor, "b n"] | None = None,
         visit_covariates: Float[Tensor, "b t m"] | None = None,
     ) -> Float[Tensor, "b k e f g"]:
-        """The condition for one target a sequence: `channels` channels on the grid of the denoiser's stem."""
+        """The condition for one target a sequence: channels as `layout` says, on the grid of the denoiser's stem."""
         nearest = nearest_observed(observed, times, target_time)
         source_time = times.gather(1, nearest[:, None])[:, 0]
         when = torch.stack([source_time, target_time, target_time - source_time], dim=1) / self.time_scale
-        voxels = space_to_depth(2.0 * reference - 1.0, self.patch)
-        said = self.when(when)[..., None, None, None].expand(-1, -1, *voxels.shape[-3:])
-        return torch.cat([said, voxels.to(said.dtype)], dim=1)
-
-    def reference(self, condition: Float[Tensor, "b k e f g"]) -> Float[Tensor, "b c d h w"]:
-        """The source in [0, 1], from the condition that holds its voxels; of the null one, all ½."""
-        return 0.5 * (depth_to_space(condition[:, self.decoded :], self.patch) + 1.0)
+        grid = [size // patch for size, patch in zip(sides.frames.shape[-3:], self.layout.patch, strict=True)]
+        said = self.when(when)[..., None, None, None].expand(-1, -1, *grid)
+        return self.layout.pack(said, sides, self.time_scale)

@@ -51,15 +51,16 @@ class Estimate:
 
     @property
     def state(self) -> dict[str, float]:
-        """Weights, gradients, all averages of the weights, and the two moments of AdamW."""
+        """Weights, gradients, all averages of the weights, and what the optimizer remembers."""
         train = self.settings.train
         one = self._whole / (train.workers if train.parallel == "fsdp" else 1)
-        return {"weights": one, "gradients": one, "averages": len(train.ema_decays) * one, "optimizer": 2 * one}
+        averages = len(train.ema_decays) * one
+        return {"weights": one, "gradients": one, "averages": averages, "optimizer": self._moments * one}
 
     @property
     def checkpoint(self) -> float:
         """One checkpoint on disk, which is whole however training is spread."""
-        return (1 + 2 + len(self.settings.train.ema_decays)) * self._whole
+        return (1 + self._moments + len(self.settings.train.ema_decays)) * self._whole
 
     @property
     def batch(self) -> float:
@@ -75,7 +76,8 @@ class Estimate:
     @property
     def peak_memory(self) -> float:
         """What a worker needs at most, on the kind of device that was measured: extrapolated to its micro-batch."""
-        elsewhere = (4 + len(self.settings.train.ema_decays)) * self._whole - sum(self.state.values())
+        held = (2 + self._moments + len(self.settings.train.ema_decays)) * self._whole
+        elsewhere = held - sum(self.state.values())
         peak = extrapolate(self.measured.peak, self.micro_batch) - elsewhere
         peak += (self.share - self.micro_batch) * self._sequence
         return peak if self._on_gpu else peak + self.pool
@@ -108,6 +110,11 @@ class Estimate:
         """All of it for people, as aligned text."""
         told = [*self._told_settings(), *self._told_study(), *self._told_sizes(), *self._told_measured()]
         return [f"{name:<14}{text}" for name, text in told]
+
+    @property
+    def _moments(self) -> int:
+        """How many are kept of a weight; norms and biases, of which AdamW keeps two, are about one in a hundred."""
+        return 1 if self.settings.train.optimizer == "muon" else 2
 
     @property
     def _whole(self) -> float:

@@ -7,6 +7,7 @@ tensor). What is saved is whole either way, so that a run may go on in another w
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -19,6 +20,7 @@ from sadm_ray.config import TrainSettings
 from sadm_ray.model.kinds import build_model
 from sadm_ray.model.layers import Stage
 from sadm_ray.model.sequence_model import SequenceModel, ema_name
+from sadm_ray.train.optimizer import Moments, Optimizer
 
 State = dict[str, dict[str, Tensor]]
 """Whole tensors on the CPU: file → name → tensor."""
@@ -45,7 +47,7 @@ class Learner:
             self.model = DistributedDataParallel(bare, device_ids=ids, gradient_as_bucket_view=True)
         elif self.sharded:
             self.model = _sharded(bare)
-        self.optimizer = build_optimizer(bare, settings)
+        self.optimizer = Optimizer(bare, settings)
         self.averages = {decay: Average(bare, decay) for decay in settings.ema_decays}
 
     @contextlib.contextmanager
@@ -66,9 +68,7 @@ class Learner:
 
     def update(self, rate: float) -> None:
         """One optimizer step with this learning rate, then the averages."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        self.optimizer.step(rate)
         for average in self.averages.values():
             average.update(self.bare)
 
@@ -76,8 +76,8 @@ class Learner:
         """Copies of everything, whole and on the CPU. All workers call it; `keep`: whether this one wants them."""
         parameters = dict(self.bare.named_parameters())
         moments = {
-            f"{moment}.{name}": self.optimizer.state[p][moment] for name, p in parameters.items()
-            for moment in ("exp_avg", "exp_avg_sq", "step") if p in self.optimizer.state
+            f"{moment}.{name}": tensor for name, p in parameters.items()
+            for moment, tensor in self.optimizer.moments(p).items()
         }  # fmt: skip
         state = {WEIGHTS: _whole(parameters, keep), OPTIMIZER: _whole(moments, keep)}
         for decay, average in self.averages.items():
@@ -88,17 +88,15 @@ class Learner:
     def restore(self, state: State) -> None:
         """Put back what `state` told."""
         parameters = dict(self.bare.named_parameters())
-        moments: dict[str, Tensor] = state[OPTIMIZER]
+        moments: dict[str, Moments] = defaultdict(dict)
+        for key, tensor in state[OPTIMIZER].items():
+            moment, _, name = key.partition(".")
+            moments[name][moment] = tensor
         for name, p in parameters.items():
             _fill(p, state[WEIGHTS][name])
-            if f"step.{name}" not in moments:
-                continue
-            held = {moment: torch.zeros_like(p.detach()) for moment in ("exp_avg", "exp_avg_sq")}
-            for moment, tensor in held.items():
-                _fill(tensor, moments[f"{moment}.{name}"])
-            self.optimizer.state[p] = held | {"step": moments[f"step.{name}"].clone()}
+            self.optimizer.restore(p, moments[name], _fill)
         for decay, average in self.averages.items():
-            average.updates = int(moments[f"updates.{ema_name(decay)}"])
+            average.updates = int(moments[ema_name(decay)]["updates"])
             for name, tensor in average.tensors(parameters).items():
                 _fill(tensor, state[ema_name(decay)][name])
 
@@ -132,14 +130,6 @@ class Average:
         """The averages by the names of their parameters, in shards where those are."""
         both = zip(parameters.items(), self.weights, strict=True)
         return {name: _as(p, weight) for (name, p), weight in both}
-
-
-def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW; norms and biases are not decayed."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99), foreach=True)
 
 
 def _sharded(model: SequenceModel) -> nn.Module:

@@ -188,9 +188,9 @@ def _questions(settings: Settings, frames: int, device: torch.device) -> tuple[C
 
     Only observed frames are encoded, so that one sample can cost several times what another does.
     """
-    drawn = Chance(settings.seed, 0, range(_QUESTIONS), _QUESTIONS)
+    train, drawn = settings.train, Chance(settings.seed, 0, range(_QUESTIONS), _QUESTIONS)
     present = torch.ones(_QUESTIONS, frames, dtype=torch.bool)
-    observed = draw_question(present, drawn, settings.train.imputation).observed.sum(dim=1).float()
+    observed = draw_question(present, drawn, train.imputation, train.single).observed.sum(dim=1).float()
     usual = (observed - observed.mean()).abs().argsort(stable=True)
     largest = observed.argsort(descending=True, stable=True)
     first, second = (Chance(settings.seed, 0, order.tolist(), _QUESTIONS, device) for order in (usual, largest))

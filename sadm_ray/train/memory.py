@@ -64,7 +64,7 @@ def fit(
                 raise
             if settings.on_out_of_memory == "stop" or samples == 1:
                 raise too_large(settings, samples, batch) from None
-        learner.optimizer.zero_grad(set_to_none=True)
+        learner.optimizer.zero_grad()
         samples = -(-samples // 2)
         torch.cuda.empty_cache()
     if learner.world > 1:
@@ -81,5 +81,5 @@ def _attempt(learner: Learner, batch: Batch, chance: Chance, settings: TrainSett
     with FlopCounterMode(display=False) as counter, learner.accumulating(last=learner.sharded):
         losses, _ = sample_losses(learner.model, size, batch, chance, settings)
         losses.sum().backward()
-    learner.optimizer.zero_grad(set_to_none=True)
+    learner.optimizer.zero_grad()
     return float(counter.get_total_flops()) / len(batch.frames)

@@ -79,7 +79,7 @@ def sample_losses(
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """Augment, draw a question and a noise level for every sequence: the loss of each, and its level t."""
     frames = augment(batch.frames, settings.augment, chance)
-    question = draw_question(batch.present, chance, settings.imputation)
+    question = draw_question(batch.present, chance, settings.imputation, settings.single)
     t = chance.spread("noise level")
     with autocast(batch.frames.device, settings.precision):
         losses = model(
@@ -144,5 +144,5 @@ def train_step(
     used = guard.accepts(norm)
     if used:
         learner.update(learning_rate(step, settings))
-    learner.optimizer.zero_grad(set_to_none=True)
+    learner.optimizer.zero_grad()
     return Measured(losses, t, norm, used)

@@ -76,9 +76,10 @@ class Validation:
         """The loss of each of this worker's subjects, at one noise level."""
         seed = self._settings.seed + _SEED
         chance = Chance(seed, level, self._places, self._count, self._device)
-        question = draw_question(batch["present"], chance, self._settings.train.imputation)
+        train = self._settings.train
+        question = draw_question(batch["present"], chance, train.imputation, train.single)
         frames, times = batch["frames"], batch["times"]
-        with autocast(self._device, self._settings.train.precision):
+        with autocast(self._device, train.precision):
             losses: Tensor = model(
                 frames,
                 question.observed,

@@ -36,6 +36,15 @@ def test_every_frame_is_asked_for_and_every_count_is_common() -> None:
     assert counts.min() > 0.14  # uniform over 1 to 5 observed frames
 
 
+def test_the_first_frame_may_be_all_that_is_known() -> None:
+    present = torch.ones(6000, 6, dtype=torch.bool)
+    plain, more, always = (draw_question(present, chance(6000), 0.5, single) for single in (0.0, 0.5, 1.0))
+    alone = [float((each.observed.sum(dim=1) == 1).float().mean()) for each in (plain, more, always)]
+    assert alone[2] == 1
+    assert alone[1] == pytest.approx((1 + alone[0]) / 2, abs=0.02)
+    assert torch.equal(plain.target, more.target)
+
+
 def test_empty_slots_at_the_end_change_nothing() -> None:
     longer = torch.cat([PRESENT, torch.zeros(len(PRESENT), 5, dtype=torch.bool)], dim=1)
     one, other = (draw_question(each, chance(len(PRESENT)), 0.5) for each in (PRESENT, longer))

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sadm_ray.diffusion.rollout import rollout_order
-from sadm_ray.diffusion.target import Target, nearest_observed
+from sadm_ray.diffusion.target import Target, nearest_observed, neighbours_observed
 
 
 @pytest.mark.parametrize("target", [Target("volume"), Target("difference", scale=0.07)])
@@ -24,6 +24,15 @@ def test_nearest_observed_is_in_time_not_in_order() -> None:
 
 def test_rollout_goes_from_the_known_outwards() -> None:
     assert rollout_order([0, 1, 2], [5, 3, 4]) == [1, 2, 0]  # 3, 4, 5
-    assert rollout_order([0, 10], [5, 9, 2]) == [1, 2, 0]  # 9, then 2, then 5
+    assert rollout_order([0, 10], [5, 9, 2, 12]) == [0, 2, 1, 3]  # the middle, then 2 and 9, then onwards
+    assert rollout_order([0, 8], list(range(1, 8))) == [3, 1, 5, 0, 2, 4, 6], "gaps are halved"
     assert rollout_order([0], [0.25, -0.25]) == [1, 0]  # equally near: the earlier first
     assert rollout_order([3.5], []) == []
+
+
+def test_neighbours_are_the_observed_frames_on_both_sides() -> None:
+    observed = torch.tensor([[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.bool)
+    times = torch.tensor([[0.0, torch.nan, 2.0, 3.0], *[[0.0, 1.0, 2.0, 3.0]] * 3])
+    places, weights = neighbours_observed(observed, times, torch.tensor([1.5, 3.0, 0.0, 2.0]))
+    assert places.tolist() == [[0, 2], [1, 0], [3, 2], [2, 3]]
+    assert weights.tolist() == [[0.25, 0.75], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]

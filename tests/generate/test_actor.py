@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sadm_ray.config import DenoiserSettings, ModelSettings, SamplingSettings, TaskSettings
+from sadm_ray.config import DenoiserSettings, ModelSettings, NetworkSettings, SamplingSettings, TaskSettings
 from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import Study
 from sadm_ray.generate import actor
@@ -42,7 +42,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 @pytest.fixture
 def job(study: Study, tmp_path: Path) -> Job:
     torch.manual_seed(0)
-    settings = ModelSettings(difference_scale=0.1, denoiser=DenoiserSettings(widths=(16, 16), blocks=1))
+    settings = ModelSettings(
+        difference_scale=0.1,
+        guess=NetworkSettings(widths=(16, 16), blocks=1),
+        denoiser=DenoiserSettings(widths=(16, 16), blocks=1),
+    )
     model = build_model(ModelConfig(shape=SHAPE, model=settings)).eval()
     for parameter in model.parameters():
         if not parameter.any():

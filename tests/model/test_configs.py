@@ -30,7 +30,7 @@ def test_it_can_be_trained_and_sampled(name: str) -> None:
 
 def test_the_paper_model_is_the_papers() -> None:
     settings = load_settings(CONFIGS / "acdc_paper.yaml")
-    assert (settings.model.target, settings.model.voxel_variance) == ("volume", False)
+    assert (settings.model.target, settings.model.guess) == ("volume", None)
     assert settings.model.denoiser.patch == (1, 1, 1)
     assert settings.sampling.sampler == "ancestral"
     assert (settings.data.frames, settings.data.shape) == (12, (32, 128, 128))

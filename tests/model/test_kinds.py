@@ -12,6 +12,7 @@ from sadm_ray.config import (
     DiffusionSettings,
     ModelKind,
     ModelSettings,
+    NetworkSettings,
     SamplingSettings,
 )
 from sadm_ray.model.config import ModelConfig
@@ -31,8 +32,9 @@ SEEN = torch.tensor([[True, True, False, False]])
 def made(kind: ModelKind, seed: int = 0, **settings: object) -> SequenceModel:
     torch.manual_seed(seed)
     conditioner = ConditionerSettings(widths=(8, 16), heads=2, layers=1, channels=8)
-    denoiser = DenoiserSettings(patch=(2, 4, 4), widths=(16, 32), blocks=1, heads=2)
-    model = ModelSettings(kind=kind, conditioner=conditioner, denoiser=denoiser, difference_scale=0.1, **settings)
+    network = {"widths": (16, 32), "blocks": 1, "heads": 2}
+    networks = {"guess": NetworkSettings(**network), "denoiser": DenoiserSettings(patch=(2, 4, 4), **network)}
+    model = ModelSettings(kind=kind, conditioner=conditioner, difference_scale=0.1, **{**networks, **settings})
     return build_model(ModelConfig(shape=SHAPE, model=model))
 
 
@@ -176,11 +178,11 @@ def test_the_calls_are_those_that_the_network_gets(
 
 def test_the_paper_is_told_nothing_but_the_condition() -> None:
     """No voxels of the source go along, and the volume itself is what is predicted."""
-    model = made("sadm_paper", target="motion", voxel_variance=True)
-    assert (model.config.model.target, model.config.model.voxel_variance) == ("volume", False)
+    model = made("sadm_paper", target="motion")
+    assert (model.config.model.target, model.config.model.guess) == ("volume", None)
     assert model.config.diffusion == DiffusionSettings(schedule="cosine", shift=0.0, prediction="x")
-    assert model.conditioner.channels == 8
-    assert made("sadm").conditioner.channels == 8 + 2 * 4 * 4
+    assert model.conditioner.layout.width == 8
+    assert made("sadm").conditioner.layout.width == 8 + 2 * (2 + 2 * 4 * 4), "time, weight and voxels of two frames"
 
 
 def test_an_untrained_rival_copies_the_source() -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, SamplingSettings
+from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, NetworkSettings, SamplingSettings
 from sadm_ray.data.chance import Chance
+from sadm_ray.diffusion.target import Sides
 from sadm_ray.errors import DataError
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.kinds import build_model
@@ -20,13 +21,14 @@ SHAPE = (4, 16, 16)
 def small(target: str = "motion", **diffusion: str) -> SequenceModel:
     """A small model whose every layer matters: the ones that start at zero are made random."""
     torch.manual_seed(0)
+    # To say every voxel by itself, a site has to carry more channels than the patch has voxels.
+    network = {"widths": (16 if target == "motion" else 64, 32), "blocks": 1}
     settings = ModelSettings(
         target=target,
         difference_scale=0.1,
-        voxel_variance="prediction" not in diffusion,
+        guess=None if target == "volume" or "prediction" in diffusion else NetworkSettings(**network),
         conditioner=ConditionerSettings(widths=(16, 32), layers=2, channels=8),
-        # To say every voxel by itself, a site has to carry more channels than the patch has voxels.
-        denoiser=DenoiserSettings(patch=(2, 4, 4), widths=(16 if target == "motion" else 64, 32), blocks=1),
+        denoiser=DenoiserSettings(patch=(2, 4, 4), **network),
     )
     model = build_model(ModelConfig(shape=SHAPE, model=settings, diffusion=diffusion))
     for parameter in model.parameters():
@@ -128,7 +130,8 @@ def test_a_rollout_equals_generating_step_by_step(sequences: dict[str, Tensor]) 
     frames = torch.cat([sequences["frames"], rolled], dim=1)
     observed = torch.cat([sequences["observed"], present], dim=1)
     times = torch.cat([sequences["times"], torch.full((3, 1), 1.1)], dim=1)
-    rest = (observed, times, torch.full((3,), 1.3), rolled[:, 0])
+    sides = Sides(rolled.expand(-1, 2, -1, -1, -1, -1), torch.full((3, 2), -0.2), torch.full((3, 2), 0.5))
+    rest = (observed, times, torch.full((3,), 1.3), sides)
     fresh = model.conditioner(model.conditioner.encode(frames, observed), *rest)
     cached, new = model.conditioner.encode(**without_times(sequences)), model.conditioner.encode(rolled, present)
     joined = model.conditioner([torch.cat(pair, dim=1) for pair in zip(cached, new, strict=True)], *rest)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.multiprocessing
 
-from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, TrainSettings
+from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, NetworkSettings, TrainSettings
 from sadm_ray.data.chance import Chance
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.kinds import build_model
@@ -26,6 +26,7 @@ def model() -> SequenceModel:
     small = ModelSettings(
         difference_scale=0.2,
         conditioner=ConditionerSettings(widths=(8, 16), heads=2, layers=1, channels=4),
+        guess=NetworkSettings(widths=(16, 16), blocks=1, heads=2),
         denoiser=DenoiserSettings(widths=(16, 16), blocks=1, heads=2),
     )
     return build_model(ModelConfig(shape=(4, 16, 16), model=small))

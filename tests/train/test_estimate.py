@@ -15,6 +15,7 @@ from sadm_ray.config import (
     DenoiserSettings,
     GenerateSettings,
     ModelSettings,
+    NetworkSettings,
     RunSettings,
     Settings,
     TaskSettings,
@@ -31,12 +32,13 @@ from tests.train.runs import SETTINGS, Run
 
 SMALL = ModelSettings(
     conditioner=ConditionerSettings(widths=(8, 16), heads=2, layers=1, channels=4),
+    guess=NetworkSettings(widths=(16, 16), blocks=1, heads=2),
     denoiser=DenoiserSettings(widths=(16, 16), blocks=1, heads=2),
 )
 OVERRIDES = (
     "data.shape=[4,16,16]", "data.frames=4", "generate.tasks=[{name: last, observed: [0], targets: [-1]}]",
     "model.conditioner={widths: [8,16], heads: 2, layers: 1, channels: 4}",
-    "model.denoiser={widths: [16,16], blocks: 1, heads: 2}",
+    "model.guess={widths: [16,16], blocks: 1, heads: 2}", "model.denoiser={widths: [16,16], blocks: 1, heads: 2}",
 )  # fmt: skip
 MEASURED = Measured("cpu", "float32", {1: 0.5, 2: 0.75}, {1: 1.0e9, 2: 1.1e9}, 0.25, 2e9)
 
@@ -72,13 +74,13 @@ def test_sizes_are_those_of_a_learner_in_training(tmp_path: Path) -> None:
     run = Run()
     run.step(0)
     learner: Learner = run.learner
-    held = [state for moments in learner.optimizer.state.values() for state in moments.values() if state.ndim]
+    held = [state for p in learner.bare.parameters() for state in learner.optimizer.moments(p).values() if state.ndim]
     found = told(settings(tmp_path))
     assert found.parameters == learner.bare.describe()
     size = found.state
     assert size["weights"] == size["gradients"] == sum(p.nbytes for p in learner.bare.parameters())
     assert size["averages"] == sum(w.nbytes for average in learner.averages.values() for w in average.weights)
-    assert size["optimizer"] == pytest.approx(sum(moment.nbytes for moment in held), rel=1e-3)
+    assert size["optimizer"] == pytest.approx(sum(moment.nbytes for moment in held), rel=0.02)
     saved = sum(tensor.nbytes for tensors in learner.state().values() for tensor in tensors.values())
     assert found.checkpoint == pytest.approx(saved, rel=0.01)
 

@@ -64,7 +64,7 @@ class Ddm(SequenceModel):
         super().__init__(config)
         settings, diffusion, channels = config.model.denoiser, config.diffusion, config.channels
         self.conditioner = SourceConditioner(config.model.conditioner, channels, settings.patch)
-        self.denoiser = Denoiser(settings, channels, self.conditioner.channels)
+        self.denoiser = Denoiser(settings, channels, self.conditioner.layout.width)
         self.deformation = Deformation(channels, settings.patch, settings.widths[0], settings.blocks)
         self.schedule = Schedule(diffusion.schedule, diffusion.log_snr_min, diffusion.log_snr_max, diffusion.shift)
 

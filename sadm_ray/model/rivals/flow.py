@@ -32,8 +32,10 @@ class Flow(SequenceModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         model = config.model
-        self.conditioner = Conditioner(model.conditioner, config.channels, model.denoiser.patch, model.covariates)
-        self.denoiser = Denoiser(model.denoiser, config.channels, self.conditioner.channels)
+        self.conditioner = Conditioner(
+            model.conditioner, config.channels, model.denoiser.patch, model.covariates, sides=self.sides
+        )
+        self.denoiser = Denoiser(model.denoiser, config.channels, self.conditioner.layout.width)
 
     def networks(self) -> Sequence[nn.Module]:
         return [self.denoiser]

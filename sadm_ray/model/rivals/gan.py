@@ -58,8 +58,9 @@ class Gan(SequenceModel):
         super().__init__(config)
         settings, channels = config.model.denoiser, config.channels
         self.conditioner = SourceConditioner(config.model.conditioner, channels, settings.patch)
-        self.generator = Denoiser(settings, channels, self.conditioner.channels)
-        self.discriminator = PatchDiscriminator(channels, self.conditioner.channels, settings.patch, settings.widths)
+        told = self.conditioner.layout.width
+        self.generator = Denoiser(settings, channels, told)
+        self.discriminator = PatchDiscriminator(channels, told, settings.patch, settings.widths)
 
     def networks(self) -> Sequence[nn.Module]:
         return [self.generator]

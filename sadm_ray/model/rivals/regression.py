@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sadm_ray.config import SamplingSettings
 from sadm_ray.diffusion.samplers import SeededNoise
+from sadm_ray.model.conditioner import Conditioner
+from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.context import Given
-from sadm_ray.model.sadm import Sadm
+from sadm_ray.model.guess import Guesser, guesser_of
+from sadm_ray.model.sequence_model import SequenceModel
 
 
-class Regression(Sadm):
-    """x̂ by squared error, in one call; the network is as large as ours and looks at zeros where ours has noise.
+class Regression(SequenceModel):
+    """The mean of our guess is the answer, in one call; it is trained as ours is.
 
     Every sample of it is the same: the mean of what may come.
     """
 
-    is_guided = is_random = False
+    is_random = False
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        model = config.model
+        self.conditioner = Conditioner(
+            model.conditioner, config.channels, model.denoiser.patch, model.covariates, sides=self.sides
+        )
+        self.guesser: Guesser = guesser_of(config, self.conditioner.layout)
+
+    def networks(self) -> Sequence[nn.Module]:
+        return [self.guesser.unet]
 
     def loss(self, given: Given, volume: Tensor, t: Tensor, eps: Tensor) -> Float[Tensor, " b"]:
-        x = self.target.encode(volume, given.reference)
-        return (self._answer(given) - x).square().flatten(1).mean(dim=1)
+        return self.guesser(given.condition).loss(self.target.encode(volume, given.reference))
 
     def draw(self, given: Given, noise: SeededNoise, sampling: SamplingSettings) -> Float[Tensor, "b c D H W"]:
-        return self.target.decode(self._answer(given), given.reference)
+        return self.target.decode(self.guesser(given.condition).mean, given.reference)
 
     def network_calls(self, sampling: SamplingSettings) -> int:
         return 1
-
-    def _answer(self, given: Given) -> Float[Tensor, "b c D H W"]:
-        noisiest = self.schedule.steps(1)[0]
-        return self._denoise(torch.zeros_like(given.reference), noisiest, given.condition)

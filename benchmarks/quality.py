@@ -1,0 +1,122 @@
+"""How well real hearts are predicted: folds of ACDC by patient, each trained for as many steps.
+
+    python -m benchmarks.quality data.root=/path/to/acdc run.dir=/where/it/goes            all five folds
+    python -m benchmarks.quality --folds 0 -- data.root=… run.dir=… train.steps=600      a look at one
+
+Settings are those of `configs/acdc_small.yaml`; what is given behind them goes before. A run that is there already is
+not done again. All figures are of subjects that were not trained on, first averaged over the test subjects of a fold,
+then over folds; Δ is against copy-last on the same frames (for imputation, against linear interpolation too).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.figures import say
+from sadm_ray import steps
+from sadm_ray.cluster import ray_session
+from sadm_ray.config import Settings
+from sadm_ray.config_file import load_settings
+from sadm_ray.evaluate.tables import COPY_LAST, INTERPOLATION, SAMPLE, by_subject, summarise_calibration
+
+CONFIG = Path(__file__).parents[1] / "configs" / "acdc_small.yaml"
+FOLDS = 5
+TASKS = {"ed-to-es": 1, "three-to-es": 3, "rollout": 7}
+"""How many frames each question about the future observes."""
+_REACH = {
+    ("ed-to-es", "mean"): 2.5,
+    ("ed-to-es", SAMPLE): 1.5,
+    ("three-to-es", "mean"): 1.8,
+    ("three-to-es", SAMPLE): 1.0,
+}
+_SECONDS_A_FRAME = 2.0
+
+
+def main() -> None:
+    """Print the figures of all folds together, and those of each fold on the way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
+    parser.add_argument("settings", nargs="*", help="key=value, as for sadm-ray")
+    asked = parser.parse_args()
+    found = []
+    for fold in asked.folds:
+        names = [f"run.name=fold-{fold}", f"data.split.folds={FOLDS}", f"data.split.fold={fold}"]
+        found.append(_fold(load_settings(CONFIG, [*asked.settings, *names])))
+        _say(found[-1:], f"fold {fold}, ")
+    _say(found, "")
+
+
+def _fold(settings: Settings) -> dict[tuple[str, str, str], float]:
+    """Figures by (task, method, score)."""
+    with ray_session(settings):
+        steps.prepare(settings)
+        begun = time.monotonic()
+        steps.train(settings)
+        trained = time.monotonic() - begun
+        begun = time.monotonic()
+        generated = steps.generate(settings)
+        seconds = (time.monotonic() - begun) * settings.generate.actors
+        evaluation = steps.evaluate(settings)
+    figures = {("", "", "minutes of training"): trained / 60}
+    if not generated.done_before:
+        figures["", "", "CPU seconds a frame"] = seconds / len(evaluation.calibration)
+    subjects = by_subject(evaluation.metrics)
+    for key, rows in subjects.groupby(["task", "method"]):
+        task, method = map(str, key)
+        name = "mean" if method.startswith("mean of") else method
+        scores = ("psnr", "psnr_changed", "ssim", "ssim_changed", "nrmse", "nrmse_changed")
+        figures |= {(task, name, score): float(rows[score].mean()) for score in scores}
+    for row in summarise_calibration(evaluation.calibration).to_dict("records"):
+        figures[row["task"], "mean", "correlation"] = row["correlation"]
+        figures[row["task"], "mean", "spread to error"] = row["spread"] / row["error"]
+    figures |= _last_frame(evaluation.metrics)
+    return figures
+
+
+def _last_frame(metrics: pd.DataFrame) -> dict[tuple[str, str, str], float]:
+    """PSNR at end-systole, which every question about the future asks for, whatever it has observed."""
+    last = metrics[(metrics["frame"] == metrics["frame"].max()) & metrics["method"].str.startswith("mean of")]
+    return {(task, "mean", "psnr of ES"): float(rows["psnr"].mean()) for task, rows in last.groupby("task")}
+
+
+def _say(folds: list[dict[tuple[str, str, str], float]], before: str) -> None:
+    def mean(*key: str) -> float:
+        return fmean(fold[key] for fold in folds if key in fold)
+
+    def told(figure: str, value: float, unit: str, better: Any, reach: float | None = None) -> None:
+        say(before + figure, value, unit, better, reach)
+
+    told("minutes of training", mean("", "", "minutes of training"), "min", "lower", 60)
+    if any(("", "", "CPU seconds a frame") in fold for fold in folds):
+        told("CPU seconds a frame", mean("", "", "CPU seconds a frame"), "s", "lower", _SECONDS_A_FRAME)
+    for task in (*TASKS, "missing"):
+        told(f"{task}: copy-last, PSNR", mean(task, COPY_LAST, "psnr"), "dB", "higher")
+        for method in (SAMPLE, "mean"):
+            said = f"{task}: {'one sample' if method == SAMPLE else 'mean of samples'}"
+            told(f"{said}, PSNR", mean(task, method, "psnr"), "dB", "higher")
+            gain = mean(task, method, "psnr") - mean(task, COPY_LAST, "psnr")
+            told(f"{said}, Δ PSNR", gain, "dB", "higher", _REACH.get((task, method)))
+            changed = mean(task, method, "psnr_changed") - mean(task, COPY_LAST, "psnr_changed")
+            told(f"{said}, Δ PSNR of the changed region", changed, "dB", "higher")
+            for score, sign in (("ssim", 1), ("nrmse", -1)):
+                gain = sign * (mean(task, method, score) - mean(task, COPY_LAST, score))
+                told(f"{said}, {score.upper()} better than copy-last by", gain, "1", "higher", 0.0)
+            if task == "missing":
+                gain = mean(task, method, "psnr") - mean(task, INTERPOLATION, "psnr")
+                told(f"{said}, Δ PSNR to interpolation", gain, "dB", "higher", 1.0)
+        told(f"{task}: spread follows error, rank correlation", mean(task, "mean", "correlation"), "1", "higher", 0.5)
+        told(f"{task}: spread to error", mean(task, "mean", "spread to error"), "1", "higher")
+    for fewer, more in pairwise(TASKS):
+        gain = mean(more, "mean", "psnr of ES") - mean(fewer, "mean", "psnr of ES")
+        told(f"end-systole from {TASKS[more]} frames over {TASKS[fewer]}", gain, "dB", "higher", 0.0)
+
+
+if __name__ == "__main__":
+    main()

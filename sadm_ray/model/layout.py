@@ -1,0 +1,67 @@
+"""Which channels of a condition hold what."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from sadm_ray.diffusion.target import Sides
+from sadm_ray.model.layers import Grid, depth_to_space, space_to_depth
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What was decoded from the sequence; then, of each frame of the reference, its time and weight; then their voxels.
+
+    The null condition is all zeros: frames of intensity ½ without weight.
+
+    Attributes:
+        decoded: how many channels what was decoded has.
+        sides: how many frames the reference is made of; 0: the condition holds nothing of them.
+        channels: of a volume.
+        patch: of the stem, on whose grid the condition lies (d h w).
+    """
+
+    decoded: int
+    sides: int
+    channels: int
+    patch: Grid
+
+    @property
+    def width(self) -> int:
+        """How many channels the condition has."""
+        return self.decoded + self.sides * (2 + self.channels * math.prod(self.patch))
+
+    def pack(self, decoded: Float[Tensor, "b k e f g"], sides: Sides, time_scale: float) -> Float[Tensor, "b n e f g"]:
+        """The condition; what was decoded may lie on a coarser grid."""
+        if not self.sides:
+            return decoded
+        voxels = space_to_depth(2.0 * sides.frames.flatten(1, 2) - 1.0, self.patch)
+        if decoded.shape[-3:] != voxels.shape[-3:]:
+            decoded = F.interpolate(decoded, size=voxels.shape[-3:], mode="trilinear")
+        clock = torch.cat([sides.ahead / time_scale, sides.weights], dim=1)[..., None, None, None]
+        known = [clock.expand(-1, -1, *voxels.shape[-3:]), voxels]
+        return torch.cat([decoded, *(each.to(decoded.dtype) for each in known)], dim=1)
+
+    def ahead_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s"]:
+        """How much later than the target the reference's frames were acquired, in units of the time scale."""
+        return condition[:, self.decoded : self.decoded + self.sides, 0, 0, 0].float()
+
+    def weights_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s"]:
+        """The weights of the reference's frames."""
+        first = self.decoded + self.sides
+        return condition[:, first : first + self.sides, 0, 0, 0].float()
+
+    def reference_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b c d h w"]:
+        """The reference, in [0, 1]; black for the null condition."""
+        return torch.einsum("bs,bscdhw->bcdhw", self.weights_of(condition), self.frames_of(condition))
+
+    def frames_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s c d h w"]:
+        """The reference's frames, in [0, 1]."""
+        voxels = depth_to_space(condition[:, self.decoded + 2 * self.sides :].float(), self.patch)
+        return 0.5 * (voxels.unflatten(1, (self.sides, self.channels)) + 1.0)

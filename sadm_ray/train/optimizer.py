@@ -1,0 +1,82 @@
+"""What turns gradients into new weights: Muon for matrices and kernels, AdamW for norms and biases; or AdamW for all.
+
+Muon (Jordan et al., 2024) takes the step that is equally long in all directions of a matrix. With the size of AdamW's
+steps (Liu et al., Muon is Scalable for LLM Training, 2025) one learning rate serves both. docs/findings.md has what it
+is worth here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sadm_ray.config import TrainSettings
+
+Moments = dict[str, Tensor]
+"""What an optimizer remembers of a parameter, by torch's names."""
+
+
+class Optimizer:
+    """Updates the parameters of a model. Norms and biases are not decayed."""
+
+    def __init__(self, model: nn.Module, settings: TrainSettings) -> None:
+        self._parameters = list(model.parameters())
+        weights = [p for p in self._parameters if p.ndim > 1]
+        vectors = [p for p in self._parameters if p.ndim <= 1]
+        groups = [{"params": vectors, "weight_decay": 0.0}]
+        self._matrices: dict[nn.Parameter, nn.Parameter] = {}
+        self._muon: torch.optim.Muon | None = None
+        if settings.optimizer == "muon":
+            self._matrices = {p: nn.Parameter(_as_matrix(p.detach(), p)) for p in weights}
+            decay, fit = settings.weight_decay, "match_rms_adamw"
+            self._muon = torch.optim.Muon(self._matrices.values(), weight_decay=decay, adjust_lr_fn=fit)
+        else:
+            groups.append({"params": weights, "weight_decay": settings.weight_decay})
+        self._adamw = torch.optim.AdamW(groups, betas=(0.9, 0.99), foreach=True)
+
+    def step(self, rate: float) -> None:
+        """One update with this learning rate."""
+        for p, matrix in self._matrices.items():
+            matrix.grad = None if p.grad is None else _as_matrix(p.grad, p)
+        for part in (self._adamw, self._muon):
+            if part is not None:
+                for group in part.param_groups:
+                    group["lr"] = rate
+                part.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for p in (*self._parameters, *self._matrices.values()):
+            p.grad = None
+
+    def moments(self, p: nn.Parameter) -> Moments:
+        """What is remembered of a parameter; before its first update nothing."""
+        part, held = self._of(p)
+        return part.state.get(held, {})
+
+    def restore(self, p: nn.Parameter, moments: Mapping[str, Tensor], fill: Callable[[Tensor, Tensor], None]) -> None:
+        """Remember of a parameter what `moments` told, as whole tensors.
+
+        Args:
+            fill: puts a whole tensor into one that may be a shard.
+        """
+        part, held = self._of(p)
+        for name, whole in sorted(moments.items()):  # sharing out a tensor is an act of all workers, in one order
+            mine = torch.zeros_like(held.detach()) if whole.ndim else whole.clone()
+            if whole.ndim:
+                fill(mine, whole)
+            part.state[held][name] = mine
+
+    def _of(self, p: nn.Parameter) -> tuple[torch.optim.Optimizer, nn.Parameter]:
+        if self._muon is not None and p in self._matrices:
+            return self._muon, self._matrices[p]
+        return self._adamw, p
+
+
+def _as_matrix(tensor: Tensor, p: Tensor) -> Tensor:
+    """Outputs × everything else; of the parameter itself a view, in which writing changes the parameter."""
+    if p.is_contiguous():
+        return tensor.flatten(1)
+    return tensor.movedim(1, -1).flatten(1)

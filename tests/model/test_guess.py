@@ -1,0 +1,119 @@
+"""What is guessed before any noise is looked at."""
+
+import math
+
+import torch
+
+from sadm_ray.config import NetworkSettings
+from sadm_ray.diffusion.target import Sides
+from sadm_ray.model.guess import ASTRAY, LIKELIHOOD_WEIGHT, NOISE, Guess, Guesser, steepness
+from sadm_ray.model.layout import Layout
+from sadm_ray.model.motion import SHIFT, VELOCITY, change_by_motion, motion_channels, warp
+
+PATCH = (2, 4, 4)
+LAYOUT = Layout(decoded=3, sides=2, channels=1, patch=PATCH)
+
+
+def sides(batch: int = 2) -> Sides:
+    frames = torch.rand(batch, 2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return Sides(frames, torch.tensor([[-0.5, 0.25]] * batch), torch.tensor([[1 / 3, 2 / 3]] * batch))
+
+
+def test_a_condition_gives_back_what_was_packed() -> None:
+    packed = LAYOUT.pack(torch.randn(2, 3, 2, 2, 2), sides(), time_scale=0.5)
+    assert packed.shape == (2, LAYOUT.width, 2, 2, 2)
+    torch.testing.assert_close(LAYOUT.frames_of(packed), sides().frames)
+    torch.testing.assert_close(LAYOUT.weights_of(packed), sides().weights)
+    assert packed[:, 3:5, 0, 0, 0].tolist() == [[-1.0, 0.5]] * 2, "in units of the time scale"
+
+
+def test_the_null_condition_has_frames_of_one_half_without_weight() -> None:
+    null = torch.zeros(1, LAYOUT.width, 2, 2, 2)
+    assert (LAYOUT.frames_of(null) == 0.5).all()
+    assert not LAYOUT.weights_of(null).any()
+
+
+def test_motion_moves_the_frames_and_shifts_their_weights() -> None:
+    known, moves = sides(), torch.zeros(2, motion_channels(2), 4, 8, 8)
+
+    def moved(motion: torch.Tensor) -> torch.Tensor:
+        return known.reference + change_by_motion(known.frames, known.ahead, known.weights, motion)
+
+    torch.testing.assert_close(moved(moves), known.reference)
+    shifted = moves.clone()
+    shifted[:, -1] = 0.5
+    more = torch.tensor([-1.0, 1.0]) * 0.5 * SHIFT * 0.25  # the nearer frame is a quarter away
+    torch.testing.assert_close(moved(shifted), Sides(known.frames, known.ahead, known.weights + more).reference)
+    shifted = moves.clone()
+    shifted[:, 5] = 1.0 / (VELOCITY * 0.25)  # the second frame, a quarter ahead, by one voxel along w
+    field = torch.zeros(2, 3, 4, 8, 8)
+    field[:, 2] = 1.0
+    expected = (known.frames[:, 0] + 2.0 * warp(known.frames[:, 1], field)) / 3.0
+    torch.testing.assert_close(moved(shifted), expected)
+
+
+def test_nothing_moves_in_no_time() -> None:
+    frames, any_motion = sides().frames, torch.randn(2, motion_channels(2), 4, 8, 8)
+    at_the_first = change_by_motion(frames, torch.tensor([[0.0, 0.5]] * 2), torch.tensor([[1.0, 0.0]] * 2), any_motion)
+    assert not at_the_first.any()
+
+
+def test_a_frame_alone_is_moved() -> None:
+    frames, motion = sides().frames[:, :1], torch.ones(2, motion_channels(1), 4, 8, 8)
+    alone = change_by_motion(frames, torch.full((2, 1), -0.5), torch.ones(2, 1), motion)
+    torch.testing.assert_close(alone, warp(frames[:, 0], -0.5 * VELOCITY * motion) - frames[:, 0])
+
+
+def test_an_untrained_guess_is_the_reference_and_unsure_of_its_edges() -> None:
+    guesser = Guesser(NetworkSettings(widths=(16, 16), blocks=1, heads=2), LAYOUT, scale=0.1, motion=True)
+    frames = torch.zeros(1, 2, 1, 4, 8, 8)
+    frames[..., 4:] = 1.0
+    known = Sides(frames, torch.tensor([[-0.5, 0.25]]), torch.tensor([[1 / 3, 2 / 3]]))
+    mean, log_variance = guesser(LAYOUT.pack(torch.randn(1, 3, 2, 2, 2), known, 1.0))
+    assert not mean.any()
+    deviation = 0.1 * (0.5 * log_variance).exp()  # in units of intensity
+    torch.testing.assert_close(deviation[..., :3], torch.full((1, 1, 4, 8, 3), NOISE))
+    at_the_edge = math.hypot(NOISE, ASTRAY * 0.25 * 0.5)
+    torch.testing.assert_close(deviation[..., 3:5], torch.full((1, 1, 4, 8, 2), at_the_edge))
+
+
+def test_steepness_is_the_length_of_the_gradient() -> None:
+    d, h, w = torch.meshgrid(*(torch.arange(size, dtype=torch.float32) for size in (3, 5, 6)), indexing="ij")
+    slope = steepness((2.0 * d + 3.0 * h + 6.0 * w)[None, None])
+    torch.testing.assert_close(slope[..., 1:-1, 1:-1, 1:-1], torch.full((1, 1, 1, 3, 4), 7.0))
+    assert not steepness(torch.ones(1, 1, 1, 1, 1)).any()
+
+
+def test_a_guess_travels_as_channels() -> None:
+    guess = Guess(torch.randn(2, 1, 4, 8, 8), torch.randn(2, 1, 4, 8, 8))
+    told = guess.on_grid(PATCH)
+    assert told.shape[1] == Guess.width(LAYOUT)
+    for mine, other in zip(guess, Guess.from_grid(told, PATCH), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def test_the_loss_is_least_for_the_true_mean_and_variance() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = 0.3 + 0.5 * torch.randn(1, 1, 8, 64, 64, generator=generator)
+    log_variance = torch.full_like(x, 2 * math.log(0.5))
+
+    def loss(mean: float, more: float) -> float:
+        return Guess(torch.full_like(x, mean), log_variance + more).loss(x).item()
+
+    assert loss(0.3, 0.0) < min(loss(0.1, 0.0), loss(0.5, 0.0))
+    # The mean's error counts in units of the variance, so compare the likelihood alone.
+    for more in (-0.7, 0.7):
+        likelihoods = []
+        for log in (log_variance, log_variance + more):
+            squared = ((x - 0.3) ** 2).mean() / log.exp().mean().clamp(1e-3, 1.0).sqrt()
+            likelihoods.append((Guess(torch.full_like(x, 0.3), log).loss(x) - squared).item() / LIKELIHOOD_WEIGHT)
+        assert likelihoods[0] < likelihoods[1]
+
+
+def test_the_mean_is_not_fitted_by_likelihood() -> None:
+    """Its gradient has one weight in all voxels of a volume, however far off they may be."""
+    mean = torch.zeros(1, 1, 1, 1, 2, requires_grad=True)
+    log_variance = torch.tensor([-4.0, 2.0]).view(1, 1, 1, 1, 2)
+    Guess(mean, log_variance).loss(torch.ones(1, 1, 1, 1, 2)).sum().backward()
+    assert mean.grad is not None
+    assert mean.grad.flatten()[0] == mean.grad.flatten()[1]
