@@ -93,7 +93,7 @@ class Guesser(nn.Module):
         if motion.shape[1]:
             frames, weights = self.layout.frames_of(condition), self.layout.weights_of(condition)
             mean = mean + change_by_motion(frames, ahead, weights, motion) / self.scale
-        expected = self.layout.reference_of(condition) + self.scale * mean.detach()
+        expected = self.layout.reference_of(condition.detach()) + self.scale * mean.detach()
         astray = ASTRAY * reach * steepness(expected)
         at_first = torch.log(astray.square() + NOISE**2) - 2.0 * math.log(self.scale)
         return Guess(mean, (at_first + LOG_VARIANCE * log_variance).clamp(*LOG_VARIANCE_RANGE))

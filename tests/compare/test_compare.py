@@ -35,7 +35,7 @@ def test_every_kind_was_asked_the_same_of_the_same_subjects(found: dict[str, Any
             rows["method"]
         )
     members = found["compared"].members.set_index("kind")
-    assert members.loc["sadm", "parameters"] == members.loc["regression", "parameters"]
+    assert members.loc["sadm", "parameters"] > members.loc["regression", "parameters"], "the denoiser's are missing"
     assert set(members["steps"]) == {6}
 
 
