@@ -75,8 +75,8 @@ class _Worker:
         self.device = ray.train.torch.get_device()
         if self.settings.precision == "bfloat16" and has_wrong_gradients(self.device):
             raise ConfigError(
-                "train.precision: bfloat16 has wrong gradients on CPUs with AVX512-BF16 and no AMX, as here; use auto or "
-                "float32"
+                "train.precision: bfloat16 has wrong gradients on CPUs with AVX512-BF16 and no AMX, as here; use "
+                "auto or float32"
             )
         torch.set_num_threads(1) if self.device.type == "cpu" else torch.set_float32_matmul_precision("high")
         torch.manual_seed(work.settings.seed)  # the same initial weights everywhere
