@@ -37,7 +37,7 @@ class SamplingSettings(Section):
 class TaskSettings(Section):
     """A question to the model, in slots of the sequence (negative ones count from the end).
 
-    The `targets` are generated one after another, nearest in time first; each generated frame then counts as observed.
+    The `targets` are generated one after another, gaps halved first; each generated frame then counts as observed.
     """
 
     name: Name

@@ -22,7 +22,7 @@ Volume = Float[Tensor, "b c d h w"]
 class Target:
     """The two ways between a volume in [0, 1] and x, given the reference frame.
 
-    For `motion`, x is the difference too; what differs is how the denoiser says it (`sadm_ray.model.motion`).
+    For `motion`, x is the difference too; what differs is how the guess says it (`sadm_ray.model.motion`).
     """
 
     kind: Literal["volume", "difference", "motion"]

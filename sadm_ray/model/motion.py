@@ -1,6 +1,6 @@
 """Motion compensation: moving the observed frames instead of painting what moved.
 
-The denoiser also predicts, smoothly in space, a displacement field for each frame that makes the reference, and how far
+The guess (`sadm_ray.model.guess`) says, smoothly in space, velocities for each frame that makes the reference, and how far
 their weights in it shift from the one to the other. What this does to the reference, in units of `scale`, becomes what
 is expected of x before looking at z (the mean of `sadm_ray.diffusion.posterior`).
 """

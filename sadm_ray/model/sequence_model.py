@@ -109,7 +109,7 @@ class SequenceModel(nn.Module, ABC):
         covariates: Float[Tensor, "b n"] | None = None,
         visit_covariates: Float[Tensor, "b t m"] | None = None,
     ) -> Float[Tensor, "b m c d h w"]:
-        """Generate the frames at `target_times`, autoregressively, nearest in time first.
+        """Generate the frames at `target_times`, autoregressively, in the order of `rollout_order`.
 
         Each frame is encoded once; a generated one joins the observed ones for those that follow.
 
