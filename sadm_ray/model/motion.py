@@ -1,7 +1,7 @@
 """Motion compensation: moving the observed frames instead of painting what moved.
 
-The guess (`sadm_ray.model.guess`) says, smoothly in space, velocities for each frame that makes the reference, and how far
-their weights in it shift from the one to the other. What this does to the reference, in units of `scale`, becomes what
+The guess (`sadm_ray.model.guess`) says, smoothly in space, velocities for each frame that makes the reference, and how
+far their weights in it shift from the one to the other. What this does to the reference, in units of `scale`, is what
 is expected of x before looking at z (the mean of `sadm_ray.diffusion.posterior`).
 """
 

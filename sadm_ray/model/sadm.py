@@ -15,7 +15,6 @@ from sadm_ray.diffusion.posterior import expected_loss, gaussian_v, standardised
 from sadm_ray.diffusion.prediction import diffuse, to_v, to_x
 from sadm_ray.diffusion.samplers import SeededNoise, sample
 from sadm_ray.diffusion.schedule import Schedule
-from sadm_ray.model.conditioner import Conditioner
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.context import Given
 from sadm_ray.model.denoiser import Denoiser
@@ -40,10 +39,7 @@ class Sadm(SequenceModel):
         if model.kind == "diffusion_only":
             self.conditioner = SourceConditioner(model.conditioner, config.channels, model.denoiser.patch)
         else:
-            sides = 0 if model.kind == "sadm_paper" else self.sides
-            self.conditioner = Conditioner(
-                model.conditioner, config.channels, model.denoiser.patch, model.covariates, sides=sides
-            )
+            self.conditioner = self._attending(0 if model.kind == "sadm_paper" else self.sides)
         layout = self.conditioner.layout
         self.guesser = None if model.guess is None else guesser_of(config, layout)
         told = layout.width + (Guess.width(layout) if self.guesser is not None else 0)

@@ -242,6 +242,11 @@ class SequenceModel(nn.Module, ABC):
             generated.append(frame)
         return torch.stack(generated, dim=1)
 
+    def _attending(self, sides: int) -> Conditioner:
+        """The conditioner that looks at the whole sequence; `sides`: of how many frames the voxels go along."""
+        model = self.config.model
+        return Conditioner(model.conditioner, self.config.channels, model.denoiser.patch, model.covariates, sides=sides)
+
     def _given(self, context: Context, target_time: Float[Tensor, " b"]) -> Given:
         rows = torch.arange(len(context.frames), device=context.frames.device)
         known = context.observed, context.times, target_time

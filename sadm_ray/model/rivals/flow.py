@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from sadm_ray.config import SamplingSettings
 from sadm_ray.diffusion.samplers import SeededNoise
-from sadm_ray.model.conditioner import Conditioner
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.context import Given
 from sadm_ray.model.denoiser import Denoiser
@@ -32,9 +31,7 @@ class Flow(SequenceModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         model = config.model
-        self.conditioner = Conditioner(
-            model.conditioner, config.channels, model.denoiser.patch, model.covariates, sides=self.sides
-        )
+        self.conditioner = self._attending(self.sides)
         self.denoiser = Denoiser(model.denoiser, config.channels, self.conditioner.layout.width)
 
     def networks(self) -> Sequence[nn.Module]:

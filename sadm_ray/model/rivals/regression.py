@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from sadm_ray.config import SamplingSettings
 from sadm_ray.diffusion.samplers import SeededNoise
-from sadm_ray.model.conditioner import Conditioner
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.context import Given
 from sadm_ray.model.guess import Guesser, guesser_of
@@ -26,10 +25,7 @@ class Regression(SequenceModel):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        model = config.model
-        self.conditioner = Conditioner(
-            model.conditioner, config.channels, model.denoiser.patch, model.covariates, sides=self.sides
-        )
+        self.conditioner = self._attending(self.sides)
         self.guesser: Guesser = guesser_of(config, self.conditioner.layout)
 
     def networks(self) -> Sequence[nn.Module]:
