@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from sadm_ray.model.precision import gradients_want_padding
+
 Grid = tuple[int, int, int]
 Tokens = tuple[Float[Tensor, "b k e"], Bool[Tensor, "b k"]]
 """Embeddings, and which of them count."""
@@ -66,13 +68,25 @@ class Fourier(nn.Module):
         return self.mlp(torch.cat([values, angles.sin(), angles.cos()], dim=-1))
 
 
+class Convolution(nn.Conv3d):
+    """3×3×3, every voxel stays where it is."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b k d h w"]:
+        if x.shape[2] == 2 and gradients_want_padding(x):
+            return F.conv3d(F.pad(x, (0, 0, 0, 0, 1, 1)), self.weight, self.bias, padding=(0, 1, 1))
+        return super().forward(x)
+
+
 class ResBlock(nn.Module):
     """Two normalised 3×3×3 convolutions beside the identity, optionally modulated by an embedding (FiLM)."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int | None = None) -> None:
         super().__init__()
-        self.norm1, self.conv1 = group_norm(inputs), nn.Conv3d(inputs, outputs, 3, padding=1)
-        self.norm2, self.conv2 = group_norm(outputs), zeroed(nn.Conv3d(outputs, outputs, 3, padding=1))
+        self.norm1, self.conv1 = group_norm(inputs), Convolution(inputs, outputs)
+        self.norm2, self.conv2 = group_norm(outputs), zeroed(Convolution(outputs, outputs))
         self.film = None if embedding is None else zeroed(nn.Linear(embedding, 2 * outputs))
         self.skip = nn.Identity() if inputs == outputs else nn.Conv3d(inputs, outputs, 1)
 

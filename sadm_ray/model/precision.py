@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import torch
+from torch import Tensor
 
 from sadm_ray.config import Precision
 
@@ -16,16 +17,21 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 faster than float32: GPUs from Ampere on, CPUs with AMX tiles."""
+    """Whether the device multiplies bfloat16 faster than float32: GPUs from Ampere on, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
-def has_wrong_gradients(device: torch.device) -> bool:
-    """Whether gradients in bfloat16 are wrong: on CPUs with AVX512-BF16 but without AMX, such as AMD's EPYC.
+def gradients_want_padding(x: Tensor) -> bool:
+    """Whether a 3×3×3 convolution of a volume of two slices has to be padded by us for its gradient to be right.
 
-    They would be 1.7 times faster, but there PyTorch 2.13 returns memory that was never written to as gradient of
-    3×3×3 kernels on grids of 2 × 8 × 8: infinite, NaN or, worse, neither.
+    On CPUs with AVX512-BF16 but without AMX, such as AMD's EPYC, PyTorch 2.13 (oneDNN) otherwise returns memory that
+    was never written to as gradient of the kernel in bfloat16: infinite, NaN or, worse, neither.
     """
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
+    return (
+        x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.cpu._is_avx512_bf16_supported()
+        and not torch.cpu._is_amx_tile_supported()
+    )

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sadm_ray.config import NetworkSettings
-from sadm_ray.model.layers import Grid, ResBlock, SpatialAttention, Stage, depth_to_space, group_norm, zeroed
+from sadm_ray.model.layers import (
+    Convolution,
+    Grid,
+    ResBlock,
+    SpatialAttention,
+    Stage,
+    depth_to_space,
+    group_norm,
+    zeroed,
+)
 
 
 class UNet(nn.Module):
@@ -41,7 +50,7 @@ class UNet(nn.Module):
         super().__init__()
         self.patch = patch
         widths, blocks = settings.widths, settings.blocks
-        self.enter = nn.Conv3d(inputs, widths[0], 3, padding=1)
+        self.enter = Convolution(inputs, widths[0])
         self.down = nn.ModuleList(Stage(width, width, blocks, embedding) for width in widths)
         self.sink = nn.ModuleList(nn.Conv3d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
         self.attention = SpatialAttention(widths[-1], settings.heads)

@@ -18,10 +18,9 @@ from torch.nn.utils import convert_conv3d_weight_memory_format
 from sadm_ray.config import Settings
 from sadm_ray.data.chance import Chance
 from sadm_ray.data.study import Study
-from sadm_ray.errors import ConfigError, DataError, UserError
+from sadm_ray.errors import DataError, UserError
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.kinds import build_model
-from sadm_ray.model.precision import has_wrong_gradients
 from sadm_ray.model.sequence_model import ema_name
 from sadm_ray.progress import Reporter
 from sadm_ray.tracking import TrackedRun
@@ -73,11 +72,6 @@ class _Worker:
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        if self.settings.precision == "bfloat16" and has_wrong_gradients(self.device):
-            raise ConfigError(
-                "train.precision: bfloat16 has wrong gradients on CPUs with AVX512-BF16 and no AMX, as here; use "
-                "auto or float32"
-            )
         torch.set_num_threads(1) if self.device.type == "cpu" else torch.set_float32_matmul_precision("high")
         torch.manual_seed(work.settings.seed)  # the same initial weights everywhere
 

@@ -44,11 +44,11 @@ def settings_with(folder: Path, shards: str, **train: Any) -> Settings:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 6 MB; where it may not be mounted the test is skipped."""
+    """A disk of 64 MB; where it may not be mounted the test is skipped."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount, umount = shutil.which("mount"), shutil.which("umount")
-    made = mount and subprocess.run([mount, "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], check=False)
+    made = mount and subprocess.run([mount, "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)], check=False)
     if not made or made.returncode:
         pytest.skip("no file system can be mounted here")
     yield disk
@@ -59,10 +59,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_costs_a_checkpoint_and_one_line(
     shards: str, small_disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A checkpoint takes 2.5 MB: the first has room, the second has not, until somebody makes some.
+    undisturbed = settings_with(tmp_path / "undisturbed", shards, steps=8)
+    steps.train(undisturbed)
+    checkpoint = next((undisturbed.run_dir / "model.ray" / "checkpoints").glob("checkpoint-*"))
+    size = sum(file.stat().st_size for file in checkpoint.iterdir())
+    # The first checkpoint has room, the second has not, until somebody makes some.
     settings = settings_with(tmp_path, shards, storage=str(small_disk), steps=8, checkpoint_every=2)
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(2_000_000))
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 3 * size // 2))
     kept = Checkpoints(f"{small_disk}/tiny/checkpoints")
     with pytest.raises(DataError, match=r"step 8 cannot be written \(.*[Nn]o space left on device"):
         steps.train(settings)
@@ -77,8 +81,6 @@ def test_a_full_disk_costs_a_checkpoint_and_one_line(
     newest = kept.newest()
     assert newest is not None
     assert newest.step == 8
-    undisturbed = settings_with(tmp_path / "undisturbed", shards, steps=8)
-    steps.train(undisturbed)
     assert_same(settings, undisturbed)
 
 

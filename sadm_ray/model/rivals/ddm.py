@@ -21,7 +21,7 @@ from sadm_ray.diffusion.schedule import Schedule
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.context import Given
 from sadm_ray.model.denoiser import Denoiser
-from sadm_ray.model.layers import Grid, Stage, depth_to_space, group_norm, space_to_depth, zeroed
+from sadm_ray.model.layers import Convolution, Grid, Stage, depth_to_space, group_norm, space_to_depth, zeroed
 from sadm_ray.model.motion import warp
 from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.model.source import SourceConditioner
@@ -38,7 +38,7 @@ class Deformation(nn.Module):
     def __init__(self, channels: int, patch: Grid, width: int, blocks: int) -> None:
         super().__init__()
         self.patch, voxels = patch, math.prod(patch)
-        self.enter = nn.Conv3d(2 * channels * voxels, width, 3, padding=1)
+        self.enter = Convolution(2 * channels * voxels, width)
         self.stage = Stage(width, width, blocks)
         self.leave = nn.Sequential(group_norm(width), nn.SiLU(), zeroed(nn.Conv3d(width, 3 * voxels, 1)))
 

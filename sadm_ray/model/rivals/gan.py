@@ -19,7 +19,7 @@ from sadm_ray.diffusion.samplers import SeededNoise
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.context import Given
 from sadm_ray.model.denoiser import Denoiser
-from sadm_ray.model.layers import Grid, group_norm, space_to_depth
+from sadm_ray.model.layers import Convolution, Grid, group_norm, space_to_depth
 from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.model.source import SourceConditioner
 
@@ -34,7 +34,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         self.patch = patch
         voxels = patch[0] * patch[1] * patch[2]
-        layers: list[nn.Module] = [nn.Conv3d(channels * voxels + condition_channels, widths[0], 3, padding=1)]
+        layers: list[nn.Module] = [Convolution(channels * voxels + condition_channels, widths[0])]
         for fine, coarse in pairwise(widths):
             layers += [nn.LeakyReLU(0.2), nn.Conv3d(fine, coarse, 3, stride=2, padding=1), group_norm(coarse)]
         self.layers = nn.Sequential(*layers, nn.LeakyReLU(0.2), nn.Conv3d(widths[-1], 1, 1))
