@@ -3,8 +3,8 @@
     python -m benchmarks.quality data.root=/path/to/acdc run.dir=/where/it/goes            all five folds
     python -m benchmarks.quality --folds 0 -- data.root=… run.dir=… train.steps=600      a look at one
 
-Settings are those of `configs/acdc_small.yaml`; what is given behind them goes before. A run that is there already is
-not done again. All figures are of subjects that were not trained on, first averaged over the test subjects of a fold,
+Who is not tested is trained on, nobody is kept to validate. Other settings are those of `configs/acdc_small.yaml`; what
+is given behind them goes before. A run that is there already is not done again. All figures are of subjects that were not trained on, first averaged over the test subjects of a fold,
 then over folds; Δ is against copy-last on the same frames (for imputation, against linear interpolation too).
 """
 
@@ -47,7 +47,7 @@ def main() -> None:
     asked = parser.parse_args()
     found = []
     for fold in asked.folds:
-        names = [f"run.name=fold-{fold}", f"data.split.folds={FOLDS}", f"data.split.fold={fold}"]
+        names = [f"run.name=fold-{fold}", f"data.split.folds={FOLDS}", f"data.split.fold={fold}", "data.split.val=0"]
         found.append(_fold(load_settings(CONFIG, [*asked.settings, *names])))
         _say(found[-1:], f"fold {fold}, ")
     _say(found, "")

@@ -62,7 +62,7 @@ class TrainSettings(Section):
     ema_decays: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(default=(0.99,), min_length=1)
     condition_dropout: Fraction = 0.1
     imputation: Fraction = 0.5  # how often later frames are observed too
-    single: Fraction = 0.2  # how often nothing but the first frame is observed
+    single: Fraction = 0.2  # how often nothing but the first frame is observed, or nothing but the first and the last
     subjects_in_memory: Positive = 64  # the pool from which batches are drawn
     targets_per_subject: Positive = 50  # drawn from a subject each time it is read
     augment: AugmentSettings = AugmentSettings()

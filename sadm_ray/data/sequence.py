@@ -34,7 +34,8 @@ def draw_question(
         present: which slots hold a frame, at least two a sequence. Absent ones at the end change nothing.
         chance: of these samples, on their device.
         imputation: probability that frames later than the target may be observed too.
-        single: probability that the first frame alone is observed, besides the questions in which that happens to be.
+        single: probability that the first frame alone is observed, or, where later ones may be, the first and the last;
+            besides the questions in which that happens to be.
     """
     slots = present.shape[1]
     index = torch.arange(slots, device=present.device)
@@ -44,9 +45,12 @@ def draw_question(
     target = torch.where(eligible, chance.uniform("target", slots), -1.0).argmax(dim=1)
     chosen = present & (chance.uniform("observed", slots) < chance.uniform("how many", 1))
     earlier, later = index < target[:, None], index > target[:, None]
-    allowed = earlier | (later & (chance.uniform("later", 1) < imputation))
-    allowed = allowed & (chance.uniform("single", 1) >= single)
-    return Question(observed=(chosen & allowed) | (index == first[:, None]), target=target)
+    on_both_sides = chance.uniform("later", 1) < imputation
+    sparse = chance.uniform("single", 1) < single
+    last = torch.where(present, index, -1).amax(dim=1)
+    outermost = (index == first[:, None]) | (sparse & on_both_sides & later & (index == last[:, None]))
+    allowed = ~sparse & (earlier | (later & on_both_sides))
+    return Question(observed=(chosen & allowed) | outermost, target=target)
 
 
 def take(frames: Tensor, index: Int[Tensor, " b"]) -> Tensor:

@@ -17,7 +17,8 @@ from sadm_ray.model.conditioner import Features
 class Context:
     """What is known of some sequences: their frames and what the conditioner made of them, computed once.
 
-    `size` (d h w) is that of a volume before padding; the other fields are as in `Sadm.generate`.
+    `size` (d h w) is that of a volume before padding; the other fields are as in `Sadm.generate`. Generated frames stand
+    behind those that were given, which are the first `given` ones.
     """
 
     frames: Float[Tensor, "b t c D H W"]
@@ -27,6 +28,12 @@ class Context:
     covariates: Float[Tensor, "b n"] | None
     visit_covariates: Float[Tensor, "b t m"] | None
     size: tuple[int, ...]
+    given: int
+
+    @property
+    def scanned(self) -> Bool[Tensor, "b t"]:
+        """Which frames were observed by a scanner."""
+        return self.observed & (torch.arange(self.observed.shape[1], device=self.observed.device) < self.given)
 
     def repeated(self, count: int) -> Context:
         """Each sequence `count` times, one beside the other."""
@@ -34,14 +41,14 @@ class Context:
         def repeat(each: Tensor | None) -> Any:
             return None if each is None else each.repeat_interleave(count, dim=0)
 
-        return Context(
-            repeat(self.frames),
-            [repeat(level) for level in self.features],
-            repeat(self.observed),
-            repeat(self.times),
-            repeat(self.covariates),
-            repeat(self.visit_covariates),
-            self.size,
+        return replace(
+            self,
+            frames=repeat(self.frames),
+            features=[repeat(level) for level in self.features],
+            observed=repeat(self.observed),
+            times=repeat(self.times),
+            covariates=repeat(self.covariates),
+            visit_covariates=repeat(self.visit_covariates),
         )
 
     def appended(self, frame: Float[Tensor, "b c D H W"], features: Features, time: Float[Tensor, " b"]) -> Context:
@@ -65,8 +72,8 @@ class Given:
 
     Attributes:
         condition: what the conditioner makes of the sequence and the target's time.
-        sides: what the reference is made of: the nearest observed frame, or those before and after the target.
-        gap: how much later than the nearest observed frame the target is, in units of `time_scale`.
+        sides: what the reference is made of: the nearest scanned frame, or those before and after the target.
+        gap: how much later than the nearest scanned frame the target is, in units of `time_scale`.
     """
 
     condition: Float[Tensor, "b k e f g"]

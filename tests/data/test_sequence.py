@@ -38,11 +38,22 @@ def test_every_frame_is_asked_for_and_every_count_is_common() -> None:
 
 def test_the_first_frame_may_be_all_that_is_known() -> None:
     present = torch.ones(6000, 6, dtype=torch.bool)
-    plain, more, always = (draw_question(present, chance(6000), 0.5, single) for single in (0.0, 0.5, 1.0))
+    plain, more, always = (draw_question(present, chance(6000), 0.0, single) for single in (0.0, 0.5, 1.0))
     alone = [float((each.observed.sum(dim=1) == 1).float().mean()) for each in (plain, more, always)]
     assert alone[2] == 1
     assert alone[1] == pytest.approx((1 + alone[0]) / 2, abs=0.02)
     assert torch.equal(plain.target, more.target)
+
+
+def test_the_first_and_the_last_frame_may_be_all_that_is_known() -> None:
+    question = draw_question(PRESENT, chance(len(PRESENT)), 1.0, 1.0)
+    rows, index = torch.arange(len(PRESENT)), torch.arange(6)
+    first, last = PRESENT.int().argmax(dim=1), torch.where(PRESENT, index, -1).amax(dim=1)
+    expected = torch.zeros_like(PRESENT)
+    expected[rows, first] = expected[rows, last] = True
+    expected[rows, question.target] = False
+    assert torch.equal(question.observed, expected)
+    assert 0.2 < (expected.sum(dim=1) == 2).float().mean() < 0.8
 
 
 def test_empty_slots_at_the_end_change_nothing() -> None:

@@ -138,6 +138,19 @@ def test_a_rollout_equals_generating_step_by_step(sequences: dict[str, Tensor]) 
     torch.testing.assert_close(fresh, joined, atol=1e-5, rtol=0)
 
 
+def test_a_reference_is_made_of_scans_never_of_generated_frames(
+    sequences: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, given = small(), []
+    draw = model.draw
+    monkeypatch.setattr(model, "draw", lambda known, *rest: (given.append(known), draw(known, *rest))[1])
+    model.generate(**sequences, target_times=torch.tensor([[1.1, 0.6, 1.3]] * 3), seeds=[1, 2, 3])
+    assert len(given) == 3
+    for known in given:
+        for sides, frames, observed in zip(known.sides.frames, sequences["frames"], sequences["observed"], strict=True):
+            assert all(any(torch.equal(side, frame) for frame in frames[observed]) for side in sides)
+
+
 def without_times(sequences: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in sequences.items() if key != "times"}
 
