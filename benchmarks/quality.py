@@ -4,8 +4,9 @@
     python -m benchmarks.quality --folds 0 -- data.root=… run.dir=… train.steps=600      a look at one
 
 Who is not tested is trained on, nobody is kept to validate. Other settings are those of `configs/acdc_small.yaml`; what
-is given behind them goes before. A run that is there already is not done again. All figures are of subjects that were not trained on, first averaged over the test subjects of a fold,
-then over folds; Δ is against copy-last on the same frames (for imputation, against linear interpolation too).
+is given behind them goes before. A run that is there already is not done again. All figures are of subjects that were
+not trained on, first averaged over the test subjects of a fold, then over folds; Δ is against copy-last on the same
+frames (for imputation, against linear interpolation too).
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from sadm_ray.model.conditioner import Features
 class Context:
     """What is known of some sequences: their frames and what the conditioner made of them, computed once.
 
-    `size` (d h w) is that of a volume before padding; the other fields are as in `Sadm.generate`. Generated frames stand
-    behind those that were given, which are the first `given` ones.
+    `size` (d h w) is that of a volume before padding; the other fields are as in `Sadm.generate`. The first `given`
+    frames are those that were given, generated ones stand behind them.
     """
 
     frames: Float[Tensor, "b t c D H W"]
