@@ -16,7 +16,7 @@ from tests.test_journey import settings_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-STEPS, KILLS = 250, 10
+STEPS, KILLS = 400, 10
 TRAIN = {"steps": STEPS, "checkpoint_every": 4, "log_every": 10, "max_failures": -1, "targets_per_subject": 3}
 
 
