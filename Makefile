@@ -16,7 +16,7 @@ test: $(INSTALLED)  ## all tests but the slow ones
 	$(BIN)/pytest -m "not slow and not cluster"
 
 test-slow: $(INSTALLED)  ## tests that take minutes: killed processes, hundreds of damaged files
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --durations=0 --durations-min=1
 
 test-cluster: $(INSTALLED)  ## on two machines made of namespaces: wants root, openssh-server, rsync, iproute2
 	VENV=$(abspath $(VENV)) KEEP="$(CURDIR)" bash tests/cluster/two-hosts.sh $(abspath $(BIN))/pytest -m cluster

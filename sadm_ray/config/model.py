@@ -61,16 +61,17 @@ class ModelSettings(Section):
     (`diffusion_only`), or a rival: `flow` matching, the diffusion deformable model `ddm`, the `gan`. What a kind is by
     its definition holds whatever the other settings say (`sadm_ray.model.kinds`). `target` states x: the volume itself
     (the paper), its difference from the `reference`, or that difference with motion compensation. The reference is the
-    nearest observed frame, or the observed frames before and after the target, interpolated (each moved by itself).
-    Differences are divided by `difference_scale` (none: measured on the training subjects). `guess`: the network that
-    says what to expect of every voxel before any noise is looked at, by displacements where the target is `motion`, and
-    how far off that may be; the denoiser corrects it (none: it says everything itself). `pad`: volumes that the patches
-    do not divide are padded, rather than refused.
+    nearest observed frame, or the observed frames before and after the target, interpolated (`neighbours`), each first
+    moved along the path that registering the two shows (`registered`). Differences are divided by `difference_scale`
+    (none: measured on the training subjects). `guess`: the network that says what to expect of every voxel before any
+    noise is looked at, by displacements where the target is `motion`, and how far off that may be; the denoiser
+    corrects it (none: it says everything itself). `pad`: volumes that the patches do not divide are padded, rather than
+    refused.
     """
 
     kind: ModelKind = "sadm"
     target: Literal["volume", "difference", "motion"] = "motion"
-    reference: Literal["nearest", "neighbours"] = "neighbours"
+    reference: Literal["nearest", "neighbours", "registered"] = "registered"
     difference_scale: Annotated[float, Field(gt=0)] | None = None
     guess: NetworkSettings | None = NetworkSettings()
     pad: bool = False

@@ -49,20 +49,32 @@ class Sides:
         frames: in [0, 1].
         ahead: how much later than the target each was acquired, in the units of the times.
         weights: of each in the reference; they add up to one.
+        path: how far what is seen moves from the one to the other in one unit of the times, in voxels along d h w; none
+            where nobody looked.
     """
 
     frames: Float[Tensor, "b s c d h w"]
     ahead: Float[Tensor, "b s"]
     weights: Float[Tensor, "b s"]
+    path: Float[Tensor, "b 3 d h w"] | None = None
 
     @property
     def reference(self) -> Volume:
         """What the target is compared with, in [0, 1]."""
         return torch.einsum("bs,bscdhw->bcdhw", self.weights, self.frames)
 
+    @property
+    def gap(self) -> Float[Tensor, " b"]:
+        """How much later than the nearest of them the target is."""
+        nearest = self.ahead.abs().argmin(dim=1, keepdim=True)
+        return -self.ahead.gather(1, nearest)[:, 0]
+
     def repeated(self, count: int) -> Sides:
         """Those of each target `count` times, one beside the other."""
-        return Sides(*(each.repeat_interleave(count, dim=0) for each in (self.frames, self.ahead, self.weights)))
+        frames, ahead, weights = (
+            each.repeat_interleave(count, dim=0) for each in (self.frames, self.ahead, self.weights)
+        )
+        return Sides(frames, ahead, weights, None if self.path is None else self.path.repeat_interleave(count, dim=0))
 
 
 def sides_of(
@@ -90,8 +102,9 @@ def neighbours_observed(
 ) -> tuple[Int[Tensor, "b 2"], Float[Tensor, "b 2"]]:
     """The observed frames last before and first after the target, and their weights in linear interpolation.
 
-    Where one side has none, the two nearest frames of the other side, of which the second has weight 0: between them is
-    what was going on. A frame that is alone stands in both places.
+    Where one side has none, the nearest frame and, of weight 0, one behind it that shows what was going on: the nearest
+    to it that is at least half as far from it as the target is, since a short while says little of a long one (else the
+    farthest). A frame that is alone stands in both places.
     """
     ahead = times - target_time[:, None]
     is_before, is_after = observed & (ahead <= 0), observed & (ahead > 0)
@@ -99,11 +112,22 @@ def neighbours_observed(
     after = torch.where(is_after, ahead, torch.inf).argmin(dim=1)
     has_before, has_after = is_before.any(dim=1), is_after.any(dim=1)
     nearest = nearest_observed(observed, times, target_time)
-    others = observed.scatter(1, nearest[:, None], False)
-    second = torch.where(others.any(dim=1), nearest_observed(others, times, target_time), nearest)
+    second = _behind(observed, times, nearest, target_time)
     before = torch.where(has_before, before, second)
     after = torch.where(has_after, after, second)
     passed, left = (ahead.gather(1, place[:, None])[:, 0].abs() for place in (before, after))
     between = passed / (passed + left)
     share = torch.where(has_before & has_after, between, (~has_before).to(times.dtype))
     return torch.stack([before, after], dim=1), torch.stack([1.0 - share, share], dim=1)
+
+
+def _behind(
+    observed: Bool[Tensor, "b t"], times: Float[Tensor, "b t"], nearest: Int[Tensor, " b"], target_time: Tensor
+) -> Int[Tensor, " b"]:
+    """From which frame to look at what was going on before the nearest one; that itself, if it is alone."""
+    anchor = times.gather(1, nearest[:, None])
+    away = torch.where(observed, (times - anchor).abs(), 0.0)
+    is_enough = observed & (away >= 0.5 * (target_time[:, None] - anchor).abs()) & (away > 0)
+    closest = torch.where(is_enough, away, torch.inf).argmin(dim=1)
+    farthest = torch.where(away.amax(dim=1) > 0, away.argmax(dim=1), nearest)
+    return torch.where(is_enough.any(dim=1), closest, farthest)

@@ -17,8 +17,7 @@ from sadm_ray.model.conditioner import Features
 class Context:
     """What is known of some sequences: their frames and what the conditioner made of them, computed once.
 
-    `size` (d h w) is that of a volume before padding; the other fields are as in `Sadm.generate`. The first `given`
-    frames are those that were given, generated ones stand behind them.
+    `size` (d h w) is that of a volume before padding; the other fields are as in `Sadm.generate`.
     """
 
     frames: Float[Tensor, "b t c D H W"]
@@ -28,12 +27,6 @@ class Context:
     covariates: Float[Tensor, "b n"] | None
     visit_covariates: Float[Tensor, "b t m"] | None
     size: tuple[int, ...]
-    given: int
-
-    @property
-    def scanned(self) -> Bool[Tensor, "b t"]:
-        """Which frames were observed by a scanner."""
-        return self.observed & (torch.arange(self.observed.shape[1], device=self.observed.device) < self.given)
 
     def repeated(self, count: int) -> Context:
         """Each sequence `count` times, one beside the other."""

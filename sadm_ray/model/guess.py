@@ -19,6 +19,7 @@ from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.layers import Grid, depth_to_space, space_to_depth
 from sadm_ray.model.layout import Layout
 from sadm_ray.model.motion import change_by_motion, motion_channels
+from sadm_ray.model.registration import slope
 from sadm_ray.model.unet import UNet
 
 VARIANCE_RANGE = (1e-3, 1.0)
@@ -92,7 +93,8 @@ class Guesser(nn.Module):
         mean = reach * residual
         if motion.shape[1]:
             frames, weights = self.layout.frames_of(condition), self.layout.weights_of(condition)
-            mean = mean + change_by_motion(frames, ahead, weights, motion) / self.scale
+            path = self.layout.path_of(condition)
+            mean = mean + change_by_motion(frames, ahead, weights, motion, path) / self.scale
         expected = self.layout.reference_of(condition.detach()) + self.scale * mean.detach()
         astray = ASTRAY * reach * steepness(expected)
         at_first = torch.log(astray.square() + NOISE**2) - 2.0 * math.log(self.scale)
@@ -103,10 +105,7 @@ def steepness(volume: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"]:
     """The length of the gradient, per voxel, by central differences; outside stands the nearest voxel."""
     squares = torch.zeros_like(volume)
     for axis in (2, 3, 4):
-        size = volume.shape[axis]
-        after = torch.arange(1, size + 1, device=volume.device).clamp(max=size - 1)
-        before = torch.arange(-1, size - 1, device=volume.device).clamp(min=0)
-        squares += (0.5 * (volume.index_select(axis, after) - volume.index_select(axis, before))).square()
+        squares += slope(volume, axis).square()
     return squares.sqrt()
 
 

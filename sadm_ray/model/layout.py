@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from sadm_ray.diffusion.target import Sides
 from sadm_ray.model.layers import Grid, depth_to_space, space_to_depth
+from sadm_ray.model.motion import VELOCITY
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What was decoded from the sequence; then, of each frame of the reference, its time and weight; then their voxels.
+    """What was decoded from the sequence; of each frame of the reference its time and weight; the path; the voxels.
 
     The null condition is all zeros: frames of intensity ½ without weight.
 
@@ -35,7 +36,12 @@ class Layout:
     @property
     def width(self) -> int:
         """How many channels the condition has."""
-        return self.decoded + self.sides * (2 + self.channels * math.prod(self.patch))
+        return self.decoded + 2 * self.sides + self.path + self.sides * self.channels * math.prod(self.patch)
+
+    @property
+    def path(self) -> int:
+        """How many channels tell the path from one frame of the reference to the other."""
+        return 3 if self.sides > 1 else 0
 
     def pack(self, decoded: Float[Tensor, "b k e f g"], sides: Sides, time_scale: float) -> Float[Tensor, "b n e f g"]:
         """The condition; what was decoded may lie on a coarser grid."""
@@ -45,7 +51,13 @@ class Layout:
         if decoded.shape[-3:] != voxels.shape[-3:]:
             decoded = F.interpolate(decoded, size=voxels.shape[-3:], mode="trilinear")
         clock = torch.cat([sides.ahead / time_scale, sides.weights], dim=1)[..., None, None, None]
-        known = [clock.expand(-1, -1, *voxels.shape[-3:]), voxels]
+        grid = voxels.shape[-3:]
+        known = [clock.expand(-1, -1, *grid), voxels]
+        if self.path:
+            path = voxels.new_zeros(len(voxels), self.path, *grid)
+            if sides.path is not None:
+                path = F.avg_pool3d(sides.path, self.patch) * (time_scale / VELOCITY)
+            known.insert(1, path)
         return torch.cat([decoded, *(each.to(decoded.dtype) for each in known)], dim=1)
 
     def ahead_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s"]:
@@ -61,7 +73,16 @@ class Layout:
         """The reference, in [0, 1]; black for the null condition."""
         return torch.einsum("bs,bscdhw->bcdhw", self.weights_of(condition), self.frames_of(condition))
 
+    def path_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b 3 d h w"] | None:
+        """How far what is seen moves from the first frame to the second, in voxels a unit of the time scale."""
+        if not self.path:
+            return None
+        first = self.decoded + 2 * self.sides
+        path = VELOCITY * condition[:, first : first + self.path].float()
+        size = [sites * voxels for sites, voxels in zip(path.shape[-3:], self.patch, strict=True)]
+        return F.interpolate(path, size=size, mode="trilinear")
+
     def frames_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s c d h w"]:
         """The reference's frames, in [0, 1]."""
-        voxels = depth_to_space(condition[:, self.decoded + 2 * self.sides :].float(), self.patch)
+        voxels = depth_to_space(condition[:, self.decoded + 2 * self.sides + self.path :].float(), self.patch)
         return 0.5 * (voxels.unflatten(1, (self.sides, self.channels)) + 1.0)

@@ -52,10 +52,11 @@ class Sadm(SequenceModel):
     def loss(self, given: Given, volume: Tensor, t: Tensor, eps: Tensor) -> Float[Tensor, " b"]:
         x = self.target.encode(volume, given.reference)
         log_snr, process = self.schedule.log_snr(t), self.config.diffusion
-        z = diffuse(x, eps, log_snr)
+        # What is learned of the reference is learned by the guess: the diffusion takes x as it is.
+        z = diffuse(x.detach(), eps, log_snr)
         guess = None if self.guesser is None else self.guesser(given.condition)
         told = self._told(given.condition, guess)
-        loss = velocity_loss(self._velocity(z, log_snr, told), x, eps, log_snr)
+        loss = velocity_loss(self._velocity(z, log_snr, told), x.detach(), eps, log_snr)
         loss = loss * loss_weight(process.weighting, log_snr, process.weighting_parameter)
         if guess is None:
             return loss

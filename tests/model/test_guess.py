@@ -1,6 +1,7 @@
 """What is guessed before any noise is looked at."""
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -8,9 +9,10 @@ from sadm_ray.config import NetworkSettings
 from sadm_ray.diffusion.target import Sides
 from sadm_ray.model.guess import ASTRAY, LIKELIHOOD_WEIGHT, NOISE, Guess, Guesser, steepness
 from sadm_ray.model.layout import Layout
-from sadm_ray.model.motion import SHIFT, VELOCITY, change_by_motion, motion_channels, warp
+from sadm_ray.model.motion import LEAP, SHIFT, VELOCITY, change_by_motion, motion_channels, warp
 
 PATCH = (2, 4, 4)
+PATH = torch.tensor([0.0, 1.0, -2.0]).view(1, 3, 1, 1, 1)
 LAYOUT = Layout(decoded=3, sides=2, channels=1, patch=PATCH)
 
 
@@ -20,10 +22,11 @@ def sides(batch: int = 2) -> Sides:
 
 
 def test_a_condition_gives_back_what_was_packed() -> None:
-    packed = LAYOUT.pack(torch.randn(2, 3, 2, 2, 2), sides(), time_scale=0.5)
+    packed = LAYOUT.pack(torch.randn(2, 3, 2, 2, 2), replace(sides(), path=PATH.expand(2, 3, 4, 8, 8)), time_scale=0.5)
     assert packed.shape == (2, LAYOUT.width, 2, 2, 2)
     torch.testing.assert_close(LAYOUT.frames_of(packed), sides().frames)
     torch.testing.assert_close(LAYOUT.weights_of(packed), sides().weights)
+    torch.testing.assert_close(LAYOUT.path_of(packed), 0.5 * PATH.expand(2, 3, 4, 8, 8))
     assert packed[:, 3:5, 0, 0, 0].tolist() == [[-1.0, 0.5]] * 2, "in units of the time scale"
 
 
@@ -41,7 +44,7 @@ def test_motion_moves_the_frames_and_shifts_their_weights() -> None:
 
     torch.testing.assert_close(moved(moves), known.reference)
     shifted = moves.clone()
-    shifted[:, -1] = 0.5
+    shifted[:, 6] = 0.5
     more = torch.tensor([-1.0, 1.0]) * 0.5 * SHIFT * 0.25  # the nearer frame is a quarter away
     torch.testing.assert_close(moved(shifted), Sides(known.frames, known.ahead, known.weights + more).reference)
     shifted = moves.clone()
@@ -50,6 +53,16 @@ def test_motion_moves_the_frames_and_shifts_their_weights() -> None:
     field[:, 2] = 1.0
     expected = (known.frames[:, 0] + 2.0 * warp(known.frames[:, 1], field)) / 3.0
     torch.testing.assert_close(moved(shifted), expected)
+
+
+def test_a_shift_of_time_moves_all_frames_along_the_path() -> None:
+    known, shifted, path = sides(), torch.zeros(2, motion_channels(2), 4, 8, 8), torch.zeros(2, 3, 4, 8, 8)
+    shifted[:, 7], path[:, 1] = 0.5, 4.0
+    change = change_by_motion(known.frames, known.ahead, known.weights, shifted, path)
+    field = 0.5 * LEAP * 0.25 * path
+    moved = torch.stack([warp(frame, field) for frame in known.frames.unbind(dim=1)], dim=1)
+    torch.testing.assert_close(change, Sides(moved, known.ahead, known.weights).reference - known.reference)
+    assert not change_by_motion(known.frames, known.ahead, known.weights, shifted).any(), "no path, no way along it"
 
 
 def test_nothing_moves_in_no_time() -> None:

@@ -107,7 +107,7 @@ def test_who_looks_at_the_sequence(kind: ModelKind, looks: bool) -> None:
 def test_the_loss_falls_and_reaches_every_weight(kind: ModelKind) -> None:
     model, shown = made(kind), frames(2)
     shown[:, 3] = 0.8 * shown[:, 1]
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     seen = []
     for _ in range(25):
         loss = losses(model, shown).mean()
@@ -182,7 +182,7 @@ def test_the_paper_is_told_nothing_but_the_condition() -> None:
     assert (model.config.model.target, model.config.model.guess) == ("volume", None)
     assert model.config.diffusion == DiffusionSettings(schedule="cosine", shift=0.0, prediction="x")
     assert model.conditioner.layout.width == 8
-    assert made("sadm").conditioner.layout.width == 8 + 2 * (2 + 2 * 4 * 4), "time, weight and voxels of two frames"
+    assert made("sadm").conditioner.layout.width == 8 + 2 * (2 + 2 * 4 * 4) + 3, "time, weight, voxels; a path"
 
 
 def test_an_untrained_rival_copies_the_source() -> None:
@@ -209,7 +209,7 @@ def test_the_discriminator_and_the_generator_have_each_their_own_loss() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.discriminator.parameters() if p.ndim > 1)
     # One step for the discriminator: it tells the true target better from the generated one.
     context = model.observe(shown, SEEN.expand(2, -1), TIMES.expand(2, -1))
-    given = model._given(context, torch.ones(2))
+    given = model._given(context, torch.ones(2), model._sides(context, torch.ones(2)))
     real, fake = model.target.encode(given_target, given.reference), model._generated(given).detach()
 
     def told_apart() -> float:

@@ -1,0 +1,101 @@
+"""Registration of the two frames of a reference: how the one moves into the other is seen, it need not be learned.
+
+Symmetric demons (Thirion, Image matching as a diffusion process, 1998; Vercauteren et al., Symmetric Log-Domain
+Diffeomorphic Registration, 2008), from coarse to fine, batched on the device of the frames. Both frames move half of
+the way, so the order of the two only turns the sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from sadm_ray.diffusion.target import Sides
+from sadm_ray.model.motion import warp
+from sadm_ray.model.pace import Pace
+
+FACTORS, ITERATIONS = (4, 2), 12
+"""By how much frames are shrunk, and steps at each size. The full size, for five times the time, gained nothing."""
+SMALLEST = 8
+"""No axis is shrunk below this."""
+NOISE = 0.1
+"""Differences of intensity that say nothing."""
+
+
+def aligned(sides: Sides, target_time: Float[Tensor, " b"], pace: Pace) -> Sides:
+    """The two frames, each moved along the path between them to the target's time; and that path.
+
+    In between, time passes as `pace` says, for the weights too. Beyond the frames both are where the nearest is: how a
+    motion goes on is learned.
+    """
+    between = sides.ahead[:, 1] - sides.ahead[:, 0]
+    is_pair = between != 0  # a frame that is alone stands in both places
+    between = torch.where(is_pair, between, 1.0)
+    start = target_time + sides.ahead[:, 0]
+    share = (pace(start, target_time) / pace(start, start + between)).clamp(0.0, 1.0)
+    passed, between = (each[:, None, None, None, None] for each in (share, between))
+    first, second = sides.frames[:, 0], sides.frames[:, 1]
+    field = is_pair[:, None, None, None, None] * register(first, second)
+    moved = torch.stack([warp(first, passed * field), warp(second, (passed - 1.0) * field)], dim=1)
+    return replace(sides, frames=moved, weights=torch.stack([1.0 - share, share], dim=1), path=field / between)
+
+
+@torch.no_grad()
+def register(first: Float[Tensor, "b c d h w"], second: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 3 d h w"]:
+    """The field u, in voxels along d h w, for which first(x + u/2) is like second(x − u/2).
+
+    At a share s of the way from the first to the second, what is there is first(x + s u) and second(x − (1 − s) u).
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        first, second = first.float(), second.float()
+        size = first.shape[-3:]
+        field = first.new_zeros(len(first), 3, *(1 for _ in size))
+        for factor in FACTORS:
+            d, h, w = (max(-(-length // factor), min(length, SMALLEST)) for length in size)
+            grid = (d, h, w)
+            field = _resized(field, grid)
+            one, other = (F.adaptive_avg_pool3d(frame, grid) for frame in (first, second))
+            for _ in range(ITERATIONS):
+                field = _smooth(field + _smooth(_force(warp(one, 0.5 * field), warp(other, -0.5 * field))))
+        return _resized(field, size)
+
+
+def slope(volume: Float[Tensor, "b c d h w"], axis: int) -> Float[Tensor, "b c d h w"]:
+    """The derivative along an axis, per voxel, by central differences; outside stands the nearest voxel."""
+    before, after = _beside(volume, axis)
+    return 0.5 * (after - before)
+
+
+def _force(one: Float[Tensor, "b c d h w"], other: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 3 d h w"]:
+    """How far each voxel is pulled: at most half a voxel."""
+    difference = other - one
+    mean = 0.5 * (one + other)
+    slopes = torch.stack([slope(mean, axis) for axis in (2, 3, 4)], dim=1)  # b 3 c d h w
+    pull = (difference[:, None] * slopes).sum(dim=2)
+    against = slopes.square().sum(dim=(1, 2)) + difference.square().sum(dim=1) + NOISE**2
+    return pull / against[:, None]
+
+
+def _smooth(field: Float[Tensor, "b 3 d h w"]) -> Float[Tensor, "b 3 d h w"]:
+    for axis in (2, 3, 4):
+        before, after = _beside(field, axis)
+        field = 0.5 * field + 0.25 * (before + after)
+    return field
+
+
+def _beside(volume: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Of each voxel the one before it and the one after it; at the border it stands for itself."""
+    size = volume.shape[axis]
+    places = torch.arange(size, device=volume.device)
+    return tuple(volume.index_select(axis, (places + by).clamp(0, size - 1)) for by in (-1, 1))  # type: ignore[return-value]
+
+
+def _resized(field: Float[Tensor, "b 3 d h w"], size: Sequence[int]) -> Float[Tensor, "b 3 d h w"]:
+    """On another grid, displacements in its voxels."""
+    ratio = [new / old for new, old in zip(size, field.shape[-3:], strict=True)]
+    return field.new_tensor(ratio).view(3, 1, 1, 1) * F.interpolate(field, size=list(size), mode="trilinear")

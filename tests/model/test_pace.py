@@ -1,0 +1,35 @@
+"""How fast time passes is learned."""
+
+import torch
+
+from sadm_ray.diffusion.target import Sides
+from sadm_ray.model.pace import Pace
+from sadm_ray.model.registration import aligned
+
+
+def test_at_first_time_passes_evenly() -> None:
+    start, end = torch.tensor([0.0, 1.0, 0.5]), torch.tensor([0.25, 0.5, 0.5])
+    torch.testing.assert_close(Pace(1.0)(start, end), end - start)
+
+
+def test_it_never_runs_backwards() -> None:
+    pace, times = Pace(2.0), torch.linspace(0.0, 3.0, 20)
+    torch.nn.init.normal_(pace.log_pace[-1].weight, std=0.02)
+    passed = pace(torch.zeros(20), times)
+    assert (passed.diff() > 0).all()
+    torch.testing.assert_close(pace(times, torch.zeros(20)), -passed)
+
+
+def test_a_slow_start_is_learned_from_what_is_seen_in_between() -> None:
+    """The second frame is brighter than the first, and halfway in time a quarter of the way is gone."""
+    torch.manual_seed(0)
+    pace, frames = Pace(1.0), torch.tensor([0.2, 0.6]).view(1, 2, 1, 1, 1, 1).expand(1, 2, 1, 1, 8, 8)
+    halfway = Sides(frames, torch.tensor([[-0.5, 0.5]]), torch.tensor([[0.5, 0.5]]))
+    optimizer = torch.optim.Adam(pace.parameters(), 1e-3)
+    for _ in range(200):
+        loss = (aligned(halfway, torch.tensor([0.5]), pace).reference - 0.3).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    weights = aligned(halfway, torch.tensor([0.5]), pace).weights
+    torch.testing.assert_close(weights, torch.tensor([[0.75, 0.25]]), atol=0.02, rtol=0)

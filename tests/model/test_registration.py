@@ -1,0 +1,93 @@
+"""How one frame moves into the other is seen."""
+
+import pytest
+import torch
+
+from sadm_ray.diffusion.target import Sides
+from sadm_ray.model.motion import LEAP, change_by_motion, motion_channels, warp
+from sadm_ray.model.pace import Pace
+from sadm_ray.model.registration import aligned, register
+
+AWAY = torch.tensor([0.0, 3.0, -4.0])
+"""Where the second ball lies from the first, in voxels d h w."""
+
+
+def ball(by: torch.Tensor) -> torch.Tensor:
+    """A soft ball in the middle of 8 × 32 × 32 voxels, moved."""
+    places = torch.stack(torch.meshgrid(*(torch.arange(float(size)) for size in (8, 32, 32)), indexing="ij"), dim=-1)
+    squared = (places - torch.tensor([3.5, 15.5, 15.5]) - by).square().sum(-1)
+    return torch.exp(-squared / 50.0)[None, None]
+
+
+def pair(time: float) -> Sides:
+    """The two balls, a unit of time apart, and a target at `time`."""
+    share = min(max(time, 0.0), 1.0)
+    frames = torch.stack([ball(0 * AWAY), ball(AWAY)], dim=1)
+    return Sides(frames, torch.tensor([[-time, 1.0 - time]]), torch.tensor([[1.0 - share, share]]))
+
+
+def seen(sides: Sides, time: float) -> Sides:
+    return aligned(sides, torch.tensor([time]), Pace(1.0))
+
+
+def error(volume: torch.Tensor, truth: torch.Tensor) -> float:
+    return (volume - truth).square().mean().sqrt().item()
+
+
+def test_a_shift_is_found() -> None:
+    first, second = ball(0 * AWAY), ball(AWAY)
+    field = register(first, second)
+    weight = 0.5 * (first + second)
+    for axis, by in enumerate(AWAY):
+        # first(x + u/2) = second(x − u/2) = first(x − u/2 − by)
+        assert ((field[:, axis] * weight).sum() / weight.sum()).item() == pytest.approx(-by.item(), abs=0.5)
+    assert error(warp(first, field / 2), warp(second, -field / 2)) < 0.1 * error(first, second)
+
+
+def test_the_order_turns_the_sign_and_nothing_moves_between_the_same() -> None:
+    first, second = torch.rand(2, 1, 1, 6, 20, 24, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(register(second, first), -register(first, second))
+    assert not register(first, first).any()
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 5, 7), (3, 33, 20), (16, 16, 16)])
+def test_any_size_and_several_channels(size: tuple[int, ...]) -> None:
+    first, second = torch.rand(2, 2, 3, *size, generator=torch.Generator().manual_seed(0))
+    field = register(first, second)
+    assert field.shape == (2, 3, *size)
+    assert field.isfinite().all()
+
+
+@pytest.mark.parametrize("time", [0.25, 0.5, 0.75])
+def test_in_between_the_frames_meet_where_the_target_is(time: float) -> None:
+    truth, sides = ball(time * AWAY), pair(time)
+    assert error(seen(sides, time).reference, truth) < 0.25 * error(sides.reference, truth)
+
+
+def test_at_a_frame_it_stays_as_it_is() -> None:
+    for time, place in ((0.0, 0), (1.0, 1)):
+        torch.testing.assert_close(seen(pair(time), time).reference, pair(time).frames[:, place])
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_beyond_the_frames_the_motion_can_go_on(backwards: bool) -> None:
+    """Before the first or after the second frame both look like the nearest, and the shift of time moves it on."""
+    time = -0.5 if backwards else 1.5
+    sides = seen(pair(time), time)
+    nearest = sides.frames[:, 0 if backwards else 1]
+    assert torch.equal(sides.reference, nearest)
+    other = sides.frames[:, 1 if backwards else 0]
+    assert error(other, nearest) < 0.25 * error(pair(time).frames[:, 0], pair(time).frames[:, 1])
+    on = torch.zeros(1, motion_channels(2), 8, 32, 32)
+    on[:, -1] = (-1.0 if backwards else 1.0) / LEAP
+    reach = change_by_motion(sides.frames, sides.ahead, sides.weights, on, sides.path)
+    truth = ball(time * AWAY)
+    assert error(nearest + reach, truth) < 0.4 * error(nearest, truth)
+
+
+def test_a_frame_that_is_alone_is_not_moved() -> None:
+    frames = torch.rand(1, 1, 1, 4, 8, 8).expand(-1, 2, -1, -1, -1, -1)
+    alone = seen(Sides(frames, torch.full((1, 2), -0.5), torch.tensor([[1.0, 0.0]])), 0.5)
+    assert torch.equal(alone.frames, frames)
+    assert alone.path is not None
+    assert not alone.path.any()
