@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sadm_ray.model.layers import Fourier, zeroed
 
 WIDTH, OCTAVES = 32, 4
-LOG_PACE = 24.0
+LOG_PACE = 4.0
 """One unit of the network's output."""
 NODES = 8
 """Places between two times at which the pace is looked up (midpoints)."""

@@ -1,4 +1,4 @@
-"""What turns gradients into new weights: Muon for matrices and kernels, AdamW for norms and biases; or AdamW for all.
+"""What turns gradients into new weights: Muon for matrices and kernels, AdamW for the rest; or AdamW for all.
 
 Muon (Jordan et al., 2024) takes the step that is equally long in all directions of a matrix. With the size of AdamW's
 steps (Liu et al., Muon is Scalable for LLM Training, 2025) one learning rate serves both. docs/findings.md has what it
@@ -29,11 +29,12 @@ class Optimizer:
         self._matrices: dict[nn.Parameter, nn.Parameter] = {}
         self._muon: torch.optim.Muon | None = None
         if settings.optimizer == "muon":
-            self._matrices = {p: nn.Parameter(_as_matrix(p.detach(), p)) for p in weights}
+            # A single row has one direction only: nothing to make equal, and its gradient's size would not count.
+            matrices, weights = [p for p in weights if len(p) > 1], [p for p in weights if len(p) == 1]
+            self._matrices = {p: nn.Parameter(_as_matrix(p.detach(), p)) for p in matrices}
             decay, fit = settings.weight_decay, "match_rms_adamw"
             self._muon = torch.optim.Muon(self._matrices.values(), weight_decay=decay, adjust_lr_fn=fit)
-        else:
-            groups.append({"params": weights, "weight_decay": settings.weight_decay})
+        groups.append({"params": weights, "weight_decay": settings.weight_decay})
         self._adamw = torch.optim.AdamW(groups, betas=(0.9, 0.99), foreach=True)
 
     def step(self, rate: float) -> None:
