@@ -242,6 +242,8 @@ from sadm_ray.train import launch
 launch._RESIZE_SECONDS = 5.0
 file, checkpoints, told = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 quick = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 1000, "health_check_failure_threshold": 8}
+# A node without free CPUs ends idle processes after a second: every pass over the study would start new ones.
+quick["idle_worker_killing_time_threshold_ms"] = 600_000
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick})
 first, second = (cluster.add_node(num_cpus=1) for _ in range(2))
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
