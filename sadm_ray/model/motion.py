@@ -46,7 +46,7 @@ def change_by_motion(
     *velocities, shifts = motion.tensor_split([3 * (side + 1) for side in range(frames.shape[1])], dim=1)
     reach = ahead.abs().amin(dim=1)[:, None, None, None, None]
     along = 0.0 if path is None else LEAP * reach * shifts[:, 1:] * path
-    unit = VELOCITY * _pace_of(path)
+    unit = VELOCITY * _speed_of(path)
     fields = [
         unit * by[:, None, None, None, None] * velocity + along
         for by, velocity in zip(ahead.unbind(dim=1), velocities, strict=True)
@@ -59,7 +59,7 @@ def change_by_motion(
     return change + SHIFT * reach * shifts[:, :1] * (moved[:, 1] - moved[:, 0])
 
 
-def _pace_of(path: Tensor | None) -> Tensor | float:
+def _speed_of(path: Tensor | None) -> Tensor | float:
     """How quickly these move, of which the velocities are parts: who moved little will move little."""
     if path is None:
         return 1.0

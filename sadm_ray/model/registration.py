@@ -92,7 +92,8 @@ def _beside(volume: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """Of each voxel the one before it and the one after it; at the border it stands for itself."""
     size = volume.shape[axis]
     places = torch.arange(size, device=volume.device)
-    return tuple(volume.index_select(axis, (places + by).clamp(0, size - 1)) for by in (-1, 1))  # type: ignore[return-value]
+    before, after = (places - 1).clamp(min=0), (places + 1).clamp(max=size - 1)
+    return volume.index_select(axis, before), volume.index_select(axis, after)
 
 
 def _resized(field: Float[Tensor, "b 3 d h w"], size: Sequence[int]) -> Float[Tensor, "b 3 d h w"]:

@@ -53,10 +53,11 @@ class Sadm(SequenceModel):
         x = self.target.encode(volume, given.reference)
         log_snr, process = self.schedule.log_snr(t), self.config.diffusion
         # What is learned of the reference is learned by the guess: the diffusion takes x as it is.
-        z = diffuse(x.detach(), eps, log_snr)
+        fixed = x.detach()
+        z = diffuse(fixed, eps, log_snr)
         guess = None if self.guesser is None else self.guesser(given.condition)
         told = self._told(given.condition, guess)
-        loss = velocity_loss(self._velocity(z, log_snr, told), x.detach(), eps, log_snr)
+        loss = velocity_loss(self._velocity(z, log_snr, told), fixed, eps, log_snr)
         loss = loss * loss_weight(process.weighting, log_snr, process.weighting_parameter)
         if guess is None:
             return loss
