@@ -1,13 +1,10 @@
-"""What happens to a training beside its work: a full disk, a SIGTERM, a changed byte, storage on S3, lost nodes."""
+"""What happens to a training beside its work: a full disk, a SIGTERM, a changed byte, storage on S3."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,24 +19,10 @@ from sadm_ray.config_file import dump_settings
 from sadm_ray.data.study import read_study
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.train.checkpoint import Checkpoints
-from tests.processes import kill_everything, start
-from tests.test_journey import settings_for
+from tests.processes import start
+from tests.train.conftest import settings_with
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
-    """A tiny phantom, prepared once."""
-    settings = settings_for(tmp_path_factory.mktemp("study"))
-    steps.prepare(settings)
-    return str(settings.run_dir / "shards")
-
-
-def settings_with(folder: Path, shards: str, **train: Any) -> Settings:
-    tree = settings_for(folder, **{"workers": 1, **train}).model_dump(mode="json", exclude_defaults=True)
-    tree["data"]["shards"] = shards
-    return Settings.model_validate(tree)
 
 
 @pytest.fixture
@@ -226,96 +209,3 @@ def test_what_training_tells_mlflow(shards: str, tmp_path: Path) -> None:
     (version,) = client.search_model_versions("name='tiny'")
     assert version.run_id == run.info.run_id
     assert (settings.run_dir / "model" / "ema-0.5.safetensors").exists()
-
-
-CLUSTER = """
-import json, sys, threading, time
-from pathlib import Path
-
-import ray
-from ray.cluster_utils import Cluster
-
-from sadm_ray import steps
-from sadm_ray.config_file import load_settings
-from sadm_ray.train import launch
-
-launch._RESIZE_SECONDS = 5.0
-file, checkpoints, told = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-quick = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 1000, "health_check_failure_threshold": 8}
-# A node without free CPUs ends idle processes after a second: every pass over the study would start new ones.
-quick["idle_worker_killing_time_threshold_ms"] = 600_000
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick})
-first, second = (cluster.add_node(num_cpus=1) for _ in range(2))
-ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-
-trained = {}
-thread = threading.Thread(target=lambda: trained.update(facts=steps.train(load_settings(file)).facts))
-thread.start()
-sizes = []
-
-def state():
-    "The newest checkpoint's step, and by how many workers it was made."
-    found = sorted(checkpoints.glob("checkpoint-*/manifest.json"))
-    try:
-        state = json.loads((found[-1].parent / "state.json").read_text())
-    except (IndexError, OSError):  # none yet, or removed a moment ago
-        return 0, 0
-    if not sizes or sizes[-1] != state["workers"]:
-        sizes.append(state["workers"])
-    return state["step"], state["workers"]
-
-def wait(condition):
-    while thread.is_alive() and not condition(*state()):
-        time.sleep(0.05)
-
-wait(lambda step, workers: step >= 20 and workers == 2)
-cluster.remove_node(second, allow_graceful=False)
-lost, at = time.monotonic(), state()[0]
-wait(lambda step, workers: workers == 1)
-recovered = time.monotonic() - lost
-cluster.add_node(num_cpus=1)
-joined = time.monotonic()
-wait(lambda step, workers: workers == 2)
-grown = time.monotonic() - joined
-wait(lambda step, workers: False)
-thread.join()
-report = {"facts": trained.get("facts"), "recovered": recovered, "grown": grown, "lost at": at, "sizes": sizes}
-told.write_text(json.dumps(report))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_node_dies_and_another_joins(shards: str, tmp_path: Path) -> None:
-    """Three nodes, one or two workers; the run ends by itself and its model is as good as an undisturbed one's."""
-    # Many quick steps, as of a simple model: nodes take their time to leave and to join, however fast the machine is.
-    simple = {"guess": None, "target": "difference", "reference": "nearest"}
-    common = {"steps": 1500, "checkpoint_every": 20, "targets_per_subject": 3, "log_every": 100, "optimizer": "adamw"}
-
-    def settings_of(folder: Path, **train: Any) -> Settings:
-        settings = settings_with(folder, shards, **{**common, **train})
-        return settings.model_copy(update={"model": settings.model.model_copy(update=simple)})
-
-    settings = settings_of(tmp_path, workers=2, min_workers=1)
-    file, script, told, log = (tmp_path / name for name in ("settings.yaml", "cluster.py", "told.json", "log"))
-    file.write_text(dump_settings(settings))
-    script.write_text(CLUSTER)
-    checkpoints = settings.run_dir / "model.ray" / "checkpoints"
-    quick = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
-    arguments = [sys.executable, str(script), str(file), str(checkpoints), str(told)]
-    with log.open("wb") as out:
-        job = subprocess.Popen(arguments, env={**os.environ, **quick}, stdout=out, stderr=out)
-    try:
-        assert job.wait(timeout=700) == 0, log.read_text()
-    except subprocess.TimeoutExpired:
-        pytest.fail(f"not done after 700 s:\n{log.read_text()}")
-    finally:
-        kill_everything(job)
-    report = json.loads(told.read_text())
-    facts = report.pop("facts")
-    print(f"one of three nodes was killed, another joined: {report}")
-    assert facts["step"] == 1500
-    assert report["sizes"] == [2, 1, 2]
-    undisturbed = steps.train(settings_of(tmp_path / "undisturbed", checkpoint_every=1500))
-    # One worker or two sum in another order, and thousands of steps of AdamW let that grow: the weights are others.
-    assert facts["val_loss"] == pytest.approx(undisturbed.facts["val_loss"], rel=0.25)
