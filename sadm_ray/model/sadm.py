@@ -45,6 +45,8 @@ class Sadm(SequenceModel):
         told = layout.width + (Guess.width(layout) if self.guesser is not None else 0)
         self.denoiser = Denoiser(model.denoiser, config.channels, told)
         self.schedule = Schedule(diffusion.schedule, diffusion.log_snr_min, diffusion.log_snr_max, diffusion.shift)
+        # Where every sampler begins, whatever its steps and spacing; the rest is for rounding.
+        self._pure_noise = self.schedule.steps(1)[0] + 1e-3
 
     def networks(self) -> Sequence[nn.Module]:
         return [self.denoiser] if self.guesser is None else [self.denoiser, self.guesser.unet]
@@ -85,8 +87,11 @@ class Sadm(SequenceModel):
         return self.target.decode(x, given.reference)
 
     def network_calls(self, sampling: SamplingSettings) -> int:
-        evaluated = self.schedule.steps(sampling.num_steps, sampling.spacing)[:-1]
-        return evaluations(evaluated, sampling.guidance_scale, sampling.guidance_interval or EVERYWHERE)
+        evaluated, scale = self.schedule.steps(sampling.num_steps, sampling.spacing)[:-1], sampling.guidance_scale
+        guessed = 0
+        if self.guesser is not None:  # once, and once more without the sequence; it stands for the first evaluation
+            evaluated, guessed = evaluated[1:], 1 + bool(scale)
+        return guessed + evaluations(evaluated, scale, sampling.guidance_interval or EVERYWHERE)
 
     def _guessed(self, condition: Float[Tensor, "b k e f g"]) -> Float[Tensor, "b n e f g"]:
         return self._told(condition, None if self.guesser is None else self.guesser(condition))
@@ -102,12 +107,18 @@ class Sadm(SequenceModel):
     ) -> Float[Tensor, "b c d h w"]:
         if self.guesser is None:
             return to_v(self.denoiser(z, log_snr, told).float(), self.config.diffusion.prediction, z, log_snr)
-        guess = Guess.from_grid(told[:, self.conditioner.layout.width :], self.denoiser.patch)
+        guess = self._guess_in(told)
         v_net = self.denoiser(standardised(z, guess.mean, guess.log_variance, log_snr), log_snr, told).float()
         return gaussian_v(v_net, guess.mean, guess.log_variance, z, log_snr)
 
     def _denoise(
         self, z: Float[Tensor, "b c d h w"], log_snr: float, told: Float[Tensor, "b n e f g"]
     ) -> Float[Tensor, "b c d h w"]:
+        """x̂. At pure noise z says nothing of x, so that the guess is all there is to expect: the denoiser only adds error."""
+        if self.guesser is not None and log_snr <= self._pure_noise:
+            return self._guess_in(told).mean
         levels = torch.full((len(z),), log_snr, device=z.device)
         return to_x(self._velocity(z, levels, told), "v", z, levels)
+
+    def _guess_in(self, told: Float[Tensor, "b n e f g"]) -> Guess:
+        return Guess.from_grid(told[:, self.conditioner.layout.width :], self.denoiser.patch)
