@@ -94,6 +94,11 @@ class Schedule:
     log_snr_max: float = 12.0
     shift: float = 0.0
 
+    @property
+    def noisiest(self) -> float:
+        """λ at t = 1, where every sampler begins."""
+        return self.log_snr_min + self.shift
+
     def _ends(self) -> tuple[float, float]:
         ends = torch.tensor([self.log_snr_max, self.log_snr_min], dtype=torch.float64)
         first, last = _BASES[self.kind][1](ends).tolist()
@@ -117,7 +122,7 @@ class Schedule:
         In float64: 1 − exp(λ_t − λ_s) and the ends of the schedule lose digits in float32.
         """
         even = torch.linspace(0.0, 1.0, count + 1, dtype=torch.float64)
-        low, high = self.log_snr_min + self.shift, self.log_snr_max + self.shift
+        low, high = self.noisiest, self.log_snr_max + self.shift
         if spacing == "time":
             nodes = self.log_snr(1.0 - even)
         elif spacing == "log_snr":

@@ -45,8 +45,6 @@ class Sadm(SequenceModel):
         told = layout.width + (Guess.width(layout) if self.guesser is not None else 0)
         self.denoiser = Denoiser(model.denoiser, config.channels, told)
         self.schedule = Schedule(diffusion.schedule, diffusion.log_snr_min, diffusion.log_snr_max, diffusion.shift)
-        # Where every sampler begins, whatever its steps and spacing; the rest is for rounding.
-        self._pure_noise = self.schedule.steps(1)[0] + 1e-3
 
     def networks(self) -> Sequence[nn.Module]:
         return [self.denoiser] if self.guesser is None else [self.denoiser, self.guesser.unet]
@@ -115,7 +113,7 @@ class Sadm(SequenceModel):
         self, z: Float[Tensor, "b c d h w"], log_snr: float, told: Float[Tensor, "b n e f g"]
     ) -> Float[Tensor, "b c d h w"]:
         """x̂. At pure noise z says nothing of x, so that the guess is all there is to expect: the denoiser only adds error."""
-        if self.guesser is not None and log_snr <= self._pure_noise:
+        if self.guesser is not None and log_snr <= self.schedule.noisiest + 1e-3:
             return self._guess_in(told).mean
         levels = torch.full((len(z),), log_snr, device=z.device)
         return to_x(self._velocity(z, levels, told), "v", z, levels)
