@@ -14,6 +14,7 @@ Every step reads what the one before left in the run's folder and writes its own
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import yaml
@@ -46,6 +47,8 @@ from sadm_ray.tune.launch import tune_sampling
 from sadm_ray.tune.result import Swept, write_trials, write_tuned
 from sadm_ray.tune.training import TrainingSwept, write_tuned_training
 from sadm_ray.tune.training import tune_training as sweep_training
+
+log = logging.getLogger(__name__)
 
 TUNED = "tuned.yaml"
 
@@ -141,7 +144,14 @@ def generate(settings: Settings) -> Generated:
     out = wanted.out or default_out(settings)
     study = _study(settings) if wanted.study is None else None
     stored = StoredModel.read(model, sampling.ema)
-    trained = stored.build().config  # a damaged one is told at once
+    built = stored.build()  # a damaged one is told at once
+    trained = built.config
+    if wanted.samples > 1 and not built.varies(sampling):
+        log.warning(
+            "the %d samples of a frame will be the same: %s in %d steps leaves nothing to chance "
+            "(ours does from sampling.num_steps=2 on)",
+            wanted.samples, trained.model.kind, sampling.num_steps,
+        )  # fmt: skip
     with tracked_step(settings, "generate") as tracked, ray_session(settings):
         if study is None:
             study = prepare_like(settings, trained, str(wanted.study), f"{out.rstrip('/')}/shards")

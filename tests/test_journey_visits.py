@@ -73,7 +73,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     )
 
 
-def test_all_visits_at_their_ages(settings: Settings, ray_local: None) -> None:
+def test_all_visits_at_their_ages(
+    settings: Settings, ray_local: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     study = steps.prepare(settings)
     assert study.time_unit == "weeks"
     assert len(study.problems) == 1
@@ -105,4 +107,9 @@ def test_all_visits_at_their_ages(settings: Settings, ray_local: None) -> None:
         assert told["Time"] == pytest.approx(float(rows[name]["times"][-1]), abs=1e-3)
         assert told["TimeUnit"] == "weeks"
     evaluation = steps.evaluate(settings)
+    assert not [line for line in caplog.messages if "will be the same" in line]
+    more = settings.generate.model_copy(update={"samples": 2, "out": str(tmp_path / "two")})
+    steps.generate(settings.model_copy(update={"generate": more}))  # in a single step, which is all the sweep may take
+    (line,) = (line for line in caplog.messages if "will be the same" in line)
+    assert line.startswith("the 2 samples of a frame will be the same: sadm (1 steps)")
     assert {"copy-last", "sample"} <= set(evaluation.table["method"])

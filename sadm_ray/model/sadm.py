@@ -91,6 +91,10 @@ class Sadm(SequenceModel):
             evaluated, guessed = evaluated[1:], 1 + bool(scale)
         return guessed + evaluations(evaluated, scale, sampling.guidance_interval or EVERYWHERE)
 
+    def varies(self, sampling: SamplingSettings) -> bool:
+        """Unless the one step is the guess's."""
+        return self.guesser is None or sampling.num_steps > 1
+
     def _guessed(self, condition: Float[Tensor, "b k e f g"]) -> Float[Tensor, "b n e f g"]:
         return self._told(condition, None if self.guesser is None else self.guesser(condition))
 
@@ -112,7 +116,7 @@ class Sadm(SequenceModel):
     def _denoise(
         self, z: Float[Tensor, "b c d h w"], log_snr: float, told: Float[Tensor, "b n e f g"]
     ) -> Float[Tensor, "b c d h w"]:
-        """x̂. At pure noise z says nothing of x, so that the guess is all there is to expect: the denoiser only adds error."""
+        """x̂. At pure noise z says nothing of x: the guess is all there is to expect, the denoiser only adds error."""
         if self.guesser is not None and log_snr <= self.schedule.noisiest + 1e-3:
             return self._guess_in(told).mean
         levels = torch.full((len(z),), log_snr, device=z.device)

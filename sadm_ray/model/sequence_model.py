@@ -44,7 +44,7 @@ class SequenceModel(nn.Module, ABC):
     is_guided = False
     """Whether it has an unconditional branch, which some samples of a batch train."""
     is_random = True
-    """Whether its samples differ."""
+    """Whether its samples can differ; whether they do, `varies` knows."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -67,6 +67,10 @@ class SequenceModel(nn.Module, ABC):
     @abstractmethod
     def network_calls(self, sampling: SamplingSettings) -> int:
         """How often its network is evaluated to draw one volume."""
+
+    def varies(self, sampling: SamplingSettings) -> bool:
+        """Whether two samples drawn with these settings differ."""
+        return self.is_random
 
     @abstractmethod
     def networks(self) -> Sequence[nn.Module]:
