@@ -131,7 +131,11 @@ def on_actors(settings: Settings, actors: int) -> tuple[float, list[float]]:
         threading.Thread(target=watch, daemon=True).start()
         begun = time.perf_counter()
         generate_volumes(
-            settings, study, StoredModel.read(settings.run_dir / "model"), str(settings.generate.out), settings.sampling
+            settings,
+            study,
+            [StoredModel.read(settings.run_dir / "model")],
+            str(settings.generate.out),
+            settings.sampling,
         )
         seconds = time.perf_counter() - begun
         ended.set()

@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality data.root=/path/to/acdc run.dir=/where/it/goes            all five folds
     python -m benchmarks.quality --folds 0 -- data.root=… run.dir=… train.steps=600      a look at one
+    python -m benchmarks.quality --members 4 -- data.root=… run.dir=…                    samples of four trainings each
 
 Who is not tested is trained on, nobody is kept to validate. Other settings are those of `configs/acdc_small.yaml`; what
 is given behind them goes before. A run that is there already is not done again. All figures are of subjects that were
@@ -24,7 +25,7 @@ from benchmarks.figures import say
 from sadm_ray import steps
 from sadm_ray.cluster import ray_session
 from sadm_ray.config import Settings
-from sadm_ray.config_file import load_settings
+from sadm_ray.config_file import load_settings, with_values
 from sadm_ray.evaluate.tables import COPY_LAST, INTERPOLATION, SAMPLE, by_subject, summarise_calibration
 
 CONFIG = Path(__file__).parents[1] / "configs" / "acdc_small.yaml"
@@ -44,22 +45,37 @@ def main() -> None:
     """Print the figures of all folds together, and those of each fold on the way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
+    parser.add_argument("--members", type=int, default=1, help="how many trainings a fold's samples are dealt among")
     parser.add_argument("settings", nargs="*", help="key=value, as for sadm-ray")
     asked = parser.parse_args()
     found = []
     for fold in asked.folds:
-        names = [f"run.name=fold-{fold}", f"data.split.folds={FOLDS}", f"data.split.fold={fold}", "data.split.val=0"]
-        found.append(_fold(load_settings(CONFIG, [*asked.settings, *names])))
+        split = [f"data.split.folds={FOLDS}", f"data.split.fold={fold}", "data.split.val=0"]
+        names = [f"fold-{fold}" + f"-{member}" * (member > 0) for member in range(asked.members)]
+        found.append(_fold(*(
+            load_settings(CONFIG, [*asked.settings, *split, f"run.name={name}", f"seed={member}"])
+            for member, name in enumerate(names)
+        )))  # fmt: skip
         _say(found[-1:], f"fold {fold}, ")
     _say(found, "")
 
 
-def _fold(settings: Settings) -> dict[tuple[str, str, str], float]:
-    """Figures by (task, method, score)."""
+def _fold(settings: Settings, *others: Settings) -> dict[tuple[str, str, str], float]:
+    """Figures by (task, method, score), of samples that are dealt among trainings with these settings."""
+    if others:
+        out, ensemble = (
+            settings.run_dir / f"generated-by-{1 + len(others)}",
+            [each.run_dir / "model" for each in others],
+        )
+        settings = with_values(
+            settings, {"generate.out": str(out), "generate.ensemble": [str(each) for each in ensemble]}
+        )
     with ray_session(settings):
-        steps.prepare(settings)
+        study = steps.prepare(settings)
         begun = time.monotonic()
         steps.train(settings)
+        for each in others:
+            steps.train(with_values(each, {"data.shards": study.location}))
         trained = time.monotonic() - begun
         begun = time.monotonic()
         generated = steps.generate(settings)

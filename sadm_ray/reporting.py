@@ -116,7 +116,15 @@ def _cards(settings: Settings, study: Study, evaluation: Evaluation, sampling: S
     model, name = load_model(model_folder(settings), ema=sampling.ema), _study_name(settings)
     return [
         data_card(study, name, settings.data),
-        model_card(model, study, name, settings.train, sampling, verdicts(evaluation.table)),
+        model_card(
+            model,
+            study,
+            name,
+            settings.train,
+            sampling,
+            verdicts(evaluation.table),
+            1 + len(settings.generate.ensemble),
+        ),
     ]
 
 

@@ -32,7 +32,7 @@ from sadm_ray.data.study import STUDY_FILE, Study, data_digest, read_study
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.evaluate.launch import Evaluation, evaluate_predictions
 from sadm_ray.generate.launch import Generated, generate_volumes
-from sadm_ray.generate.plan import default_out, model_folder
+from sadm_ray.generate.plan import default_out, model_folder, model_folders
 from sadm_ray.generate.raw import prepare_like
 from sadm_ray.generate.record import PREDICTIONS
 from sadm_ray.model.config import ModelConfig
@@ -140,13 +140,13 @@ def generate(settings: Settings) -> Generated:
     By default that are the frames of every task for the test subjects.
     """
     wanted, sampling = settings.generate, _sampling(settings)
-    model = model_folder(settings)
     out = wanted.out or default_out(settings)
     study = _study(settings) if wanted.study is None else None
-    stored = StoredModel.read(model, sampling.ema)
-    built = stored.build()  # a damaged one is told at once
-    trained = built.config
-    if wanted.samples > 1 and not built.varies(sampling):
+    folders = model_folders(settings)
+    models = [StoredModel.read(folder, sampling.ema) for folder in folders]
+    built = [model.build() for model in models]  # a damaged one is told at once
+    trained = built[0].config
+    if wanted.samples > 1 and len(built) == 1 and not built[0].varies(sampling):
         log.warning(
             "the %d samples of a frame will be the same: %s in %d steps leaves nothing to chance "
             "(ours does from sampling.num_steps=2 on)",
@@ -157,9 +157,10 @@ def generate(settings: Settings) -> Generated:
             study = prepare_like(settings, trained, str(wanted.study), f"{out.rstrip('/')}/shards")
             wanted = wanted.model_copy(update={"split": "all"})
             settings = settings.model_copy(update={"generate": wanted})
-        _check_preparation(model, trained, study)
+        for folder, model in zip(folders, built, strict=True):
+            _check_preparation(folder, model.config, study)
         tracked.tags(flatten(sampling, "sampling.") | {"out": out})  # parameters could not change
-        generated = generate_volumes(settings, study, stored, out, sampling)
+        generated = generate_volumes(settings, study, models, out, sampling)
         tracked.metrics({"volumes": generated.volumes, "failures": len(generated.failures)})
         return generated
 

@@ -127,7 +127,7 @@ def _sampling(member: Member, study: Study, tracked: TrackedRun) -> SamplingSett
 def _evaluated(member: Member, study: Study, sampling: SamplingSettings) -> tuple[Evaluation, dict[str, Any]]:
     settings, out = member.settings, member.folder / "generated"
     stored = StoredModel.read(member.model, sampling.ema)
-    generated = generate_volumes(settings, study, stored, str(out), sampling)
+    generated = generate_volumes(settings, study, [stored], str(out), sampling)
     shown = settings.evaluate.pictures if (member.kind, member.seed) == ("sadm", 0) else 0  # those of the report
     evaluation = evaluate_predictions(study, out / PREDICTIONS, member.folder / "evaluation", pictures=shown)
     model = stored.build()

@@ -123,6 +123,7 @@ def _settings(base: Settings, study: Study, out: Path, kind: ModelKind, seed: in
         "tune.of": "sampling",
         "tune.trials": max(base.compare.trials, 1),
         "generate.model": None,
+        "generate.ensemble": (),
         "generate.study": None,
         "generate.out": None,
         "generate.split": "test",

@@ -144,7 +144,8 @@ class GenerateSettings(Section):
 
     `model` is a trained model's folder or URL (none: the run's own), `study` a folder or URL of scans that are prepared
     as the model's were (none: the run's own study), `out` where it all goes, also a folder or URL (none: into the run's
-    folder). `split`: whom of the run's own study; of another one everybody.
+    folder). `split`: whom of the run's own study; of another one everybody. `ensemble`: further models, of other
+    trainings, among which and `model` the samples of a frame are dealt in turn.
 
     `exact`: every subject goes through the network alone, all its samples together, so that its voxels are the same to
     the last bit whoever else is there; without, `batch_size` sequences do at a time, which is faster for small volumes
@@ -153,6 +154,7 @@ class GenerateSettings(Section):
     """
 
     model: Location | None = None
+    ensemble: tuple[Location, ...] = ()
     study: Location | None = None
     out: Location | None = None
     split: Literal["train", "val", "test", "all"] = "test"

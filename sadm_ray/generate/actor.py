@@ -36,11 +36,11 @@ Samples = Float[np.ndarray, "m s c d h w"]
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that an actor needs to know; the model with it, whose folder no other machine may see."""
+    """Everything that an actor needs to know; the models with it, whose folders no other machine may see."""
 
     study: Study
-    model: StoredModel
-    digest: str
+    models: tuple[StoredModel, ...]
+    digests: tuple[str, ...]
     out: str
     sampling: SamplingSettings
     estimates: tuple[str, ...]
@@ -52,10 +52,11 @@ class Job:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some samples of one request."""
+    """Some samples of one request, all of one model."""
 
     row: Row
     request: Request
+    member: int
     seeds: tuple[int, ...]
 
 
@@ -106,9 +107,17 @@ def _cut(row: Row, wish: Wish, request: Request, job: Job) -> list[_Piece]:
     """A request in pieces that are not too large; nothing where nothing is wanted."""
     if not request.targets:
         return []
-    seeds = [sample_seed(wish.seed, row["subject"], wish.name, sample) for sample in range(wish.samples)]
     most = _TOGETHER if job.exact else job.batch_size
-    return [_Piece(row, request, tuple(seeds[start : start + most])) for start in range(0, len(seeds), most)]
+    return [
+        _Piece(row, request, member, tuple(sample_seed(wish.seed, row["subject"], wish.name, each) for each in some))
+        for member, its in enumerate(_dealt(wish.samples, len(job.models)))
+        for some in (its[start : start + most] for start in range(0, len(its), most))
+    ]
+
+
+def _dealt(samples: int, models: int) -> list[range]:
+    """Which samples are drawn by each model: in turn, so that the first few are the same of however many."""
+    return [range(member, samples, models) for member in range(models)]
 
 
 def _draw_all(pieces: Sequence[_Piece], job: Job) -> list[Samples | Exception]:
@@ -121,11 +130,11 @@ def _draw_all(pieces: Sequence[_Piece], job: Job) -> list[Samples | Exception]:
 
 
 def _batches(pieces: Sequence[_Piece], job: Job) -> Iterator[list[int]]:
-    """The places of pieces that go through the network together: of as many targets and samples each."""
-    alike: dict[tuple[int, int], list[int]] = {}
+    """The places of pieces that go through a network together: of as many targets and samples each."""
+    alike: dict[tuple[int, int, int], list[int]] = {}
     for place, piece in enumerate(pieces):
-        alike.setdefault((len(piece.request.targets), len(piece.seeds)), []).append(place)
-    for (_, samples), places in alike.items():
+        alike.setdefault((piece.member, len(piece.request.targets), len(piece.seeds)), []).append(place)
+    for (_, _, samples), places in alike.items():
         many = 1 if job.exact else max(job.batch_size // samples, 1)
         for start in range(0, len(places), many):
             yield places[start : start + many]
@@ -133,7 +142,7 @@ def _batches(pieces: Sequence[_Piece], job: Job) -> Iterator[list[int]]:
 
 def _draw(pieces: Sequence[_Piece], job: Job) -> list[Samples | Exception]:
     """Draw a batch; where it fails, be it for memory or for one subject, draw its halves."""
-    model = _model(job)
+    model = _model(job, pieces[0].member)
     rows, requests = [piece.row for piece in pieces], [piece.request for piece in pieces]
     try:
         context = observe(model, rows, requests, job.sampling.precision)
@@ -156,7 +165,8 @@ def _write(
         raise failed[0]
     if not parts:
         return []
-    samples = np.concatenate([part for part in parts if not isinstance(part, Exception)], axis=1)
+    by_model = np.concatenate([part for part in parts if not isinstance(part, Exception)], axis=1)
+    samples = by_model[:, np.argsort([each for its in _dealt(wish.samples, len(job.models)) for each in its])]
     slots = np.flatnonzero(request.observed).tolist()
     facts = _facts(row, wish, slots, job)
     home = Home(Storage(job.out), wish.name, row)
@@ -183,7 +193,7 @@ def _facts(row: Row, wish: Wish, slots: Sequence[int], job: Job) -> dict[str, An
         "TimeUnit": job.study.time_unit,
         "ObservedTimes": [round(float(row["times"][slot]), 4) for slot in slots],
         "Seed": wish.seed,
-        "Checkpoint": job.digest,
+        "Checkpoint": job.digests[0] if len(job.digests) == 1 else list(job.digests),
         "Sampling": job.sampling.model_dump(mode="json"),
         "Preparation": {key: job.study.settings.get(key) for key in PREPARED},
         "Software": _versions(),
@@ -198,12 +208,13 @@ def _versions() -> dict[str, str]:
 _built: dict[tuple[str, str], SequenceModel] = {}
 
 
-def _model(job: Job) -> SequenceModel:
+def _model(job: Job, member: int) -> SequenceModel:
     """Built once an actor."""
-    key = (job.digest, job.device)
+    key = (job.digests[member], job.device)
     if key not in _built:
-        _built.clear()
-        _built[key] = job.model.build(job.device)
+        for other in [other for other in _built if other[0] not in job.digests]:
+            del _built[other]
+        _built[key] = job.models[member].build(job.device)
     return _built[key]
 
 

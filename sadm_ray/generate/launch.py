@@ -49,7 +49,7 @@ class Generated:
 
 
 def generate_volumes(
-    settings: Settings, study: Study, model: StoredModel, out: str, sampling: SamplingSettings
+    settings: Settings, study: Study, models: Sequence[StoredModel], out: str, sampling: SamplingSettings
 ) -> Generated:
     """Answer what the settings ask (`GenerateSettings`) of the subjects of the study. Needs a running Ray.
 
@@ -57,7 +57,7 @@ def generate_volumes(
     what is done), `out/manifest.parquet`, and `out/failures.csv` if anything failed.
 
     Args:
-        model: read with the average of the weights that `sampling` names.
+        models: read with the average of the weights that `sampling` names; samples are dealt among several in turn.
 
     Raises:
         ConfigError: `out` holds the answers to another request; it or the shards are not seen by every machine; no GPU
@@ -65,8 +65,8 @@ def generate_volumes(
         DataError: nobody is asked for.
     """
     wanted = settings.generate
-    digest = model.digest
-    plan = plan_orders(settings, study, digest, sampling)
+    digests = tuple(model.digest for model in models)
+    plan = plan_orders(settings, study, digests, sampling)
     device = _device(wanted.gpus_per_actor)
     require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
     require_shared(out, "generate.out", "a folder that all nodes share, or a URL")
@@ -77,8 +77,8 @@ def generate_volumes(
         describe(folder)
         job = Job(
             study,
-            model,
-            digest,
+            tuple(models),
+            digests,
             folder.location,
             sampling,
             wanted.estimates,

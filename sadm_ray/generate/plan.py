@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,11 @@ class Plan:
     decisive: Mapping[str, Any]
 
 
-def plan_orders(settings: Settings, study: Study, model_digest: str, sampling: SamplingSettings) -> Plan:
+def plan_orders(settings: Settings, study: Study, digests: Sequence[str], sampling: SamplingSettings) -> Plan:
     """Turn the settings of the job into orders, in the order of the subjects' names.
+
+    Args:
+        digests: of the models, in the order in which samples are dealt among them.
 
     Raises:
         ConfigError: what is wanted cannot be meant for this study.
@@ -47,7 +50,7 @@ def plan_orders(settings: Settings, study: Study, model_digest: str, sampling: S
     """
     wanted = settings.generate
     decisive = {
-        "model": model_digest,
+        "model": digests[0] if len(digests) == 1 else list(digests),
         "sampling": sampling.model_dump(mode="json"),
         "estimates": list(wanted.estimates),
         "sequence": wanted.sequence,
@@ -87,6 +90,11 @@ def wants_slots(wanted: GenerateSettings) -> bool:
 def model_folder(settings: Settings) -> str:
     """The model to generate with, a folder or a URL: the one that the settings name, else the run's own."""
     return Storage(settings.generate.model or str(settings.run_dir / "model")).location
+
+
+def model_folders(settings: Settings) -> list[str]:
+    """The same, and behind it the others of its ensemble."""
+    return [model_folder(settings), *(Storage(folder).location for folder in settings.generate.ensemble)]
 
 
 def default_out(settings: Settings) -> str:

@@ -73,21 +73,24 @@ def model_card(
     training: TrainSettings,
     sampling: SamplingSettings,
     judged: Sequence[Verdict],
+    members: int = 1,
 ) -> Card:
     """What the model is, what for, what not for, and what was measured.
 
     Args:
         name: of the study.
         judged: against copy-last on test subjects.
+        members: how many models the samples were dealt among; `model` is the first of them.
     """
     config = model.config
+    each = f", the first of {members} among which samples are dealt in turn" if members > 1 else ""
     counts = {key: value for key, value in model.describe().items() if key != "kind"}
     return Card(
         "Model",
         {
             "what it does": "from the frames of a subject that were observed, and their times, it draws frames at "
             "other times",
-            "kind": f"{config.model.kind}, which predicts {_TARGETS[config.model.target]}",
+            "kind": f"{config.model.kind}, which predicts {_TARGETS[config.model.target]}{each}",
             "size": ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in counts.items()),
             "trained on": f"{len(study.subjects.get('train', ()))} subjects of {name}; {training.steps:,} steps, "
             f"{training.batch_size} sequences each",

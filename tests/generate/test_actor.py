@@ -1,5 +1,6 @@
 """The work of one actor, without Ray."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def job(study: Study, tmp_path: Path) -> Job:
     sampling = SamplingSettings(num_steps=2, sampler="ancestral")
     out = str(tmp_path / "out")
     stored = StoredModel.read(tmp_path / "model")
-    return Job(study, stored, out, out, sampling, ("samples", "mean"), False, True, 8, "cpu")
+    return Job(study, (stored,), (out,), out, sampling, ("samples", "mean"), False, True, 8, "cpu")
 
 
 def orders(*names: str, samples: int = 2) -> list[Order]:
@@ -97,6 +98,29 @@ def test_more_samples_begin_with_the_same_ones(job: Job, tmp_path: Path) -> None
     answer(orders("a", samples=11), more)  # more than go through the network together
     assert drawn(more, "a").shape[1] == 11
     np.testing.assert_allclose(drawn(more, "a")[:, :2], drawn(job, "a"), atol=1e-3)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_samples_are_dealt_among_models_in_turn(job: Job, tmp_path: Path, exact: bool) -> None:
+    other = job.models[0].build()
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    other.save_pretrained(tmp_path / "other")
+    stored = StoredModel.read(tmp_path / "other")
+    one = replace(job, exact=exact, out=str(tmp_path / "one"))
+    two = replace(one, models=(stored,), digests=("other",), out=str(tmp_path / "two"))
+    both = replace(one, models=one.models + two.models, digests=("own", "other"), out=str(tmp_path / "both"))
+    for each in (one, two, both):
+        answer(orders("a", "b", samples=5), each)
+    for name in "ab":
+        dealt, alone = drawn(both, name), (drawn(one, name), drawn(two, name))
+        for sample in range(5):
+            np.testing.assert_allclose(dealt[:, sample], alone[sample % 2][:, sample], atol=1e-3)
+        assert np.abs(alone[0] - alone[1]).max() > 1e-2
+    answer(orders("c", samples=1), both)
+    assert drawn(both, "c").shape[1] == 1, "fewer samples than models"
+    told = json.loads(next(Path(both.out).glob("future/sub-a/*_desc-mean_synth.json")).read_text())
+    assert told["Checkpoint"] == ["own", "other"]
 
 
 @pytest.mark.parametrize("exact", [True, False])
