@@ -53,7 +53,7 @@ def main() -> None:
         split = [f"data.split.folds={FOLDS}", f"data.split.fold={fold}", "data.split.val=0"]
         names = [f"fold-{fold}" + f"-{member}" * (member > 0) for member in range(asked.members)]
         found.append(_fold(*(
-            load_settings(CONFIG, [*asked.settings, *split, f"run.name={name}", f"seed={member}"])
+            load_settings(CONFIG, [*asked.settings, *split, f"run.name={name}", f"train.seed={member}"])
             for member, name in enumerate(names)
         )))  # fmt: skip
         _say(found[-1:], f"fold {fold}, ")
@@ -63,13 +63,9 @@ def main() -> None:
 def _fold(settings: Settings, *others: Settings) -> dict[tuple[str, str, str], float]:
     """Figures by (task, method, score), of samples that are dealt among trainings with these settings."""
     if others:
-        out, ensemble = (
-            settings.run_dir / f"generated-by-{1 + len(others)}",
-            [each.run_dir / "model" for each in others],
-        )
-        settings = with_values(
-            settings, {"generate.out": str(out), "generate.ensemble": [str(each) for each in ensemble]}
-        )
+        models = [str(each.run_dir / "model") for each in others]
+        out = str(settings.run_dir / f"generated-by-{1 + len(others)}")
+        settings = with_values(settings, {"generate.out": out, "generate.ensemble": models})
     with ray_session(settings):
         study = steps.prepare(settings)
         begun = time.monotonic()

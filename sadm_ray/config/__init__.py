@@ -134,6 +134,11 @@ class Settings(Section):
         """The run's folder, absolute: a worker's own directory is another one."""
         return (self.run.dir / self.run.name).expanduser().absolute()
 
+    @property
+    def training_seed(self) -> int:
+        """That of the weights and of what is shown when."""
+        return self.seed if self.train.seed is None else self.train.seed
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         for axis, size, patch in zip("dhw", self.data.shape, self.model.patch, strict=True):

@@ -67,7 +67,7 @@ class Standing:
         return {
             **asdict(self),
             "workers": world,
-            "seed": settings.seed,
+            "seed": settings.training_seed,
             "study": {"digest": study.digest, "preparation": study.preparation, "content": study.content},
             "settings": settings.model_dump(mode="json", include={"model", "diffusion", "train"}),
             "versions": versions,
@@ -109,14 +109,14 @@ def refuse_changes(settings: Settings, study: Study, config: ModelConfig, storag
 
 def _decisive(settings: Settings, study: Study, config: ModelConfig) -> dict[str, Any]:
     train = settings.train
-    left_out = set(_HOW)
+    left_out = {*_HOW, "seed"}  # told by `training_seed`
     if train.schedule == "constant":
         left_out.add("steps")  # a longer run begins with the same steps
     if train.validation.patience is None:
         left_out.add("validation")  # it decides nothing
     kept = {key: value for key, value in flatten(train).items() if key.split(".")[0] not in left_out}
     told = {
-        "seed": settings.seed,
+        "seed": settings.training_seed,
         **flatten(config),
         **{f"train.{key}": value for key, value in kept.items()},
         "study.content": study.content,
