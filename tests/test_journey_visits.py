@@ -12,8 +12,10 @@ import pytest
 
 from sadm_ray import steps
 from sadm_ray.config import Settings
+from sadm_ray.config_file import with_values
 from sadm_ray.data.rows import parse_row
 from sadm_ray.data.study import rows_of
+from sadm_ray.model.stored import StoredModel
 from tests.data.patients import write_bids, write_table
 
 pytestmark = pytest.mark.ray
@@ -111,5 +113,16 @@ def test_all_visits_at_their_ages(
     more = settings.generate.model_copy(update={"samples": 2, "out": str(tmp_path / "two")})
     steps.generate(settings.model_copy(update={"generate": more}))  # in a single step, which is all the sweep may take
     (line,) = (line for line in caplog.messages if "will be the same" in line)
-    assert line.startswith("the 2 samples of a frame will be the same: sadm (1 steps)")
+    assert line.startswith("the 2 samples of a frame will be the same: sadm in 1 steps")
+
+    second = with_values(settings, {"run.name": "second", "train.seed": 1, "data.shards": study.location})
+    steps.train(second)
+    caplog.clear()
+    dealt = {"samples": 2, "ensemble": (str(second.run_dir / "model"),), "out": str(tmp_path / "dealt")}
+    steps.generate(settings.model_copy(update={"generate": settings.generate.model_copy(update=dealt)}))
+    assert not [line for line in caplog.messages if "will be the same" in line]
+    one, two = sorted((tmp_path / "dealt" / "last").glob("*/*_desc-sample[12]_synth.nii.gz"))[:2]
+    assert np.abs(nib.load(one).get_fdata() - nib.load(two).get_fdata()).max() > 0, "one of each model"
+    checkpoints = json.loads(one.with_name(one.name.replace(".nii.gz", ".json")).read_text())["Checkpoint"]
+    assert checkpoints == [StoredModel.read(each.run_dir / "model").digest for each in (settings, second)]
     assert {"copy-last", "sample"} <= set(evaluation.table["method"])
