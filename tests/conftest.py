@@ -60,3 +60,14 @@ def phantom_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("phantom")
     phantom.write_phantom(root, PhantomSettings(subjects=12, shape=(4, 24, 24)), seed=0)
     return root
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
+    """The study of `tests.tiny`, prepared once; read it, do not change it."""
+    from sadm_ray import steps
+    from tests.tiny import settings_for
+
+    settings = settings_for(tmp_path_factory.mktemp("study"))
+    steps.prepare(settings)
+    return str(settings.run_dir / "shards")

@@ -13,33 +13,9 @@ from sadm_ray.config import Settings
 from sadm_ray.data.catalog import find_subjects
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.tracking import step_history, tracking_uri
+from tests.tiny import settings_for
 
 pytestmark = pytest.mark.ray
-
-
-def settings_for(folder: Path, **train: Any) -> Settings:
-    tree = {
-        "run": {"name": "tiny", "dir": str(folder)},
-        "phantom": {"subjects": 12, "shape": [4, 32, 32]},
-        "data": {"shape": [4, 16, 16], "frames": 6, "split": {"method": "balanced", "val": 0.2, "test": 0.25}},
-        "model": {
-            "conditioner": {"widths": [8, 16], "heads": 2, "layers": 1, "channels": 4},
-            "guess": {"widths": [16, 16], "blocks": 1, "heads": 2},
-            "denoiser": {"widths": [16, 16], "blocks": 1, "heads": 2},
-        },
-        "train": {"schedule": "constant", "steps": 4, "batch_size": 4, "checkpoint_every": 2, "log_every": 1, **train},
-        "tune": {"trials": 3, "subjects": 2, "num_steps": [1, 2]},
-        "generate": {
-            "samples": 2,
-            "actors": 2,
-            "batch_size": 2,
-            "tasks": [
-                {"name": "future", "observed": [0, 2], "targets": [3, -1]},
-                {"name": "gap", "observed": [0, -1], "targets": [2]},
-            ],
-        },
-    }
-    return Settings.model_validate(tree)
 
 
 @pytest.fixture(scope="module")

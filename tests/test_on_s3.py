@@ -16,7 +16,7 @@ from sadm_ray.generate.record import PREDICTIONS, recorded
 from sadm_ray.tracking import step_history
 from sadm_ray.train.checkpoint import Checkpoints
 from tests.processes import kill_everything, start
-from tests.test_journey import settings_for
+from tests.tiny import settings_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.cluster.laptop import BIN, REPOSITORY, Cluster, Seen, on, up
-from tests.test_journey import settings_for
+from tests.tiny import settings_for
 
 pytestmark = [
     pytest.mark.cluster,

@@ -11,7 +11,7 @@ from sadm_ray import steps
 from sadm_ray.config_file import with_values
 from sadm_ray.errors import DataError
 from sadm_ray.tracking import step_history
-from tests.test_journey import settings_for
+from tests.tiny import settings_for
 
 pytestmark = pytest.mark.ray
 

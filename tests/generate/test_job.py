@@ -22,7 +22,7 @@ from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.generate.launch import Generated
 from sadm_ray.model.kinds import build_model
 from sadm_ray.train.launch import model_config
-from tests.test_journey import settings_for
+from tests.tiny import settings_for
 
 pytestmark = pytest.mark.ray
 

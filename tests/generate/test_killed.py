@@ -19,7 +19,7 @@ from sadm_ray.config_file import dump_settings
 from sadm_ray.model.kinds import build_model
 from sadm_ray.train.launch import model_config
 from tests.processes import family, kill, kill_everything, start
-from tests.test_journey import settings_for
+from tests.tiny import settings_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

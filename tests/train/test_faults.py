@@ -20,7 +20,7 @@ from sadm_ray.data.study import read_study
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.train.checkpoint import Checkpoints
 from tests.processes import start
-from tests.train.conftest import settings_with
+from tests.tiny import settings_on
 
 pytestmark = pytest.mark.ray
 
@@ -42,12 +42,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_costs_a_checkpoint_and_one_line(
     shards: str, small_disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    undisturbed = settings_with(tmp_path / "undisturbed", shards, steps=8)
+    undisturbed = settings_on(tmp_path / "undisturbed", shards, steps=8)
     steps.train(undisturbed)
     checkpoint = next((undisturbed.run_dir / "model.ray" / "checkpoints").glob("checkpoint-*"))
     size = sum(file.stat().st_size for file in checkpoint.iterdir())
     # The first checkpoint has room, the second has not, until somebody makes some.
-    settings = settings_with(tmp_path, shards, storage=str(small_disk), steps=8, checkpoint_every=2)
+    settings = settings_on(tmp_path, shards, storage=str(small_disk), steps=8, checkpoint_every=2)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 3 * size // 2))
     kept = Checkpoints(f"{small_disk}/tiny/checkpoints")
@@ -78,25 +78,25 @@ def assert_same(one: Settings, other: Settings) -> None:
 def test_a_changed_byte_costs_a_checkpoint_and_one_line(
     shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shorter = settings_with(tmp_path, shards, steps=4)
+    shorter = settings_on(tmp_path, shards, steps=4)
     steps.train(shorter)
     file = shorter.run_dir / "model.ray" / "checkpoints" / "checkpoint-00000004" / "weights.safetensors"
     content = bytearray(file.read_bytes())
     content[-100] ^= 1
     file.write_bytes(content)
-    longer = settings_with(tmp_path, shards, steps=6)
+    longer = settings_on(tmp_path, shards, steps=6)
     steps.train(longer)
     lines = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
     assert len(lines) == 1
     assert "weights.safetensors" in lines.pop()
-    undisturbed = settings_with(tmp_path / "undisturbed", shards, steps=6)
+    undisturbed = settings_on(tmp_path / "undisturbed", shards, steps=6)
     steps.train(undisturbed)
     assert_same(longer, undisturbed)
 
 
 def test_a_scan_of_nan_stops_training_with_its_name(shards: str, tmp_path: Path, monkeypatch: Any) -> None:
     # Preparation refuses such a scan; here one stands for whatever else makes a loss NaN.
-    settings = settings_with(tmp_path, shards, steps=8, max_bad_steps=2, learning_rate=1e30, spike_factor=None)
+    settings = settings_on(tmp_path, shards, steps=8, max_bad_steps=2, learning_rate=1e30, spike_factor=None)
     began = time.monotonic()
     with pytest.raises(
         DataError, match=r"training broke down: the gradients of 2 steps .* look at the scans of patient0"
@@ -111,7 +111,7 @@ def test_checkpoints_on_an_object_store(shards: str, tmp_path: Path, s3_bucket: 
     runs = f"{s3_bucket}/runs"
     common = (f"data.shards={shards}", "train.schedule=constant", "train.workers=1", f"train.storage={runs}")
     file = tmp_path / "settings.yaml"
-    file.write_text(dump_settings(settings_with(tmp_path, shards)))
+    file.write_text(dump_settings(settings_on(tmp_path, shards)))
     log = tmp_path / "log"
     for count in (2, 4):
         job = start("train", "--config", str(file), *common, f"train.steps={count}", log=log)
@@ -121,14 +121,14 @@ def test_checkpoints_on_an_object_store(shards: str, tmp_path: Path, s3_bucket: 
     newest = kept.newest()
     assert newest is not None
     assert newest.step == 4
-    undisturbed = settings_with(tmp_path / "undisturbed", shards, steps=4)
+    undisturbed = settings_on(tmp_path / "undisturbed", shards, steps=4)
     steps.train(undisturbed)
-    assert_same(settings_with(tmp_path, shards), undisturbed)
+    assert_same(settings_on(tmp_path, shards), undisturbed)
 
 
 @pytest.mark.slow
 def test_sigterm_saves_and_leaves(shards: str, tmp_path: Path) -> None:
-    settings = settings_with(tmp_path, shards, steps=4000, checkpoint_every=100_000)
+    settings = settings_on(tmp_path, shards, steps=4000, checkpoint_every=100_000)
     file, log = tmp_path / "settings.yaml", tmp_path / "log"
     file.write_text(dump_settings(settings))
     job = start("train", "--config", str(file), log=log)
@@ -154,7 +154,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
 def test_early_stopping_takes_the_best(shards: str, tmp_path: Path) -> None:
     # With this rate the loss soon rises: training ends long before its last step.
     validation = {"loss_every": 2, "generate_every": 0, "patience": 2}
-    settings = settings_with(tmp_path, shards, steps=400, learning_rate=0.5, spike_factor=None, validation=validation)
+    settings = settings_on(tmp_path, shards, steps=400, learning_rate=0.5, spike_factor=None, validation=validation)
     trained = steps.train(settings)
     assert trained.facts["step"] < 400
     kept = Checkpoints(str(settings.run_dir / "model.ray" / "checkpoints"))
@@ -171,13 +171,13 @@ def test_early_stopping_takes_the_best(shards: str, tmp_path: Path) -> None:
 
 def test_a_gpu_that_is_not_there_is_refused(shards: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.device: 1 workers want a GPU each, the cluster has 0"):
-        steps.train(settings_with(tmp_path, shards, device="gpu"))
+        steps.train(settings_on(tmp_path, shards, device="gpu"))
 
 
 def test_a_changed_setting_is_refused(shards: str, tmp_path: Path) -> None:
-    steps.train(settings_with(tmp_path, shards, steps=2))
+    steps.train(settings_on(tmp_path, shards, steps=2))
     with pytest.raises(ConfigError, match=r"run\.name: tiny .* train\.learning_rate \(0\.002 before, 0\.001 now\)"):
-        steps.train(settings_with(tmp_path, shards, steps=2, learning_rate=0.001))
+        steps.train(settings_on(tmp_path, shards, steps=2, learning_rate=0.001))
 
 
 def test_what_training_tells_mlflow(shards: str, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_what_training_tells_mlflow(shards: str, tmp_path: Path) -> None:
 
     from sadm_ray.tracking import tracking_uri
 
-    settings = settings_with(
+    settings = settings_on(
         tmp_path, shards, steps=6, ema_decays=[0.9, 0.5], validation={"loss_every": 2, "generate_every": 6}
     )
     steps.train(settings)

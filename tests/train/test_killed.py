@@ -12,7 +12,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from tests.processes import kill, kill_everything, start, workers
-from tests.test_journey import settings_for
+from tests.tiny import settings_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

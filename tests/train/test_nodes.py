@@ -15,7 +15,7 @@ from sadm_ray import steps
 from sadm_ray.config import Settings
 from sadm_ray.config_file import dump_settings
 from tests.processes import kill_everything
-from tests.train.conftest import settings_with
+from tests.tiny import settings_on
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -26,7 +26,7 @@ QUICK = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20", "RAY_TRAIN_HEALTH_CHECK
 
 
 def settings_of(folder: Path, shards: str, **train: Any) -> Settings:
-    settings = settings_with(folder, shards, **{**TRAIN, **train})
+    settings = settings_on(folder, shards, **{**TRAIN, **train})
     return settings.model_copy(update={"model": settings.model.model_copy(update=SIMPLE)})
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from sadm_ray.tune.history import History
 from tests.processes import kill_everything, start
-from tests.test_journey import settings_for
+from tests.tiny import settings_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -14,32 +14,23 @@ import ray
 
 from sadm_ray import steps
 from sadm_ray.config import Settings
-from sadm_ray.config_file import dump_settings, load_settings
+from sadm_ray.config_file import dump_settings, load_settings, with_values
 from sadm_ray.errors import ConfigError
 from sadm_ray.tracking import tracking_uri
 from sadm_ray.tune.journal import Journal
 from sadm_ray.tune.training import _sweep_name
 from sadm_ray.tune.training_space import trial_settings
 from tests.processes import kill_everything, start
-from tests.test_journey import settings_for
+from tests.tiny import settings_on
 
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
-    """A tiny phantom, prepared once."""
-    settings = settings_for(tmp_path_factory.mktemp("study"))
-    steps.prepare(settings)
-    return str(settings.run_dir / "shards")
-
-
 def settings_with(folder: Path, shards: str, training: dict[str, Any], **train: Any) -> Settings:
-    common = {"workers": 1, "log_every": 100, "warmup_steps": 0, "targets_per_subject": 4}
-    tree = settings_for(folder, **{**common, **train}).model_dump(mode="json", exclude_defaults=True)
-    tree["data"]["shards"] = shards
-    tree["tune"] = {"of": "training", "training": training}
-    return Settings.model_validate(tree)
+    common = {"log_every": 100, "warmup_steps": 0, "targets_per_subject": 4}
+    return with_values(
+        settings_on(folder, shards, **{**common, **train}), {"tune.of": "training", "tune.training": training}
+    )
 
 
 def test_it_is_refused_before_anything_starts(shards: str, tmp_path: Path) -> None:
