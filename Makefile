@@ -7,16 +7,19 @@ INSTALLED := $(VENV)/installed
 # One thread a process: more threads than free cores spin, measured 4 to 8 times slower.
 export OMP_NUM_THREADS ?= 1
 
+# Two files at a time, each process with a Ray of its own: much of a test is waiting for Ray to start and to end.
+TOGETHER := --numprocesses=2 --dist=loadfile
+
 .PHONY: demo test test-slow test-cluster lint format install constraints clean
 
 demo: $(INSTALLED)  ## the whole way on the phantom, in a few minutes on two cores
 	$(BIN)/sadm-ray run --config configs/phantom.yaml
 
 test: $(INSTALLED)  ## all tests but the slow ones
-	$(BIN)/pytest -m "not slow and not cluster"
+	$(BIN)/pytest $(TOGETHER) -m "not slow and not cluster"
 
 test-slow: $(INSTALLED)  ## tests that take minutes: killed processes, hundreds of damaged files
-	$(BIN)/pytest -m slow --durations=0 --durations-min=1
+	$(BIN)/pytest $(TOGETHER) -m slow --durations=0 --durations-min=1
 
 test-cluster: $(INSTALLED)  ## on two machines made of namespaces: wants root, openssh-server, rsync, iproute2
 	VENV=$(abspath $(VENV)) KEEP="$(CURDIR)" bash tests/cluster/two-hosts.sh $(abspath $(BIN))/pytest -m cluster
