@@ -122,6 +122,7 @@ def _settings(base: Settings, study: Study, out: Path, kind: ModelKind, seed: in
         "train.min_workers": None,
         "tune.of": "sampling",
         "tune.trials": max(base.compare.trials, 1),
+        "tune.num_steps": sorted({1, *base.tune.num_steps}),  # one volume is judged, which a single step may do best
         "generate.model": None,
         "generate.ensemble": (),
         "generate.study": None,

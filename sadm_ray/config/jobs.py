@@ -113,7 +113,7 @@ class TuneSettings(Section):
     reduction: Annotated[int, Field(ge=2)] | None = 2
     grid_points: Annotated[int, Field(ge=2)] = 3
     sampler: tuple[SamplerName, ...] = Field(default=("ancestral", "ddim", "dpm++"), min_length=1)
-    num_steps: tuple[Positive, ...] = Field(default=(1, 2, 4, 8), min_length=1)
+    num_steps: tuple[Positive, ...] = Field(default=(2, 4, 8), min_length=1)  # in a single one samples are alike
     spacing: tuple[Spacing, ...] = Field(default=("time",), min_length=1)
     guidance_scale: tuple[float, float] = (0.0, 1.0)
     guidance_interval: tuple[Interval, ...] = Field(default=(None,), min_length=1)
