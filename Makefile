@@ -16,7 +16,7 @@ demo: $(INSTALLED)  ## the whole way on the phantom, in a few minutes on two cor
 	$(BIN)/sadm-ray run --config configs/phantom.yaml
 
 test: $(INSTALLED)  ## all tests but the slow ones
-	$(BIN)/pytest $(TOGETHER) -m "not slow and not cluster"
+	$(BIN)/pytest $(TOGETHER) -m "not slow and not cluster" --durations=20
 
 test-slow: $(INSTALLED)  ## tests that take minutes: killed processes, hundreds of damaged files
 	$(BIN)/pytest $(TOGETHER) -m slow --durations=0 --durations-min=1
