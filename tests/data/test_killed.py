@@ -32,7 +32,7 @@ def written(parts: Path) -> set[tuple[str, int]]:
 
 
 @pytest.mark.timeout(900)
-def test_killed_at_ten_random_moments(tmp_path: Path) -> None:
+def test_killed_at_random_moments(tmp_path: Path) -> None:
     root = tmp_path / "study"
     write_phantom(root, PhantomSettings(subjects=240, shape=(8, 48, 48)), seed=0)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "run"
@@ -40,7 +40,7 @@ def test_killed_at_ten_random_moments(tmp_path: Path) -> None:
     parts = killed / "killed" / "shards" / "parts"
 
     random, seen = np.random.default_rng(), set()
-    for _ in range(10):
+    for _ in range(4):
         job = prepare(root, killed)
         wanted = len(seen) + random.integers(0, 3)
         while job.poll() is None and len(written(parts)) < wanted:
