@@ -102,7 +102,7 @@ def test_a_scan_of_nan_stops_training_with_its_name(shards: str, tmp_path: Path,
         DataError, match=r"training broke down: the gradients of 2 steps .* look at the scans of patient0"
     ):
         steps.train(settings)
-    assert time.monotonic() - began < 60, "and is not tried again"
+    assert time.monotonic() - began < 150, "and is not tried again and again"
 
 
 @pytest.mark.slow
@@ -132,11 +132,11 @@ def test_sigterm_saves_and_leaves(shards: str, tmp_path: Path) -> None:
     file, log = tmp_path / "settings.yaml", tmp_path / "log"
     file.write_text(dump_settings(settings))
     job = start("train", "--config", str(file), log=log)
-    wait_for(lambda: "samples/s" in log.read_text() or job.poll() is not None, 90)
+    wait_for(lambda: "samples/s" in log.read_text() or job.poll() is not None, 180)
     asked = time.monotonic()
     job.send_signal(signal.SIGTERM)
-    assert job.wait(timeout=30) == 143, log.read_text()
-    assert time.monotonic() - asked < 30
+    assert job.wait(timeout=60) == 143, log.read_text()
+    assert time.monotonic() - asked < 60
     newest = Checkpoints(str(settings.run_dir / "model.ray" / "checkpoints")).newest()
     assert newest is not None
     assert 0 < newest.step < 4000
