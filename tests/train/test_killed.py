@@ -40,9 +40,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("count", "tolerance"), [(1, 0.0), (2, 1e-6)])
-def test_killed_at_random_moments(
-    prepared: tuple[Path, Path], tmp_path: Path, count: int, tolerance: float
-) -> None:
+def test_killed_at_random_moments(prepared: tuple[Path, Path], tmp_path: Path, count: int, tolerance: float) -> None:
     file, _ = prepared
 
     def train(name: str):  # type: ignore[no-untyped-def]
