@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 # One thread a process: more threads than free cores spin, measured 4 to 8 times slower.
 export OMP_NUM_THREADS ?= 1
 
-# Two files at a time, each process with a Ray of its own: much of a test is waiting for Ray to start and to end.
+# Two files at a time, each process with a Ray of its own: while one waits for its Ray the other goes on.
 TOGETHER := --numprocesses=2 --dist=loadfile
 
 .PHONY: demo test test-slow test-cluster lint format install constraints clean

@@ -117,6 +117,7 @@ def _settings(base: Settings, study: Study, out: Path, kind: ModelKind, seed: in
         "seed": (base.seed + seed) % 2**31,
         "data.shards": study.location,
         "model.kind": kind,
+        "train.seed": None,
         "train.steps": steps,
         "train.workers": base.compare.workers,
         "train.min_workers": None,

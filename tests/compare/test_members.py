@@ -16,10 +16,13 @@ def study(frames: int | None) -> Study:
 
 
 def test_every_kind_with_every_seed_and_one_budget(tmp_path: Path) -> None:
-    settings = with_values(Settings(), {"compare.seeds": 2, "compare.kinds": ["sadm", "gan"], "seed": 7})
+    settings = with_values(
+        Settings(), {"compare.seeds": 2, "compare.kinds": ["sadm", "gan"], "seed": 7, "train.seed": 1}
+    )
     members = members_of(settings, study(8), tmp_path)
     assert [member.name for member in members] == ["sadm-0", "gan-0", "sadm-1", "gan-1"]
     assert [member.settings.seed for member in members] == [7, 7, 8, 8]
+    assert [member.settings.training_seed for member in members] == [7, 7, 8, 8]
     for member in members:
         assert member.settings.train.steps == settings.train.steps
         assert member.settings.data.shards == "/shards"
