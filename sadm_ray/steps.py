@@ -146,11 +146,11 @@ def generate(settings: Settings) -> Generated:
     models = [StoredModel.read(folder, sampling.ema) for folder in folders]
     built = [model.build() for model in models]  # a damaged one is told at once
     trained = built[0].config
-    if wanted.samples > 1 and len(built) == 1 and not built[0].varies(sampling):
+    if wanted.samples > len(built) and not any(model.varies(sampling) for model in built):
         log.warning(
-            "the %d samples of a frame will be the same: %s in %d steps leaves nothing to chance "
-            "(ours does from sampling.num_steps=2 on)",
-            wanted.samples, trained.model.kind, sampling.num_steps,
+            "no more than %d of the %d samples of a frame will differ: %s with sampling.num_steps=%d leaves nothing to "
+            "chance (ours does from 2 on)",
+            len(built), wanted.samples, trained.model.kind, sampling.num_steps,
         )  # fmt: skip
     with tracked_step(settings, "generate") as tracked, ray_session(settings):
         if study is None:
