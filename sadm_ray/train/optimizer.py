@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sadm_ray.config import TrainSettings
+from sadm_ray.train.muon import Muon
 
 Moments = dict[str, Tensor]
 """What an optimizer remembers of a parameter, by torch's names."""
@@ -27,13 +28,12 @@ class Optimizer:
         vectors = [p for p in self._parameters if p.ndim <= 1]
         groups = [{"params": vectors, "weight_decay": 0.0}]
         self._matrices: dict[nn.Parameter, nn.Parameter] = {}
-        self._muon: torch.optim.Muon | None = None
+        self._muon: Muon | None = None
         if settings.optimizer == "muon":
             # A single row has one direction only: nothing to make equal, and its gradient's size would not count.
             matrices, weights = [p for p in weights if len(p) > 1], [p for p in weights if len(p) == 1]
             self._matrices = {p: nn.Parameter(_as_matrix(p.detach(), p)) for p in matrices}
-            decay, fit = settings.weight_decay, "match_rms_adamw"
-            self._muon = torch.optim.Muon(self._matrices.values(), weight_decay=decay, adjust_lr_fn=fit)
+            self._muon = Muon(self._matrices.values(), settings.weight_decay)
         groups.append({"params": weights, "weight_decay": settings.weight_decay})
         self._adamw = torch.optim.AdamW(groups, betas=(0.9, 0.99), foreach=True)
 
