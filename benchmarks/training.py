@@ -1,7 +1,7 @@
 """What training costs beside its mathematics, and what a second worker brings.
 
     python -m benchmarks.training                    all parts, one after another (about 25 minutes on 2 cores)
-    python -m benchmarks.training --part scaling     one: scaling, overhead, checkpoint, recovery or paper
+    python -m benchmarks.training --part scaling     one: scaling, overhead, checkpoint or paper
 
 The model and volumes are those of `configs/phantom.yaml`. Let nothing else run: two workers want both cores.
 """
