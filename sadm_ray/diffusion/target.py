@@ -17,6 +17,9 @@ from torch import Tensor
 
 Volume = Float[Tensor, "b c d h w"]
 
+FAR_ENOUGH = 1 / 6
+"""How long something has to be looked at to say how it goes on, as a share of how far on that is."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -103,8 +106,9 @@ def neighbours_observed(
     """The observed frames last before and first after the target, and their weights in linear interpolation.
 
     Where one side has none, the nearest frame and, of weight 0, one behind it that shows what was going on: the nearest
-    to it that is at least half as far from it as the target is, since a short while says little of a long one (else the
-    farthest). A frame that is alone stands in both places.
+    to it, since what happened last goes on (docs/findings.md), that is at least `FAR_ENOUGH` as far from it as the
+    target is, since a moment says little of a long while (else the farthest). A frame that is alone stands in both
+    places.
     """
     ahead = times - target_time[:, None]
     is_before, is_after = observed & (ahead <= 0), observed & (ahead > 0)
@@ -127,7 +131,7 @@ def _behind(
     """From which frame to look at what was going on before the nearest one; that itself, if it is alone."""
     anchor = times.gather(1, nearest[:, None])
     away = torch.where(observed, (times - anchor).abs(), 0.0)
-    is_enough = observed & (away >= 0.5 * (target_time[:, None] - anchor).abs()) & (away > 0)
+    is_enough = observed & (away >= FAR_ENOUGH * (target_time[:, None] - anchor).abs()) & (away > 0)
     closest = torch.where(is_enough, away, torch.inf).argmin(dim=1)
     farthest = torch.where(away.amax(dim=1) > 0, away.argmax(dim=1), nearest)
     return torch.where(is_enough.any(dim=1), closest, farthest)

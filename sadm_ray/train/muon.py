@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ class Muon(torch.optim.Muon):
         super().__init__(params, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Any = None) -> Any:  # PyTorch's has overloads for both kinds of closure
         """One update; `closure` is evaluated before it, as PyTorch's optimizers do."""
         parameters = [p for group in self.param_groups for p in group["params"]]
         if all(has_bfloat16(device) for device in {p.device for p in parameters}):
