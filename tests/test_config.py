@@ -51,6 +51,8 @@ def test_overrides_go_on_top_of_the_file(tmp_path: Path) -> None:
         ("generate.tasks=[{name: a, observed: [0], targets: [8]}]", "frame 8 of 'a' lies outside the 8 frames"),
         ("generate.tasks=[{name: a, observed: [1], targets: [1]}]", "frame 1 of task 'a' is both"),
         ("tune.guidance_scale=[2,1]", r"guidance_scale is a range"),
+        ("tune.guidance_scale=[-2,1]", r"guidance_scale is a range: \[low, high\] with -1 <= low"),
+        ("sampling.guidance_scale=-1.5", "greater than or equal to -1"),
         ("diffusion.prediction=eps", "does not go with model.guess"),
         ("diffusion.log_snr_min=20", "log_snr_min must be below"),
     ],

@@ -14,11 +14,15 @@ Objective = Literal["gain", "gain_changed", "ssim", "nrmse_changed", "calibratio
 Interval = tuple[float, float] | None
 Choice = bool | int | float | str | tuple[int, ...] | None
 Decay = Annotated[float, Field(gt=0, lt=1)]
+LEAST_GUIDANCE = -1.0
+"""Where the condition has no say any more."""
+Guidance = Annotated[float, Field(ge=LEAST_GUIDANCE)]
 
 
 class SamplingSettings(Section):
     """How a volume is drawn from the trained model.
 
+    `guidance_scale`: above 0 the condition's say is exaggerated, below 0 only a part of it is taken.
     `guidance_interval`: guidance has its strength between these two λ only and costs nothing outside; none: everywhere.
     `ema`: which average of the weights, one of the model's `train.ema_decays`; none: the one that validation chose.
     """
@@ -26,7 +30,7 @@ class SamplingSettings(Section):
     sampler: SamplerName = "ddim"
     num_steps: Positive = 4
     spacing: Spacing = "time"
-    guidance_scale: Annotated[float, Field(ge=0)] = 0.0
+    guidance_scale: Guidance = 0.0
     guidance_interval: Interval = None
     guidance_split: bool = False  # two calls of half the memory instead of one
     stochasticity: Fraction = 0.5  # v of the ancestral sampler; the others have none
@@ -123,10 +127,10 @@ class TuneSettings(Section):
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
-        for key in ("guidance_scale", "stochasticity"):
+        for key, least in (("guidance_scale", LEAST_GUIDANCE), ("stochasticity", 0.0)):
             low, high = getattr(self, key)
-            if not 0 <= low <= high:
-                raise ValueError(f"{key} is a range: [low, high] with 0 <= low <= high")
+            if not least <= low <= high:
+                raise ValueError(f"{key} is a range: [low, high] with {least:g} <= low <= high")
         if "calibration" in self.objectives and self.samples < 2:
             raise ValueError("objectives: calibration compares samples with each other; set samples to 2 at least")
         if self.objectives[0] == "network_calls":

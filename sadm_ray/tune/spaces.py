@@ -58,7 +58,7 @@ def plain_choices(settings: TuneSettings, base: SamplingSettings) -> list[Point]
     choices = _choices(settings)
     plain = {
         **{name: value if value in choices[name] else choices[name][0] for name, value in wanted.items()},
-        "guidance_scale": settings.guidance_scale[0],
+        "guidance_scale": _nearest(0.0, *settings.guidance_scale),
         "stochasticity": _nearest(base.stochasticity, low, high),
     }
     return [{**plain, "num_steps": steps} for steps in settings.num_steps][: max(settings.trials // 2, 1)]
@@ -74,7 +74,7 @@ def chosen_sampling(point: Mapping[str, Any], base: SamplingSettings) -> Samplin
     told = dict(point)
     for name in ("guidance_scale", "stochasticity"):
         if name in told:
-            told[name] = round(told[name], 3)
+            told[name] = round(told[name], 3) + 0.0  # and never −0
     if "guidance_interval" in told:
         label = told["guidance_interval"]
         told["guidance_interval"] = None if label == EVERYWHERE else tuple(map(float, label.split(" to ")))

@@ -137,6 +137,7 @@ class Counting:
     [
         ({"scale": 0.0}, 1.0, [2]),  # no unconditional branch is paid for
         ({"scale": 1.5}, 2.5, [4]),
+        ({"scale": -0.25}, 0.75, [4]),  # a part of what the condition says
         ({"scale": 1.5, "split": True}, 2.5, [2, 2]),
         ({"scale": 1.5, "interval": (-1.0, 1.0)}, 2.5, [4]),
         ({"scale": 1.5, "interval": (0.5, 1.0)}, 1.0, [2]),
