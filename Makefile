@@ -18,7 +18,7 @@ demo: $(INSTALLED)  ## the whole way on the phantom, in a few minutes on two cor
 test: $(INSTALLED)  ## all tests but the slow ones
 	$(BIN)/pytest $(TOGETHER) -m "not slow and not cluster" --durations=20
 
-test-slow: $(INSTALLED)  ## tests that take minutes: killed processes, hundreds of damaged files
+test-slow: $(INSTALLED)  ## tests that take minutes: killed processes, scores of damaged files
 	$(BIN)/pytest $(TOGETHER) -m slow --durations=0 --durations-min=1
 
 test-cluster: $(INSTALLED)  ## on two machines made of namespaces: wants root, openssh-server, rsync, iproute2

@@ -1,4 +1,4 @@
-"""Hundreds of damaged inputs among good ones, through the command itself: told one by one, and nothing worse."""
+"""Scores of damaged inputs among good ones, through the command itself: told one by one, and nothing worse."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def prepare(run: Path, *overrides: str) -> tuple[subprocess.CompletedProcess[str
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as job:
         watch = threading.Thread(target=_watch, args=(job.pid, peak, stop))
         watch.start()
-        out, err = job.communicate(timeout=280)
+        out, err = job.communicate(timeout=600)
         stop.set()
         watch.join()
     return subprocess.CompletedProcess(command, job.returncode, out, err), peak[0]
@@ -83,11 +83,11 @@ def test_damaged_visits_of_a_manifest(tmp_path: Path, real_data: Path) -> None:
     root.mkdir()
     outside.mkdir()
     rows, victims = [], {}
-    for number in range(300):
+    for number in range(100):
         good = source[number % len(source)]
         for visit in range(3):
             file = root / f"s{number:03d}_{visit}.nii.gz"
-            if visit == 1 and number >= 20:  # the first twenty are all good
+            if visit == 1 and number >= 10:  # the first ten are all good
                 damaged(file, good, number)
                 victims[f"s{number:03d}"] = file
             else:
@@ -109,7 +109,7 @@ def test_damaged_visits_of_a_manifest(tmp_path: Path, real_data: Path) -> None:
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     study = read_study(str(tmp_path / "run" / "hostile" / "shards"))
-    assert set(subject_places(study)) == {f"s{number:03d}" for number in range(300)}
+    assert set(subject_places(study)) == {f"s{number:03d}" for number in range(100)}
     for subject, file in victims.items():
         assert len(told_of(study.problems, file)) == 1, (subject, file, told_of(study.problems, file))
     for line in study.problems:
@@ -128,12 +128,12 @@ def test_damaged_cines(tmp_path: Path, real_data: Path) -> None:
     root = tmp_path / "study"
     small = smaller(sorted((real_data / "acdc" / "training").glob("*/*_4d.nii.gz"))[:5], tmp_path / "good")
     victims, good = {}, set()
-    for number in range(250):
+    for number in range(100):
         name = f"patient{number:03d}"
         (root / name).mkdir(parents=True)
         file = root / name / f"{name}_4d.nii.gz"
         write_info(root / name, ed=1, es=5, group="NOR")
-        if number % 25 == 0:
+        if number % 23 == 0:
             file.symlink_to(small[number % len(small)])
             good.add(name)
         else:
@@ -149,7 +149,7 @@ def test_damaged_cines(tmp_path: Path, real_data: Path) -> None:
         "\0" * 999,
         "ED: 1\nES: -3",
     ]
-    for number, text in enumerate(texts, 250):
+    for number, text in enumerate(texts, 100):
         name = f"patient{number:03d}"
         (root / name).mkdir()
         (root / name / f"{name}_4d.nii.gz").symlink_to(small[0])

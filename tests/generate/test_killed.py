@@ -23,7 +23,7 @@ from tests.tiny import settings_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-SUBJECTS = 1000
+SUBJECTS = 200
 ACTOR = "MapWorker"
 
 

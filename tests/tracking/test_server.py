@@ -94,7 +94,7 @@ def test_a_killed_server_is_caught_up(
         timed(tracked.dataset, "d", "1", "file", {})
         timed(tracked.register, tmp_path / "model", tmp_path.name, {"digest": "1"})
         start()
-    assert slowest < 3.0
+    assert slowest < 10.0
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(settings.tracking.experiment)
     found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}

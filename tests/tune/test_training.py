@@ -147,7 +147,7 @@ def mlflow_children(settings: Settings) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_a_sweep_that_is_killed_goes_on(shards: str, tmp_path: Path) -> None:
     training = {
         "trials": 3,
