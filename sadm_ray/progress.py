@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 LINE_SECONDS = 15.0
 POLL_SECONDS = 0.5
+ANSWER_SECONDS = 30.0  # a busy machine takes its time
 
 Reporter: TypeAlias = ActorHandle
 """What workers hold: `reporter.add.remote(1)`, `reporter.reach.remote(step, "loss 0.12")`, and `reporter.say.remote(…)`
@@ -73,13 +74,20 @@ def _show(counter: Any, title: str, total: int, stop: threading.Event) -> None:
 
 
 def _states(counter: Any, stop: threading.Event) -> Iterator[tuple[int, str]]:
-    last = False
+    asked, last = None, False
     while not last:
-        last = stop.wait(POLL_SECONDS)
+        stopped = stop.wait(POLL_SECONDS)
+        # An answer that was late has taken the lines along: it is waited for again, and is not yet the last one.
+        last, asked = stopped and asked is None, asked or counter.state.remote()
         try:
-            done, note, lines = ray.get(counter.state.remote(), timeout=5)
+            done, note, lines = ray.get(asked, timeout=ANSWER_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            if stopped:
+                return
+            continue
         except ray.exceptions.RayError:  # the counter went with its node: the work itself will say so if it matters
             return
+        asked = None
         for line in lines:
             log.warning("%s", line)
         yield done, note

@@ -34,7 +34,7 @@ RETRIES = 2
 def tune_sampling(settings: Settings, study: Study, model: Path, out: Path, tracked: TrackedRun) -> Swept:
     """Sweep the sampling settings on validation subjects; the test subjects are not touched.
 
-    The first trials are the settings' own with each number of steps and no guidance; the others are searched. Every
+    The first trials are the settings' own with each number of steps; the others are searched. Every
     trial becomes a child of `tracked`. A sweep of the same model and question goes on when it is run again: what it has
     scored is in `out`, and is not scored again. With more `tune.trials` it is made longer.
 

@@ -47,7 +47,7 @@ def grid(settings: TuneSettings, base: SamplingSettings) -> list[Point]:
 
 
 def plain_choices(settings: TuneSettings, base: SamplingSettings) -> list[Point]:
-    """What to try first: as little guidance as may be, each number of steps, else as in `base`; half of the trials."""
+    """What to try first: each number of steps, else as in `base` or as near to it as may be; half of the trials."""
     low, high = settings.stochasticity
     wanted = {
         "sampler": base.sampler,
@@ -58,7 +58,7 @@ def plain_choices(settings: TuneSettings, base: SamplingSettings) -> list[Point]
     choices = _choices(settings)
     plain = {
         **{name: value if value in choices[name] else choices[name][0] for name, value in wanted.items()},
-        "guidance_scale": _nearest(0.0, *settings.guidance_scale),
+        "guidance_scale": _nearest(base.guidance_scale, *settings.guidance_scale),
         "stochasticity": _nearest(base.stochasticity, low, high),
     }
     return [{**plain, "num_steps": steps} for steps in settings.num_steps][: max(settings.trials // 2, 1)]

@@ -82,13 +82,22 @@ def _raw(*points: dict) -> list[dict]:
     ]
 
 
-def test_a_sweep_begins_without_guidance_wherever_its_range_lies() -> None:
-    for scale, first in (((-0.4, 0.4), 0.0), ((-0.5, -0.1), -0.1), ((0.2, 1.0), 0.2)):
-        tune = TuneSettings(guidance_scale=scale)
-        (point, *_) = plain_choices(tune, SamplingSettings())
-        assert sampling_space(tune)["guidance_scale"]._contains(point["guidance_scale"])
-        chosen = chosen_sampling(point, SamplingSettings()).guidance_scale
-        assert (chosen, str(chosen)) == (first, str(first)), "nor is nothing written -0.0"
+@pytest.mark.parametrize(
+    ("own", "scale", "first"),
+    [
+        (0, (-0.4, 0.4), 0.0),
+        (0, (-0.5, -0.1), -0.1),
+        (0, (0.2, 1), 0.2),
+        (-0.25, (-0.5, 0.5), -0.25),
+        (-0.25, (0, 1), 0.0),
+    ],
+)
+def test_a_sweep_begins_with_its_own_guidance(own: float, scale: tuple[float, float], first: float) -> None:
+    tune = TuneSettings(guidance_scale=scale)
+    (point, *_) = plain_choices(tune, SamplingSettings(guidance_scale=own))
+    assert sampling_space(tune)["guidance_scale"]._contains(point["guidance_scale"])
+    chosen = chosen_sampling(point, SamplingSettings()).guidance_scale
+    assert (chosen, str(chosen)) == (first, str(first)), "nor is nothing written -0.0"
 
 
 def test_a_grid_has_every_combination_that_differs() -> None:

@@ -1,0 +1,40 @@
+"""Progress is told to the end, however late its answers come."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+import ray
+
+from sadm_ray import progress
+
+pytestmark = pytest.mark.ray
+
+
+def test_a_late_answer_is_waited_for_and_loses_no_line(
+    ray_local: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture
+) -> None:
+    class Slow(progress._Counter):
+        """As on a machine that is busy for a moment: the first answer takes its lines along and comes late."""
+
+        asked = 0
+
+        def state(self) -> tuple[int, str, list[str]]:
+            self.asked += 1
+            state = super().state()
+            time.sleep(1.5 if self.asked == 1 else 0.0)
+            return state
+
+    for name, value in (("_Counter", Slow), ("ANSWER_SECONDS", 1.0), ("POLL_SECONDS", 0.2), ("LINE_SECONDS", 0.0)):
+        monkeypatch.setattr(progress, name, value)
+    with caplog.at_level(logging.WARNING), progress.progress("work", 5) as reporter:
+        ray.get(reporter.say.remote("early"))
+        time.sleep(3.0)
+        ray.get([reporter.say.remote("late"), reporter.reach.remote(4, "nearly")])
+    assert [record.getMessage() for record in caplog.records] == ["early", "late"]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("work: 0/5")
+    assert lines[-1].startswith("work: 4/5")
+    assert lines[-1].endswith("nearly")
