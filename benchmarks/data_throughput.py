@@ -86,7 +86,7 @@ def _loop(settings: Settings, root: str, out: str) -> Study:
         made = make_part(part, catalog.folder, out, settings.data)
         facts += [{**fact, "part": made["part"], "row": place} for place, fact in enumerate(made["rows"])]
     names = tuple(fact["subject"] for fact in facts)
-    study = Study(out, "", "", "", None, settings.data.shape, "", {"train": names}, 0.0)
-    write_places(study, facts)
+    places = write_places(out, facts)
+    study = Study(out, "", "", "", None, settings.data.shape, "", {"train": names}, 0.0, places=places)
     study.write()
     return study

@@ -47,7 +47,8 @@ def prepare_study(settings: Settings, root: str, out: str) -> Study:
         lines = [str(problem) for problem in catalog.problems]
         raise DataError(f"{root}: none of its subjects can be used; mend what is listed", lines)
     storage = Storage(out)
-    parts = plan_parts(catalog.subjects, settings.data, _old_rows(storage), storage.files(PARTS))
+    table, old = _before(out)
+    parts = plan_parts(catalog.subjects, settings.data, old, storage.files(PARTS))
     files, facts, problems = _make_parts(parts, settings.data, catalog.folder, storage)
     told = sorted([*catalog.problems, *problems], key=lambda problem: (problem.subject, problem.file, problem.message))
     left_out = tuple(str(problem) for problem in told if problem.fatal)
@@ -55,9 +56,10 @@ def prepare_study(settings: Settings, root: str, out: str) -> Study:
         raise DataError(f"{root}: none of its subjects can be used; mend what is listed", left_out)
 
     study = _study(settings, catalog, facts, storage.location, told)
-    write_places(study, facts)
     study.write()
     storage.keep_only(PARTS, files)
+    if table not in (None, study.subjects_file):
+        storage.delete(table)
     return study
 
 
@@ -101,6 +103,7 @@ def _study(
         problems=tuple(str(problem) for problem in told if problem.fatal),
         warnings=tuple(str(problem) for problem in told if not problem.fatal),
         settings=settings.data.model_dump(mode="json"),
+        places=write_places(location, facts),
     )
 
 
@@ -111,9 +114,10 @@ def _difference_scale(facts: Iterator[Facts]) -> float:
     return float(np.sqrt(squares / differences)) if differences else 0.0
 
 
-def _old_rows(storage: Storage) -> Mapping[str, tuple[str, Place]]:
-    """Key and place of every row of the study that is there, by subject; nothing where there is none."""
+def _before(location: str) -> tuple[str | None, Mapping[str, tuple[str, Place]]]:
+    """The table of the places of the study that is there, key and place of each subject's row; none where none is."""
     try:
-        return read_keys(read_study(storage.location))
+        study = read_study(location)
+        return study.subjects_file, read_keys(study)
     except DataError:
-        return {}
+        return None, {}

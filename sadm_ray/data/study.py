@@ -48,9 +48,10 @@ class Study:
     """What `_study.json` tells.
 
     `digest` is of all settings that decide who is in the study and how; `preparation` of those alone that decide how a
-    volume looks, which is what a model depends on; `content` of everything that the shards hold. `difference_scale` is
-    the root mean square of frame j − frame i over all pairs i < j of the training subjects' scans (0 where nobody
-    trains). `problems` are lines, one for each thing that was left out; `warnings` are of what was used all the same.
+    volume looks, which is what a model depends on; `content` of everything that the shards hold, wherever it lies
+    there; `places` is the file that tells where (empty: an older study, see `subjects_file`). `difference_scale` is the
+    root mean square of frame j − frame i over all pairs i < j of the training subjects' scans (0 where nobody trains).
+    `problems` are lines, one for each thing that was left out; `warnings` are of what was used all the same.
     """
 
     location: str
@@ -65,6 +66,7 @@ class Study:
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    places: str = ""
 
     def names(self, split: str) -> tuple[str, ...]:
         """The subjects of a split.
@@ -82,8 +84,8 @@ class Study:
 
     @property
     def subjects_file(self) -> str:
-        """The table of the places: called after the content, so that it always belongs to this study."""
-        return f"_subjects-{self.content[:16]}.parquet"
+        """The table of the places. It is never written over: it always belongs to this study, and may be cached."""
+        return self.places or f"_subjects-{self.content[:16]}.parquet"
 
     def write(self) -> None:
         """Write `_study.json`, which makes the study complete."""
@@ -184,12 +186,18 @@ def read_checksums(study: Study) -> Mapping[str, str]:
     return {row["subject"]: row["checksum"] for row in rows}
 
 
-def write_places(study: Study, facts: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table of the places: `subject`, `part`, `row`, `key`, `checksum` and sums, a row a subject."""
+def write_places(location: str, facts: Sequence[Mapping[str, Any]]) -> str:
+    """Write the table of the places: `subject`, `part`, `row`, `key`, `checksum` and sums, a row a subject.
+
+    Returns:
+        its file, called after what it says.
+    """
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([dict(fact) for fact in facts]), sink, compression="zstd")
-    storage = Storage(study.location)
-    storage.write(study.subjects_file, sink.getvalue())
+    table = sink.getvalue().to_pybytes()
+    file = f"_subjects-{hashlib.sha256(table).hexdigest()[:16]}.parquet"
+    Storage(location).write(file, table)
+    return file
 
 
 @functools.lru_cache(maxsize=8)

@@ -79,8 +79,8 @@ def write_study(folder: Path, rows: Sequence[dict[str, Any]], subjects: Mapping[
         time_unit="years",
         subjects={split: tuple(names) for split, names in subjects.items()},
         difference_scale=0.1,
+        places=write_places(str(folder), facts),
     )
-    write_places(study, facts)
     study.write()
     return study
 

@@ -144,6 +144,26 @@ def test_another_fold_reads_no_scan(phantom_study: Path, tmp_path: Path, ray_loc
 
 
 @pytest.mark.ray
+def test_read_after_the_shards_moved(phantom_study: Path, tmp_path: Path, ray_local: None, settings: Settings) -> None:
+    """A copied study has files of other times: other shards of the same content, in a process that read the first."""
+    root, out = tmp_path / "study", str(tmp_path / "shards")
+    shutil.copytree(phantom_study, root)
+    first = prepare_study(settings, str(root), out)
+    places = subject_places(first)
+    rows = {name: read_subject(first, name)["frames"] for name in places}
+    for file in root.rglob("*.nii.gz"):
+        os.utime(file, (0, 0))
+
+    second = prepare_study(settings, str(root), out)
+    assert second.content == first.content
+    assert set(subject_places(second).values()).isdisjoint(places.values())
+    for name, frames in rows.items():
+        np.testing.assert_array_equal(read_subject(second, name)["frames"], frames)
+    here = {entry.path for entry in Storage(out).entries() if "/" not in entry.path}
+    assert here == {"_study.json", second.subjects_file}, "the table that nobody needs is gone"
+
+
+@pytest.mark.ray
 def test_only_what_is_new_or_changed_is_done(
     phantom_study: Path, tmp_path: Path, ray_local: None, settings: Settings
 ) -> None:
