@@ -53,6 +53,7 @@ def test_overrides_go_on_top_of_the_file(tmp_path: Path) -> None:
         ("tune.guidance_scale=[2,1]", r"guidance_scale is a range"),
         ("tune.guidance_scale=[-2,1]", r"guidance_scale is a range: \[low, high\] with -1 <= low"),
         ("sampling.guidance_scale=-1.5", "greater than or equal to -1"),
+        ("sampling.temperature=0", "sampling.temperature: .*greater than 0"),
         ("diffusion.prediction=eps", "does not go with model.guess"),
         ("diffusion.log_snr_min=20", "log_snr_min must be below"),
     ],

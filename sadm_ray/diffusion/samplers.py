@@ -21,20 +21,23 @@ Callback = Callable[[int, Volume], None]
 
 
 class SeededNoise:
-    """Standard normal noise with a generator of its own for every sample of the batch.
+    """Normal noise with a generator of its own for every sample of the batch.
 
     A sample then depends on its own seed only, not on its batch-mates. The numbers are drawn on the CPU, so that every
     kind of device sees the same ones.
+
+    Args:
+        temperature: its deviation.
     """
 
-    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu", temperature: float = 1.0) -> None:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._device = device
+        self._device, self._temperature = device, temperature
 
     def __call__(self, shape: Sequence[int]) -> Float[Tensor, "b ..."]:
         """The next noise of every sample, each of `shape`."""
         rows = [torch.randn(tuple(shape), generator=generator) for generator in self._generators]
-        return torch.stack(rows).to(self._device)
+        return self._temperature * torch.stack(rows).to(self._device)
 
 
 def _alpha_sigma(log_snr: float) -> tuple[float, float]:

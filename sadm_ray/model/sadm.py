@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sadm_ray.config import SamplingSettings
-from sadm_ray.diffusion.guidance import EVERYWHERE, evaluations, guide
+from sadm_ray.diffusion.guidance import EVERYWHERE, Denoise, evaluations, guide
 from sadm_ray.diffusion.objective import loss_weight, velocity_loss
 from sadm_ray.diffusion.posterior import expected_loss, gaussian_v, standardised
 from sadm_ray.diffusion.prediction import diffuse, to_v, to_x
@@ -64,18 +64,8 @@ class Sadm(SequenceModel):
         return loss / expected_loss(guess.variance, log_snr).sqrt() + guess.loss(x)
 
     def draw(self, given: Given, noise: SeededNoise, sampling: SamplingSettings) -> Float[Tensor, "b c D H W"]:
-        told = self._guessed(given.condition)
-        null = self._guessed(torch.zeros_like(given.condition)) if sampling.guidance_scale else torch.zeros_like(told)
-        denoise = guide(
-            self._denoise,
-            told,
-            null,
-            sampling.guidance_scale,
-            sampling.guidance_interval or EVERYWHERE,
-            split=sampling.guidance_split,
-        )
         x = sample(
-            denoise,
+            self._guided(given.condition, sampling),
             self.schedule.steps(sampling.num_steps, sampling.spacing),
             noise,
             given.reference.shape[1:],
@@ -85,18 +75,30 @@ class Sadm(SequenceModel):
         return self.target.decode(x, given.reference)
 
     def network_calls(self, sampling: SamplingSettings) -> int:
-        evaluated, scale = self.schedule.steps(sampling.num_steps, sampling.spacing)[:-1], sampling.guidance_scale
-        guessed = 0
-        if self.guesser is not None:  # once, and once more without the sequence; it stands for the first evaluation
-            evaluated, guessed = evaluated[1:], 1 + bool(scale)
-        return guessed + evaluations(evaluated, scale, sampling.guidance_interval or EVERYWHERE)
+        if self.guesser is not None:  # which stands for the first evaluation
+            return sampling.num_steps
+        evaluated = self.schedule.steps(sampling.num_steps, sampling.spacing)[:-1]
+        return evaluations(evaluated, sampling.guidance_scale, sampling.guidance_interval or EVERYWHERE)
 
     def varies(self, sampling: SamplingSettings) -> bool:
         """Unless the one step is the guess's."""
         return self.guesser is None or sampling.num_steps > 1
 
-    def _guessed(self, condition: Float[Tensor, "b k e f g"]) -> Float[Tensor, "b n e f g"]:
-        return self._told(condition, None if self.guesser is None else self.guesser(condition))
+    def _guided(self, condition: Float[Tensor, "b k e f g"], sampling: SamplingSettings) -> Denoise:
+        """The denoiser of z alone.
+
+        Where there is a guess, that is what is guided, and the denoiser corrects it: without the sequence the guess is
+        that nothing changes, x = 0. Guiding the corrections as well would take what is left out of the guess twice.
+        """
+        scale, interval = sampling.guidance_scale, sampling.guidance_interval or EVERYWHERE
+        if self.guesser is None:
+            null = torch.zeros_like(condition)
+            return guide(self._denoise, condition, null, scale, interval, split=sampling.guidance_split)
+        guess = self.guesser(condition)
+        if interval[0] <= self.schedule.noisiest <= interval[1]:
+            guess = guess._replace(mean=(1.0 + scale) * guess.mean)
+        told = self._told(condition, guess)
+        return lambda z, log_snr: self._denoise(z, log_snr, told)
 
     def _told(self, condition: Float[Tensor, "b k e f g"], guess: Guess | None) -> Float[Tensor, "b n e f g"]:
         """What the denoiser is told: the condition, and behind it the guess, which it takes as it is."""

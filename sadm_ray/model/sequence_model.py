@@ -197,7 +197,7 @@ class SequenceModel(nn.Module, ABC):
             for row, seen, wanted in zip(context.times, context.observed, target_times, strict=True)
         ]
         order = torch.tensor(orders, device=target_times.device)
-        noise = SeededNoise(seeds, target_times.device)
+        noise = SeededNoise(seeds, target_times.device, sampling.temperature)
         with autocast(target_times.device, sampling.precision):
             generated = self._rollout(context, target_times.gather(1, order), samples, noise, sampling)
         d, h, w = context.size

@@ -114,6 +114,12 @@ def test_a_sample_depends_on_its_own_seed_only(sampler: str, stochasticity: floa
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(together, 2))
 
 
+def test_the_temperature_is_the_deviation_of_the_noise() -> None:
+    hot, cool = SeededNoise([3, 4]), SeededNoise([3, 4], temperature=0.25)
+    for _ in range(2):
+        assert torch.equal(cool(SHAPE), 0.25 * hot(SHAPE))
+
+
 def test_callback_sees_every_step() -> None:
     seen: list[int] = []
     nodes = SCHEDULE.steps(4)

@@ -173,6 +173,40 @@ def test_the_calls_are_those_that_the_network_gets(
 
 
 @pytest.mark.parametrize("kind", ["sadm", "diffusion_only"])
+def test_the_guess_is_what_is_guided(kind: ModelKind) -> None:
+    model = shaken(kind)
+    assert isinstance(model, Sadm)
+    assert model.guesser is not None
+    condition = torch.randn(1, model.conditioner.layout.width, 2, 4, 4, generator=torch.Generator().manual_seed(4))
+    z, noisy = torch.randn(1, 1, *SHAPE, generator=torch.Generator().manual_seed(5)), model.schedule.noisiest
+
+    def guided(log_snr: float, **sampling: object) -> torch.Tensor:
+        with torch.no_grad():
+            return model._guided(condition, SamplingSettings(**sampling))(z, log_snr)
+
+    plain = guided(noisy)
+    assert plain.abs().max() > 1e-3
+    torch.testing.assert_close(guided(noisy, guidance_scale=-0.25), 0.75 * plain)
+    torch.testing.assert_close(guided(noisy, guidance_scale=0.5), 1.5 * plain)
+    torch.testing.assert_close(guided(noisy, guidance_scale=0.5, guidance_interval=(-3, 3)), plain)
+    with torch.no_grad():  # afterwards the denoiser is told of half a guess, and what it says is taken whole
+        guess = model.guesser(condition)
+        told = model._told(condition, guess._replace(mean=0.5 * guess.mean))
+        torch.testing.assert_close(guided(0.0, guidance_scale=-0.5), model._denoise(z, 0.0, told))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+def test_at_low_temperature_samples_lie_nearer_together(sampler: str) -> None:
+    model, shown = shaken("sadm"), frames()
+
+    def spread(temperature: float) -> float:
+        sampling = SamplingSettings(sampler=sampler, num_steps=3, temperature=temperature)
+        return float(model.generate(shown, SEEN, TIMES, torch.tensor([[1.0]]), range(8), sampling).std(dim=0).mean())
+
+    assert spread(0.25) < 0.5 * spread(1.0)
+
+
+@pytest.mark.parametrize("kind", ["sadm", "diffusion_only"])
 @pytest.mark.parametrize("spacing", ["time", "log_snr", "karras"])
 def test_at_pure_noise_the_guess_is_the_answer(kind: ModelKind, spacing: str) -> None:
     model, evaluated = shaken(kind), []
