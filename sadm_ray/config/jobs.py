@@ -127,6 +127,7 @@ class TuneSettings(Section):
     guidance_scale: tuple[float, float] = (0.0, 1.0)
     guidance_interval: tuple[Interval, ...] = Field(default=(None,), min_length=1)
     stochasticity: tuple[Fraction, Fraction] = (0.0, 1.0)
+    temperature: tuple[Temperature, ...] = ()  # none: that of `sampling`, which is not searched
     ema: tuple[Decay | None, ...] = Field(default=(None,), min_length=1)
     training: TrainingSweepSettings = TrainingSweepSettings()
 

@@ -53,11 +53,12 @@ def plain_choices(settings: TuneSettings, base: SamplingSettings) -> list[Point]
         "sampler": base.sampler,
         "spacing": base.spacing,
         "guidance_interval": _interval_label(base.guidance_interval),
+        "temperature": base.temperature,
         "ema": _ema_label(base.ema),
     }
-    choices = _choices(settings)
+    choices = {name: values for name, values in _choices(settings).items() if name in wanted}
     plain = {
-        **{name: value if value in choices[name] else choices[name][0] for name, value in wanted.items()},
+        **{name: wanted[name] if wanted[name] in values else values[0] for name, values in choices.items()},
         "guidance_scale": _nearest(base.guidance_scale, *settings.guidance_scale),
         "stochasticity": _nearest(base.stochasticity, low, high),
     }
@@ -117,6 +118,7 @@ def _choices(settings: TuneSettings) -> dict[str, list[Any]]:
         "spacing": list(settings.spacing),
         "guidance_interval": [_interval_label(interval) for interval in settings.guidance_interval],
         "ema": [_ema_label(decay) for decay in settings.ema],
+        **({"temperature": list(settings.temperature)} if settings.temperature else {}),
     }
 
 

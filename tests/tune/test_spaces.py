@@ -100,6 +100,17 @@ def test_a_sweep_begins_with_its_own_guidance(own: float, scale: tuple[float, fl
     assert (chosen, str(chosen)) == (first, str(first)), "nor is nothing written -0.0"
 
 
+def test_a_temperature_is_searched_where_it_is_asked_for() -> None:
+    base = SamplingSettings(temperature=0.5)
+    assert "temperature" not in sampling_space(TuneSettings())
+    (first, *_) = plain_choices(TuneSettings(), base)
+    assert chosen_sampling(first, base).temperature == 0.5
+    tune = TuneSettings(temperature=(1.0, 0.5, 0.25))
+    assert sampling_space(tune)["temperature"].choices == (1.0, 0.5, 0.25)
+    assert {point["temperature"] for point in plain_choices(tune, base)} == {0.5}
+    assert chosen_sampling({"temperature": 0.25}, base).temperature == 0.25
+
+
 def test_a_grid_has_every_combination_that_differs() -> None:
     tune = TuneSettings(search="grid", sampler=("ancestral", "ddim"), num_steps=(1, 2), grid_points=3)
     points = grid(tune, SamplingSettings())
