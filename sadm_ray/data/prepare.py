@@ -21,6 +21,7 @@ from sadm_ray.data.splits import split_subjects
 from sadm_ray.data.storage import Storage
 from sadm_ray.data.study import (
     PARTS,
+    SUBJECTS,
     Place,
     Study,
     data_digest,
@@ -47,19 +48,18 @@ def prepare_study(settings: Settings, root: str, out: str) -> Study:
         lines = [str(problem) for problem in catalog.problems]
         raise DataError(f"{root}: none of its subjects can be used; mend what is listed", lines)
     storage = Storage(out)
-    table, old = _before(out)
-    parts = plan_parts(catalog.subjects, settings.data, old, storage.files(PARTS))
+    parts = plan_parts(catalog.subjects, settings.data, _old_rows(storage), storage.files(PARTS))
     files, facts, problems = _make_parts(parts, settings.data, catalog.folder, storage)
     told = sorted([*catalog.problems, *problems], key=lambda problem: (problem.subject, problem.file, problem.message))
     left_out = tuple(str(problem) for problem in told if problem.fatal)
     if not facts:
         raise DataError(f"{root}: none of its subjects can be used; mend what is listed", left_out)
 
-    study = _study(settings, catalog, facts, storage.location, told)
+    places = write_places(storage.location, facts)
+    study = _study(settings, catalog, facts, storage.location, places, told)
     study.write()
     storage.keep_only(PARTS, files)
-    if table not in (None, study.subjects_file):
-        storage.delete(table)
+    storage.keep_only(SUBJECTS, {places})
     return study
 
 
@@ -80,7 +80,12 @@ def _make_parts(
 
 
 def _study(
-    settings: Settings, catalog: Catalog, facts: Sequence[Facts], location: str, told: Sequence[Problem]
+    settings: Settings,
+    catalog: Catalog,
+    facts: Sequence[Facts],
+    location: str,
+    places: str,
+    told: Sequence[Problem],
 ) -> Study:
     usable = {fact["subject"] for fact in facts}
     split_of = split_subjects(catalog.subjects, settings.data.split, settings.seed)
@@ -103,7 +108,7 @@ def _study(
         problems=tuple(str(problem) for problem in told if problem.fatal),
         warnings=tuple(str(problem) for problem in told if not problem.fatal),
         settings=settings.data.model_dump(mode="json"),
-        places=write_places(location, facts),
+        places=places,
     )
 
 
@@ -114,10 +119,9 @@ def _difference_scale(facts: Iterator[Facts]) -> float:
     return float(np.sqrt(squares / differences)) if differences else 0.0
 
 
-def _before(location: str) -> tuple[str | None, Mapping[str, tuple[str, Place]]]:
-    """The table of the places of the study that is there, key and place of each subject's row; none where none is."""
+def _old_rows(storage: Storage) -> Mapping[str, tuple[str, Place]]:
+    """Key and place of every row of the study that is there, by subject; nothing where there is none."""
     try:
-        study = read_study(location)
-        return study.subjects_file, read_keys(study)
+        return read_keys(read_study(storage.location))
     except DataError:
-        return None, {}
+        return {}

@@ -1,7 +1,7 @@
-"""A prepared study: what `_study.json` and `_subjects.parquet` tell of the shards beside them.
+"""A prepared study: what `_study.json` and `subjects/*.parquet` tell of the shards beside them.
 
     _study.json         the settings and their digests, the splits, what was left out; written last
-    _subjects-*.parquet a row a subject: its shard and place there, its checksum, what it was made from
+    subjects/*.parquet  a row a subject: its shard and place there, its checksum, what it was made from
     parts/*.parquet     the shards, a row a subject (`sadm_ray.data.rows.ROW_SCHEMA`)
 
 A split is a list of names, not a folder: another fold or fraction of the same study costs no preparation.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 STUDY_FILE = "_study.json"
-PARTS = "parts"
+PARTS, SUBJECTS = "parts", "subjects"
 LOOKS = ("orientation", "crop", "spacing", "shape", "intensity")
 """The settings of `data` that decide how a volume looks."""
 PREPARED = (*LOOKS, "frames", "dtype")
@@ -195,7 +195,7 @@ def write_places(location: str, facts: Sequence[Mapping[str, Any]]) -> str:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([dict(fact) for fact in facts]), sink, compression="zstd")
     table = sink.getvalue().to_pybytes()
-    file = f"_subjects-{hashlib.sha256(table).hexdigest()[:16]}.parquet"
+    file = f"{SUBJECTS}/{hashlib.sha256(table).hexdigest()[:16]}.parquet"
     Storage(location).write(file, table)
     return file
 

@@ -69,8 +69,8 @@ def chosen_sampling(point: Mapping[str, Any], base: SamplingSettings) -> Samplin
     """The settings of one trial on top of `base`, so that equal ones mean the same work.
 
     What is drawn finely is rounded to what anybody would type. What does nothing is as in `base`: the stochasticity of
-    samplers that have none, the interval of no guidance, and all but the guidance of a single step, which is one
-    evaluation at the first noise level.
+    samplers that have none, the interval of no guidance, and all but the guidance and the temperature of a
+    single step, which is one evaluation at the first noise level.
     """
     told = dict(point)
     for name in ("guidance_scale", "stochasticity"):
