@@ -2,7 +2,8 @@
 
 Symmetric demons (Thirion, Image matching as a diffusion process, 1998; Vercauteren et al., Symmetric Log-Domain
 Diffeomorphic Registration, 2008), from coarse to fine, batched on the device of the frames. Both frames move half of
-the way, so the order of the two only turns the sign.
+the way, so the order of the two only turns the sign. Frames are compared by their intensities and by these as their
+neighbourhoods see them, where a faint edge counts as much as a strong one.
 """
 
 from __future__ import annotations
@@ -19,10 +20,15 @@ from sadm_ray.diffusion.target import Sides
 from sadm_ray.model.motion import warp
 from sadm_ray.model.pace import Pace
 
-FACTORS, ITERATIONS = (4, 2), 12
-"""By how much frames are shrunk, and steps at each size. The full size, for five times the time, gained nothing."""
+ITERATIONS = {4: 12, 2: 12, 1: 6}
+"""By how much frames are shrunk, and the steps then: at their full size a step costs four to eight times as much."""
 SMALLEST = 8
 """No axis is shrunk below this."""
+SLICES = 0.5
+"""An axis shorter than this part of the longest one is one of thick slices: nothing is followed from one to the next."""
+RADIUS, FLAT, LOCAL = 2, 0.02, 0.25
+"""A neighbourhood reaches so many voxels to each side; deviations of intensity in it that are but noise; and what one
+deviation counts as, in units of intensity."""
 NOISE = 0.1
 """Differences of intensity that say nothing."""
 
@@ -54,14 +60,15 @@ def register(first: Float[Tensor, "b c d h w"], second: Float[Tensor, "b c d h w
     with torch.autocast(first.device.type, enabled=False):
         first, second = first.float(), second.float()
         size = first.shape[-3:]
+        axes = [axis for axis, length in enumerate(size, start=2) if length >= SLICES * max(size)]
         field = first.new_zeros(len(first), 3, *(1 for _ in size))
-        for factor in FACTORS:
+        for factor, iterations in ITERATIONS.items():
             d, h, w = (max(-(-length // factor), min(length, SMALLEST)) for length in size)
             grid = (d, h, w)
             field = _resized(field, grid)
-            one, other = (F.adaptive_avg_pool3d(frame, grid) for frame in (first, second))
-            for _ in range(ITERATIONS):
-                field = _smooth(field + _smooth(_force(warp(one, 0.5 * field), warp(other, -0.5 * field))))
+            one, other = (_compared(F.adaptive_avg_pool3d(frame, grid), axes) for frame in (first, second))
+            for _ in range(iterations):
+                field = _smooth(field + _smooth(_force(warp(one, 0.5 * field), warp(other, -0.5 * field), axes)))
         return _resized(field, size)
 
 
@@ -71,14 +78,30 @@ def slope(volume: Float[Tensor, "b c d h w"], axis: int) -> Float[Tensor, "b c d
     return 0.5 * (after - before)
 
 
-def _force(one: Float[Tensor, "b c d h w"], other: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 3 d h w"]:
-    """How far each voxel is pulled: at most half a voxel."""
+def _compared(frame: Float[Tensor, "b c d h w"], axes: Sequence[int]) -> Float[Tensor, "b 2*c d h w"]:
+    """What two frames are compared by: intensities, and how far each is from its neighbourhood's mean."""
+    radii = [min(RADIUS, (frame.shape[axis] - 1) // 2) if axis in axes else 0 for axis in (2, 3, 4)]
+    mean, squares = (
+        F.avg_pool3d(each, [2 * radius + 1 for radius in radii], 1, radii, count_include_pad=False)
+        for each in (frame, frame.square())
+    )
+    variance = (squares - mean.square()).clamp(min=0.0)
+    return torch.cat([frame, LOCAL * (frame - mean) / (variance + FLAT**2).sqrt()], dim=1)
+
+
+def _force(
+    one: Float[Tensor, "b c d h w"], other: Float[Tensor, "b c d h w"], axes: Sequence[int]
+) -> Float[Tensor, "b 3 d h w"]:
+    """How far each voxel is pulled along the axes: at most half a voxel."""
     difference = other - one
     mean = 0.5 * (one + other)
-    slopes = torch.stack([slope(mean, axis) for axis in (2, 3, 4)], dim=1)  # b 3 c d h w
-    pull = (difference[:, None] * slopes).sum(dim=2)
-    against = slopes.square().sum(dim=(1, 2)) + difference.square().sum(dim=1) + NOISE**2
-    return pull / against[:, None]
+    against = difference.square().sum(dim=1) + NOISE**2
+    pulls = [torch.zeros_like(against)] * 3
+    for axis in axes:
+        slopes = slope(mean, axis)
+        pulls[axis - 2] = (difference * slopes).sum(dim=1)
+        against = against + slopes.square().sum(dim=1)
+    return torch.stack(pulls, dim=1) / against[:, None]
 
 
 def _smooth(field: Float[Tensor, "b 3 d h w"]) -> Float[Tensor, "b 3 d h w"]:
