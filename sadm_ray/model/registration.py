@@ -25,7 +25,7 @@ ITERATIONS = {4: 12, 2: 12, 1: 6}
 SMALLEST = 8
 """No axis is shrunk below this."""
 SLICES = 0.5
-"""An axis shorter than this part of the longest one is one of thick slices: nothing is followed from one to the next."""
+"""An axis shorter than this part of the longest is one of thick slices: nothing is followed from one to the next."""
 RADIUS, FLAT, LOCAL = 2, 0.02, 0.25
 """A neighbourhood reaches so many voxels to each side; deviations of intensity in it that are but noise; and what one
 deviation counts as, in units of intensity."""
