@@ -65,8 +65,9 @@ class ModelSettings(Section):
     moved along the path that registering the two shows (`registered`). Differences are divided by `difference_scale`
     (none: measured on the training subjects). `guess`: the network that says what to expect of every voxel before any
     noise is looked at, by displacements where the target is `motion`, and how far off that may be; the denoiser
-    corrects it (none: it says everything itself). `pad`: volumes that the patches do not divide are padded, rather than
-    refused.
+    corrects it (none: it says everything itself). `blend`: between two registered frames the guess is averaged with
+    the opinion of a small network that looks at every voxel and what is near it, in these alone. `pad`: volumes that
+    the patches do not divide are padded, rather than refused.
     """
 
     kind: ModelKind = "sadm"
@@ -74,6 +75,7 @@ class ModelSettings(Section):
     reference: Literal["nearest", "neighbours", "registered"] = "registered"
     difference_scale: Annotated[float, Field(gt=0)] | None = None
     guess: NetworkSettings | None = NetworkSettings()
+    blend: bool = False
     pad: bool = False
     covariates: tuple[CovariateSettings, ...] = ()
     conditioner: ConditionerSettings = ConditionerSettings()

@@ -64,7 +64,8 @@ def _turned(
     theta = torch.cat([turned, turned @ moved[:, :, None]], dim=2)
     grid = F.affine_grid(theta, [b, 1, h, w], align_corners=False)
     slices = frames.reshape(b, t * c * d, h, w)
-    return F.grid_sample(slices, grid, padding_mode="border", align_corners=False).reshape(frames.shape)
+    turned = F.grid_sample(slices, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    return turned.clamp(0.0, 1.0).reshape(frames.shape)
 
 
 def _shifted(frames: Tensor, shifts: Int[Tensor, "b 3"]) -> Tensor:

@@ -8,6 +8,7 @@ Most of a scan does not change between visits, so the difference spends the mode
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,17 +55,32 @@ class Sides:
         weights: of each in the reference; they add up to one.
         path: how far what is seen moves from the one to the other in one unit of the times, in voxels along d h w; none
             where nobody looked.
+        opinion: what is expected of the target by looking at these frames alone, in [0, 1]; none where nobody did.
     """
 
     frames: Float[Tensor, "b s c d h w"]
     ahead: Float[Tensor, "b s"]
     weights: Float[Tensor, "b s"]
     path: Float[Tensor, "b 3 d h w"] | None = None
+    opinion: Volume | None = None
+
+    @property
+    def is_between(self) -> Bool[Tensor, " b"]:
+        """Whether the target lies between two frames, so that both make the reference."""
+        return (self.weights > 0).all(dim=1) & (self.weights < 1).all(dim=1)
 
     @property
     def reference(self) -> Volume:
         """What the target is compared with, in [0, 1]."""
         return torch.einsum("bs,bscdhw->bcdhw", self.weights, self.frames)
+
+    @property
+    def distance(self) -> Float[Tensor, "b 1 d h w"]:
+        """How far what is seen moves from the one frame to the other, in voxels; 0 where nobody looked."""
+        if self.path is None:
+            return torch.zeros_like(self.frames[:, 0, :1])
+        between = (self.ahead[:, 1] - self.ahead[:, 0]).abs()[:, None, None, None, None]
+        return between * self.path.square().sum(dim=1, keepdim=True).sqrt()
 
     @property
     def gap(self) -> Float[Tensor, " b"]:
@@ -74,10 +90,15 @@ class Sides:
 
     def repeated(self, count: int) -> Sides:
         """Those of each target `count` times, one beside the other."""
-        frames, ahead, weights = (
-            each.repeat_interleave(count, dim=0) for each in (self.frames, self.ahead, self.weights)
-        )
-        return Sides(frames, ahead, weights, None if self.path is None else self.path.repeat_interleave(count, dim=0))
+        return self._each(lambda known: known.repeat_interleave(count, dim=0))
+
+    def rows(self, chosen: Int[Tensor, " n"]) -> Sides:
+        """Those of the chosen targets."""
+        return self._each(lambda known: known[chosen])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Sides:
+        path, opinion = (None if known is None else change(known) for known in (self.path, self.opinion))
+        return Sides(change(self.frames), change(self.ahead), change(self.weights), path, opinion)
 
 
 def sides_of(

@@ -15,16 +15,20 @@ from torch import Tensor, nn
 
 from sadm_ray.config import NetworkSettings
 from sadm_ray.diffusion.posterior import LOG_VARIANCE_RANGE
+from sadm_ray.diffusion.target import Target
 from sadm_ray.model.config import ModelConfig
+from sadm_ray.model.context import Given
 from sadm_ray.model.layers import Grid, depth_to_space, space_to_depth
 from sadm_ray.model.layout import Layout
 from sadm_ray.model.motion import change_by_motion, motion_channels
-from sadm_ray.model.registration import slope
+from sadm_ray.model.nearby import steepness
 from sadm_ray.model.unet import UNet
 
 VARIANCE_RANGE = (1e-3, 1.0)
 """Between these what is expected of a target decides how much it counts in training."""
 LIKELIHOOD_WEIGHT = 0.2
+ERROR_FLOOR = 1e-3
+"""A mean squared error of x that is as good as none."""
 LOG_VARIANCE = 24.0
 """One unit of the network's output in log s²: variances differ by orders of magnitude."""
 ASTRAY, NOISE = 1.5, 0.02
@@ -32,10 +36,14 @@ ASTRAY, NOISE = 1.5, 0.02
 
 
 class Guess(NamedTuple):
-    """Mean and log variance of every voxel of x."""
+    """Mean and log variance of every voxel of x; and the two opinions, if the mean is one of two.
+
+    The second is 0, the reference, where the target is not between two frames: there is none, and none is taught.
+    """
 
     mean: Float[Tensor, "b c d h w"]
     log_variance: Float[Tensor, "b c d h w"]
+    opinions: tuple[Float[Tensor, "b c d h w"], Float[Tensor, "b c d h w"]] | None = None
 
     @staticmethod
     def width(layout: Layout) -> int:
@@ -61,12 +69,18 @@ class Guess(NamedTuple):
         """The squared error of the mean over the root of what is expected of it, and the likelihood of the variance.
 
         The mean is not fitted by likelihood, which would not care for it where the variance is large (Seitzer et al.,
-        On the Pitfalls of Heteroscedastic Uncertainty Estimation, 2022).
+        On the Pitfalls of Heteroscedastic Uncertainty Estimation, 2022). Two opinions are each fitted by itself, that
+        they err in different ways: the second by the logarithm of its error, as the reference's is (a part of it counts
+        alike in everybody).
         """
-        squared = (x - self.mean).square()
+        own, second = self.opinions or (self.mean, None)
+        squared = (x - self.mean.detach()).square()
         likelihood = 0.5 * (self.log_variance + squared.detach() * torch.exp(-self.log_variance))
-        error, surprise = (each.flatten(1).mean(dim=1) for each in (squared, likelihood))
-        return error / self.variance.sqrt() + LIKELIHOOD_WEIGHT * surprise
+        loss = _mean((x - own).square()) / self.variance.sqrt() + LIKELIHOOD_WEIGHT * _mean(likelihood)
+        if second is None:
+            return loss
+        unchanged = _mean(x.detach().square()) + ERROR_FLOOR
+        return loss + 0.5 * torch.log((_mean((x - second).square()) + ERROR_FLOOR) / unchanged)
 
 
 class Guesser(nn.Module):
@@ -101,12 +115,23 @@ class Guesser(nn.Module):
         return Guess(mean, (at_first + LOG_VARIANCE * log_variance).clamp(*LOG_VARIANCE_RANGE))
 
 
-def steepness(volume: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"]:
-    """The length of the gradient, per voxel, by central differences; outside stands the nearest voxel."""
-    squares = torch.zeros_like(volume)
-    for axis in (2, 3, 4):
-        squares += slope(volume, axis).square()
-    return squares.sqrt()
+def _mean(volume: Float[Tensor, "b c d h w"]) -> Float[Tensor, " b"]:
+    return volume.flatten(1).mean(dim=1)
+
+
+def guess_of(guesser: Guesser, given: Given, target: Target, strength: float = 1.0) -> Guess:
+    """What is expected of x, all told: between two frames the mean of two opinions.
+
+    Args:
+        strength: by which the guesser's own opinion is multiplied. The second is not too sure of itself.
+    """
+    guess = guesser(given.condition)
+    own, sides = strength * guess.mean, given.sides
+    if sides.opinion is None:
+        return guess._replace(mean=own)
+    second = target.encode(sides.opinion, sides.reference)
+    is_between = sides.is_between[:, None, None, None, None]
+    return guess._replace(mean=torch.where(is_between, 0.5 * (own + second), own), opinions=(own, second))
 
 
 def guesser_of(config: ModelConfig, layout: Layout) -> Guesser:

@@ -11,8 +11,18 @@ from sadm_ray.model.layers import Fourier, zeroed
 WIDTH, OCTAVES = 32, 4
 LOG_PACE = 4.0
 """One unit of the network's output."""
+EXACT = 1e-5
+"""A mean squared error of intensities that is as good as none."""
 NODES = 8
 """Places between two times at which the pace is looked up (midpoints)."""
+
+
+def reference_loss(reference: Float[Tensor, "b c d h w"], target: Float[Tensor, "b c d h w"]) -> Float[Tensor, " b"]:
+    """The logarithm of the error of what moves at that pace, so that a part of it counts alike in all; 0 without error.
+
+    The networks that start from the reference would rather make good for a bad pace than wait for it to be learned.
+    """
+    return 0.5 * torch.log1p((target - reference).square().flatten(1).mean(dim=1) / EXACT)
 
 
 class Pace(nn.Module):

@@ -18,14 +18,13 @@ from torch.nn import functional as F
 
 from sadm_ray.diffusion.target import Sides
 from sadm_ray.model.motion import warp
+from sadm_ray.model.nearby import axes_within_slices, beside, mean_near, slope
 from sadm_ray.model.pace import Pace
 
 ITERATIONS = {4: 12, 2: 12, 1: 6}
 """By how much frames are shrunk, and the steps then: at their full size a step costs four to eight times as much."""
 SMALLEST = 8
 """No axis is shrunk below this."""
-SLICES = 0.5
-"""An axis shorter than this part of the longest is one of thick slices: nothing is followed from one to the next."""
 RADIUS, FLAT, LOCAL = 2, 0.02, 0.25
 """A neighbourhood reaches so many voxels to each side; deviations of intensity in it that are but noise; and what one
 deviation counts as, in units of intensity."""
@@ -60,7 +59,7 @@ def register(first: Float[Tensor, "b c d h w"], second: Float[Tensor, "b c d h w
     with torch.autocast(first.device.type, enabled=False):
         first, second = first.float(), second.float()
         size = first.shape[-3:]
-        axes = [axis for axis, length in enumerate(size, start=2) if length >= SLICES * max(size)]
+        axes = axes_within_slices(size)  # nothing is followed from one thick slice to the next
         field = first.new_zeros(len(first), 3, *(1 for _ in size))
         for factor, iterations in ITERATIONS.items():
             d, h, w = (max(-(-length // factor), min(length, SMALLEST)) for length in size)
@@ -72,20 +71,10 @@ def register(first: Float[Tensor, "b c d h w"], second: Float[Tensor, "b c d h w
         return _resized(field, size)
 
 
-def slope(volume: Float[Tensor, "b c d h w"], axis: int) -> Float[Tensor, "b c d h w"]:
-    """The derivative along an axis, per voxel, by central differences; outside stands the nearest voxel."""
-    before, after = _beside(volume, axis)
-    return 0.5 * (after - before)
-
-
 def _compared(frame: Float[Tensor, "b c d h w"], axes: Sequence[int]) -> Float[Tensor, "b 2*c d h w"]:
     """What two frames are compared by: intensities, and how far each is from its neighbourhood's mean."""
-    radii = [min(RADIUS, (frame.shape[axis] - 1) // 2) if axis in axes else 0 for axis in (2, 3, 4)]
-    mean, squares = (
-        F.avg_pool3d(each, [2 * radius + 1 for radius in radii], 1, radii, count_include_pad=False)
-        for each in (frame, frame.square())
-    )
-    variance = (squares - mean.square()).clamp(min=0.0)
+    mean = mean_near(frame, RADIUS, axes)
+    variance = (mean_near(frame.square(), RADIUS, axes) - mean.square()).clamp(min=0.0)
     return torch.cat([frame, LOCAL * (frame - mean) / (variance + FLAT**2).sqrt()], dim=1)
 
 
@@ -106,17 +95,9 @@ def _force(
 
 def _smooth(field: Float[Tensor, "b 3 d h w"]) -> Float[Tensor, "b 3 d h w"]:
     for axis in (2, 3, 4):
-        before, after = _beside(field, axis)
+        before, after = beside(field, axis)
         field = 0.5 * field + 0.25 * (before + after)
     return field
-
-
-def _beside(volume: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Of each voxel the one before it and the one after it; at the border it stands for itself."""
-    size = volume.shape[axis]
-    places = torch.arange(size, device=volume.device)
-    before, after = (places - 1).clamp(min=0), (places + 1).clamp(max=size - 1)
-    return volume.index_select(axis, before), volume.index_select(axis, after)
 
 
 def _resized(field: Float[Tensor, "b 3 d h w"], size: Sequence[int]) -> Float[Tensor, "b 3 d h w"]:

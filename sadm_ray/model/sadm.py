@@ -18,7 +18,7 @@ from sadm_ray.diffusion.schedule import Schedule
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.context import Given
 from sadm_ray.model.denoiser import Denoiser
-from sadm_ray.model.guess import Guess, guesser_of
+from sadm_ray.model.guess import Guess, guess_of, guesser_of
 from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.model.source import SourceConditioner
 
@@ -55,7 +55,7 @@ class Sadm(SequenceModel):
         # What is learned of the reference is learned by the guess: the diffusion takes x as it is.
         fixed = x.detach()
         z = diffuse(fixed, eps, log_snr)
-        guess = None if self.guesser is None else self.guesser(given.condition)
+        guess = None if self.guesser is None else guess_of(self.guesser, given, self.target)
         told = self._told(given.condition, guess)
         loss = velocity_loss(self._velocity(z, log_snr, told), fixed, eps, log_snr)
         loss = loss * loss_weight(process.weighting, log_snr, process.weighting_parameter)
@@ -65,7 +65,7 @@ class Sadm(SequenceModel):
 
     def draw(self, given: Given, noise: SeededNoise, sampling: SamplingSettings) -> Float[Tensor, "b c D H W"]:
         x = sample(
-            self._guided(given.condition, sampling),
+            self._guided(given, sampling),
             self.schedule.steps(sampling.num_steps, sampling.spacing),
             noise,
             given.reference.shape[1:],
@@ -84,19 +84,18 @@ class Sadm(SequenceModel):
         """Unless the one step is the guess's."""
         return self.guesser is None or sampling.num_steps > 1
 
-    def _guided(self, condition: Float[Tensor, "b k e f g"], sampling: SamplingSettings) -> Denoise:
+    def _guided(self, given: Given, sampling: SamplingSettings) -> Denoise:
         """The denoiser of z alone.
 
         Where there is a guess, that is what is guided, and the denoiser corrects it: without the sequence the guess is
         that nothing changes, x = 0. Guiding the corrections as well would take what is left out of the guess twice.
         """
-        scale, interval = sampling.guidance_scale, sampling.guidance_interval or EVERYWHERE
+        condition, scale, interval = given.condition, sampling.guidance_scale, sampling.guidance_interval or EVERYWHERE
         if self.guesser is None:
             null = torch.zeros_like(condition)
             return guide(self._denoise, condition, null, scale, interval, split=sampling.guidance_split)
-        guess = self.guesser(condition)
-        if interval[0] <= self.schedule.noisiest <= interval[1]:
-            guess = guess._replace(mean=(1.0 + scale) * guess.mean)
+        is_guided = interval[0] <= self.schedule.noisiest <= interval[1]
+        guess = guess_of(self.guesser, given, self.target, 1.0 + scale if is_guided else 1.0)
         told = self._told(condition, guess)
         return lambda z, log_snr: self._denoise(z, log_snr, told)
 

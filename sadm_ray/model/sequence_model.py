@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,11 +17,12 @@ from sadm_ray.config import Precision, SamplingSettings
 from sadm_ray.diffusion.rollout import rollout_order
 from sadm_ray.diffusion.samplers import SeededNoise
 from sadm_ray.diffusion.target import Sides, Target, nearest_observed, neighbours_observed, sides_of
+from sadm_ray.model.blend import Blend
 from sadm_ray.model.conditioner import Conditioner
 from sadm_ray.model.config import CONFIG, ModelConfig
 from sadm_ray.model.context import Context, Given
 from sadm_ray.model.layers import Stage
-from sadm_ray.model.pace import Pace
+from sadm_ray.model.pace import Pace, reference_loss
 from sadm_ray.model.precision import autocast
 from sadm_ray.model.registration import aligned
 from sadm_ray.model.source import SourceConditioner
@@ -53,6 +55,8 @@ class SequenceModel(nn.Module, ABC):
         self.sides = 1 if config.model.reference == "nearest" else 2
         is_registered = config.model.reference == "registered"
         self.pace = Pace(config.model.conditioner.time_scale) if is_registered else None
+        has_opinion = is_registered and config.model.blend and config.model.guess is not None
+        self.blend = Blend(config.channels) if has_opinion else None
 
     @abstractmethod
     def loss(
@@ -103,7 +107,8 @@ class SequenceModel(nn.Module, ABC):
         given = self._given(context, target_time, self._sides(context, target_time))
         if unconditional is not None and self.is_guided:
             given = given.without_condition(unconditional)
-        return self.loss(given, target, t, eps)
+        loss = self.loss(given, target, t, eps)
+        return loss if self.pace is None else loss + reference_loss(given.reference, target)
 
     @torch.no_grad()
     def generate(
@@ -267,8 +272,11 @@ class SequenceModel(nn.Module, ABC):
             places, weights = neighbours_observed(*known)
         else:
             places, weights = nearest_observed(*known)[:, None], torch.ones_like(target_time)[:, None]
-        sides = sides_of(context.frames, context.times, target_time, places, weights)
-        return sides if self.pace is None else aligned(sides, target_time, self.pace)
+        still = sides_of(context.frames, context.times, target_time, places, weights)
+        if self.pace is None:
+            return still
+        moved = aligned(still, target_time, self.pace)
+        return moved if self.blend is None else replace(moved, opinion=self.blend(still, moved))
 
     def _given(self, context: Context, target_time: Float[Tensor, " b"], sides: Sides) -> Given:
         condition = self.conditioner(

@@ -1,8 +1,10 @@
+from dataclasses import fields, replace
+
 import pytest
 import torch
 
 from sadm_ray.diffusion.rollout import rollout_order
-from sadm_ray.diffusion.target import Target, nearest_observed, neighbours_observed
+from sadm_ray.diffusion.target import Sides, Target, nearest_observed, neighbours_observed
 
 
 @pytest.mark.parametrize("target", [Target("volume"), Target("difference", scale=0.07)])
@@ -46,3 +48,24 @@ def test_what_was_going_on_is_seen_from_far_enough_behind() -> None:
     places, weights = neighbours_observed(observed, times, torch.tensor([11.0, 11.0, 11.0, 11.0, 0.0]))
     assert places.tolist() == [[6, 3], [6, 5], [4, 3], [4, 0], [7, 4]]
     assert weights.tolist() == [[1.0, 0.0]] * 4 + [[0.0, 1.0]]
+
+
+def test_of_some_targets_all_that_is_known() -> None:
+    count, size = 3, (2, 4, 4)
+    known = Sides(
+        torch.rand(count, 2, 1, *size),
+        torch.tensor([[-0.5, 0.5], [-0.5, -1.0], [-0.2, 0.3]]),
+        torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.6, 0.4]]),
+        torch.tensor([0.0, 3.0, -4.0]).view(1, 3, 1, 1, 1).expand(count, 3, *size),
+        torch.rand(count, 1, *size),
+    )
+    assert known.is_between.tolist() == [True, False, True]
+    torch.testing.assert_close(known.distance[:, 0, 0, 0, 0], torch.tensor([5.0, 2.5, 2.5]))
+    chosen, twice = known.rows(torch.tensor([2, 0])), known.repeated(2)
+    for field in fields(Sides):
+        every = getattr(known, field.name)
+        torch.testing.assert_close(getattr(chosen, field.name), every[[2, 0]])
+        torch.testing.assert_close(getattr(twice, field.name), every[[0, 0, 1, 1, 2, 2]])
+    unseen = replace(known, path=None, opinion=None)
+    assert unseen.rows(torch.tensor([0])).path is None
+    assert not unseen.distance.any()

@@ -15,7 +15,9 @@ from sadm_ray.config import (
     NetworkSettings,
     SamplingSettings,
 )
+from sadm_ray.diffusion.target import Sides
 from sadm_ray.model.config import ModelConfig
+from sadm_ray.model.context import Given
 from sadm_ray.model.kinds import KINDS, build_model
 from sadm_ray.model.motion import warp
 from sadm_ray.model.rivals.ddm import Ddm, local_correlation, roughness
@@ -39,9 +41,9 @@ def made(kind: ModelKind, seed: int = 0, **settings: object) -> SequenceModel:
     return build_model(ModelConfig(shape=SHAPE, model=model))
 
 
-def shaken(kind: ModelKind) -> SequenceModel:
+def shaken(kind: ModelKind, **settings: object) -> SequenceModel:
     """With other weights than the zeros that layers begin at, as after training."""
-    model = made(kind).eval()
+    model = made(kind, **settings).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
@@ -178,11 +180,12 @@ def test_the_guess_is_what_is_guided(kind: ModelKind) -> None:
     assert isinstance(model, Sadm)
     assert model.guesser is not None
     condition = torch.randn(1, model.conditioner.layout.width, 2, 4, 4, generator=torch.Generator().manual_seed(4))
+    given = Given(condition, Sides(frames()[:, :2], torch.zeros(1, 2), torch.tensor([[0.5, 0.5]])), torch.zeros(1))
     z, noisy = torch.randn(1, 1, *SHAPE, generator=torch.Generator().manual_seed(5)), model.schedule.noisiest
 
     def guided(log_snr: float, **sampling: object) -> torch.Tensor:
         with torch.no_grad():
-            return model._guided(condition, SamplingSettings(**sampling))(z, log_snr)
+            return model._guided(given, SamplingSettings(**sampling))(z, log_snr)
 
     plain = guided(noisy)
     assert plain.abs().max() > 1e-3
@@ -193,6 +196,29 @@ def test_the_guess_is_what_is_guided(kind: ModelKind) -> None:
         guess = model.guesser(condition)
         told = model._told(condition, guess._replace(mean=0.5 * guess.mean))
         torch.testing.assert_close(guided(0.0, guidance_scale=-0.5), model._denoise(z, 0.0, told))
+
+
+@pytest.mark.parametrize("kind", ["sadm", "regression"])
+def test_a_second_opinion_counts_between_two_frames_whoever_else_is_asked(kind: ModelKind) -> None:
+    model, shown = shaken(kind, blend=True), frames(2)
+    observed, wanted = torch.tensor([[True, False, True, False]] * 2), torch.tensor([[0.5, 1.0]] * 2)
+
+    def asked() -> torch.Tensor:
+        return model.generate(shown, observed, TIMES.expand(2, -1), wanted, [1, 2])
+
+    both = asked()
+    alone = model.generate(shown[1:], observed[1:], TIMES, wanted[1:], [2])
+    torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=0)
+    assert model.blend is not None
+    with torch.no_grad():
+        model.blend.layers[-1].bias += 1.0
+    other = asked()
+    assert (other[:, 0] - both[:, 0]).abs().mean() > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["sadm_paper", "diffusion_only", "flow", "gan", "ddm"])
+def test_who_sees_no_two_frames_has_no_second_opinion(kind: ModelKind) -> None:
+    assert made(kind, blend=True).blend is None
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ancestral"])

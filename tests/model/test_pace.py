@@ -1,9 +1,11 @@
 """How fast time passes is learned."""
 
+import math
+
 import torch
 
 from sadm_ray.diffusion.target import Sides
-from sadm_ray.model.pace import Pace
+from sadm_ray.model.pace import Pace, reference_loss
 from sadm_ray.model.registration import aligned
 
 
@@ -33,3 +35,11 @@ def test_a_slow_start_is_learned_from_what_is_seen_in_between() -> None:
         optimizer.step()
     weights = aligned(halfway, torch.tensor([0.5]), pace).weights
     torch.testing.assert_close(weights, torch.tensor([[0.75, 0.25]]), atol=0.02, rtol=0)
+
+
+def test_the_error_of_a_reference_counts_by_the_part_that_it_loses() -> None:
+    target = torch.full((2, 1, 1, 4, 4), 0.5)
+    off = torch.tensor([0.2, 0.02]).view(2, 1, 1, 1, 1)
+    loss, halved = (reference_loss(target + part * off, target) for part in (1.0, 0.5))
+    torch.testing.assert_close(loss - halved, torch.full((2,), math.log(2.0)), atol=0.05, rtol=0)
+    assert not reference_loss(target, target).any()

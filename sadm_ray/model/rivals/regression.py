@@ -11,7 +11,7 @@ from sadm_ray.config import SamplingSettings
 from sadm_ray.diffusion.samplers import SeededNoise
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.context import Given
-from sadm_ray.model.guess import Guesser, guesser_of
+from sadm_ray.model.guess import Guesser, guess_of, guesser_of
 from sadm_ray.model.sequence_model import SequenceModel
 
 
@@ -32,10 +32,10 @@ class Regression(SequenceModel):
         return [self.guesser.unet]
 
     def loss(self, given: Given, volume: Tensor, t: Tensor, eps: Tensor) -> Float[Tensor, " b"]:
-        return self.guesser(given.condition).loss(self.target.encode(volume, given.reference))
+        return guess_of(self.guesser, given, self.target).loss(self.target.encode(volume, given.reference))
 
     def draw(self, given: Given, noise: SeededNoise, sampling: SamplingSettings) -> Float[Tensor, "b c D H W"]:
-        return self.target.decode(self.guesser(given.condition).mean, given.reference)
+        return self.target.decode(guess_of(self.guesser, given, self.target).mean, given.reference)
 
     def network_calls(self, sampling: SamplingSettings) -> int:
         return 1

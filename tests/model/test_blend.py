@@ -1,0 +1,132 @@
+"""The second opinion between two frames."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sadm_ray.config import NetworkSettings
+from sadm_ray.diffusion.target import Sides, Target
+from sadm_ray.model.blend import AROUND, Blend
+from sadm_ray.model.context import Given
+from sadm_ray.model.guess import Guess, Guesser, guess_of
+from sadm_ray.model.layout import Layout
+
+SIZE = (8, 16, 16)
+CONVOLUTIONS = 3
+TARGET = Target("motion", 0.1)
+
+
+def sides(shares: list[float], size: tuple[int, int, int] = SIZE) -> Sides:
+    """Noise, seen at a share of the way between two frames."""
+    share = torch.tensor(shares)
+    frames = torch.rand(len(shares), 2, 1, *size, generator=torch.Generator().manual_seed(0))
+    clocks = torch.stack([-share, 1.0 - share], dim=1), torch.stack([1.0 - share, share], dim=1)
+    return Sides(frames, *clocks, path=torch.zeros(len(shares), 3, *size))
+
+
+def trained() -> Blend:
+    """One whose last layer says something."""
+    torch.manual_seed(0)
+    blend = Blend(1)
+    torch.nn.init.normal_(blend.layers[-1].weight)
+    return blend
+
+
+def test_at_first_it_is_the_reference() -> None:
+    known = sides([0.2, 0.7])
+    torch.testing.assert_close(Blend(1)(known, known), known.reference)
+
+
+def test_it_has_an_opinion_of_what_lies_between_two_frames_only() -> None:
+    known, blend = sides([0.3, 0.0, 1.0]), trained()
+    opinion = blend(known, known)
+    assert (opinion[0] - known.reference[0]).abs().amax() > 0.01
+    torch.testing.assert_close(opinion[1:], known.reference[1:])
+    alone = blend(known.rows(torch.tensor([0])), known.rows(torch.tensor([0])))
+    torch.testing.assert_close(opinion[:1], alone)
+
+
+def test_a_batch_without_any_such_target_teaches_it_nothing() -> None:
+    known, blend = sides([0.0, 1.0]), trained()
+    blend(known, known).sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in blend.parameters()), "a gradient, for the other workers"
+
+
+def test_it_sees_what_is_near() -> None:
+    known, blend = sides([0.5], (8, 32, 32)), trained()
+    frames = known.frames.clone()
+    frames[..., :8] = 0.0
+    changed = replace(known, frames=frames)
+    difference = (blend(changed, changed) - blend(known, known)).abs()
+    assert (difference[..., :8] > 0).any()
+    assert not difference[..., 8 + AROUND + CONVOLUTIONS :].any()
+
+
+@pytest.mark.parametrize("size", [(1, 16, 16), (2, 16, 16), (16, 16, 16)])
+def test_slices_are_few_or_many(size: tuple[int, int, int]) -> None:
+    known = sides([0.5], size)
+    assert trained()(known, known).isfinite().all()
+
+
+def test_it_learns_that_noise_is_averaged_and_where_frames_stay() -> None:
+    """The reference has moved the frames by too much; what lies between is what they were unmoved."""
+    torch.manual_seed(1)
+    still = sides([0.5] * 4)
+    moved = replace(still, frames=torch.rand_like(still.frames))
+    truth, blend = still.reference, Blend(1)
+    optimizer = torch.optim.Adam(blend.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        loss = (blend(still, moved) - truth).square().mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.2 * losses[0]
+
+
+class TestOpinions:
+    """Of the guess, of which this is the second."""
+
+    LAYOUT = Layout(decoded=3, sides=2, channels=1, patch=(2, 4, 4))
+
+    def given(self) -> tuple[Guesser, Given]:
+        torch.manual_seed(0)
+        guesser = Guesser(NetworkSettings(widths=(16, 16), blocks=1, heads=2), self.LAYOUT, scale=0.1, motion=True)
+        for weight in guesser.unet.leave.parameters():
+            torch.nn.init.normal_(weight, std=0.1)
+        known = sides([0.5, 1.0])
+        known = replace(known, opinion=known.reference + torch.tensor([0.1, 0.0]).view(2, 1, 1, 1, 1))
+        return guesser, Given(self.LAYOUT.pack(torch.randn(2, 3, 4, 4, 4), known, 1.0), known, torch.ones(2))
+
+    def test_between_two_frames_they_are_averaged(self) -> None:
+        guesser, given = self.given()
+        own, joined = guesser(given.condition), guess_of(guesser, given, TARGET)
+        torch.testing.assert_close(joined.mean[0], 0.5 * (own.mean[0] + 1.0))  # 0.1 in units of the scale
+        torch.testing.assert_close(joined.mean[1], own.mean[1])
+        torch.testing.assert_close(joined.log_variance, own.log_variance)
+
+    def test_guidance_is_of_the_first_alone(self) -> None:
+        guesser, given = self.given()
+        own, joined = guesser(given.condition), guess_of(guesser, given, TARGET, strength=0.75)
+        torch.testing.assert_close(joined.mean[0], 0.5 * (0.75 * own.mean[0] + 1.0))
+        torch.testing.assert_close(joined.mean[1], 0.75 * own.mean[1])
+
+    def test_each_is_fitted_by_itself(self) -> None:
+        x = torch.randn(2, 1, *SIZE)
+        own, second = (torch.randn_like(x).requires_grad_() for _ in range(2))
+        guess = Guess(0.5 * (own + second), torch.zeros_like(x), (own, second))
+        guess.loss(x).sum().backward()
+        for opinion in (own, second):
+            assert opinion.grad is not None
+            away = opinion.detach() - x
+            along = (opinion.grad * away).flatten(1).sum(dim=1) / away.square().flatten(1).sum(dim=1)
+            torch.testing.assert_close(opinion.grad, along.view(2, 1, 1, 1, 1) * away)
+
+    def test_without_a_second_nothing_is_added_to_the_loss(self) -> None:
+        x = torch.randn(1, 1, *SIZE)
+        mean = torch.zeros_like(x)
+        torch.testing.assert_close(
+            Guess(mean, mean, (mean, torch.zeros_like(x))).loss(x), Guess(mean, mean).loss(x), msg="as the reference is"
+        )
