@@ -64,8 +64,9 @@ def _turned(
     theta = torch.cat([turned, turned @ moved[:, :, None]], dim=2)
     grid = F.affine_grid(theta, [b, 1, h, w], align_corners=False)
     slices = frames.reshape(b, t * c * d, h, w)
-    turned = F.grid_sample(slices, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    return turned.clamp(0.0, 1.0).reshape(frames.shape)
+    found = F.grid_sample(slices, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    low, high = slices.amin(dim=(2, 3), keepdim=True), slices.amax(dim=(2, 3), keepdim=True)
+    return found.clamp(low, high).reshape(frames.shape)  # cubics overshoot at edges
 
 
 def _shifted(frames: Tensor, shifts: Int[Tensor, "b 3"]) -> Tensor:

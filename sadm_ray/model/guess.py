@@ -74,8 +74,8 @@ class Guess(NamedTuple):
         alike in everybody).
         """
         own, second = self.opinions or (self.mean, None)
-        squared = (x - self.mean.detach()).square()
-        likelihood = 0.5 * (self.log_variance + squared.detach() * torch.exp(-self.log_variance))
+        squared = (x - self.mean).square().detach()
+        likelihood = 0.5 * (self.log_variance + squared * torch.exp(-self.log_variance))
         loss = _mean((x - own).square()) / self.variance.sqrt() + LIKELIHOOD_WEIGHT * _mean(likelihood)
         if second is None:
             return loss

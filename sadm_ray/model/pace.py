@@ -20,7 +20,7 @@ NODES = 8
 def reference_loss(reference: Float[Tensor, "b c d h w"], target: Float[Tensor, "b c d h w"]) -> Float[Tensor, " b"]:
     """The logarithm of the error of what moves at that pace, so that a part of it counts alike in all; 0 without error.
 
-    The networks that start from the reference would rather make good for a bad pace than wait for it to be learned.
+    It teaches the pace besides the losses of the networks that start from the reference.
     """
     return 0.5 * torch.log1p((target - reference).square().flatten(1).mean(dim=1) / EXACT)
 

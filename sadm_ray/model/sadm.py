@@ -52,7 +52,7 @@ class Sadm(SequenceModel):
     def loss(self, given: Given, volume: Tensor, t: Tensor, eps: Tensor) -> Float[Tensor, " b"]:
         x = self.target.encode(volume, given.reference)
         log_snr, process = self.schedule.log_snr(t), self.config.diffusion
-        # What is learned of the reference is learned by the guess: the diffusion takes x as it is.
+        # What is learned of the reference is learned by its own loss and by the guess: the diffusion takes x as it is.
         fixed = x.detach()
         z = diffuse(fixed, eps, log_snr)
         guess = None if self.guesser is None else guess_of(self.guesser, given, self.target)

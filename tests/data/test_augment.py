@@ -55,6 +55,15 @@ def test_a_turn_is_one_of_every_slice_about_its_middle() -> None:
     assert larger[0, 0, 0, 0, 4].argmax() == 14
 
 
+def test_turning_keeps_to_the_intensities_of_each_slice_whatever_they_are() -> None:
+    """A z-scored scan goes beyond [0, 1]."""
+    angles, factors = torch.linspace(-0.3, 0.3, 4), torch.linspace(0.9, 1.1, 4)
+    turned = _turned(FRAMES, angles, factors, STILL)
+    torch.testing.assert_close(_turned(4.0 * FRAMES - 2.0, angles, factors, STILL), 4.0 * turned - 2.0)
+    assert (turned.amax(dim=(-1, -2)) <= FRAMES.amax(dim=(-1, -2))).all()
+    assert (turned.amin(dim=(-1, -2)) >= FRAMES.amin(dim=(-1, -2))).all()
+
+
 def test_turning_and_shifting_at_once_is_turning_and_then_shifting() -> None:
     wide = torch.rand(3, 2, 1, 4, 15, 20, generator=torch.Generator().manual_seed(2))
     angles, factors = torch.full((3,), 0.3), torch.full((3,), 1.1)

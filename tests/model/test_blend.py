@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sadm_ray.config import NetworkSettings
+from sadm_ray.config import ModelKind, NetworkSettings
 from sadm_ray.diffusion.target import Sides, Target
 from sadm_ray.model.blend import AROUND, Blend
 from sadm_ray.model.context import Given
 from sadm_ray.model.guess import Guess, Guesser, guess_of
 from sadm_ray.model.layout import Layout
+from tests.model.test_kinds import TIMES, frames, made, shaken
 
 SIZE = (8, 16, 16)
 CONVOLUTIONS = 3
@@ -20,9 +21,9 @@ TARGET = Target("motion", 0.1)
 def sides(shares: list[float], size: tuple[int, int, int] = SIZE) -> Sides:
     """Noise, seen at a share of the way between two frames."""
     share = torch.tensor(shares)
-    frames = torch.rand(len(shares), 2, 1, *size, generator=torch.Generator().manual_seed(0))
+    shown = torch.rand(len(shares), 2, 1, *size, generator=torch.Generator().manual_seed(0))
     clocks = torch.stack([-share, 1.0 - share], dim=1), torch.stack([1.0 - share, share], dim=1)
-    return Sides(frames, *clocks, path=torch.zeros(len(shares), 3, *size))
+    return Sides(shown, *clocks, path=torch.zeros(len(shares), 3, *size))
 
 
 def trained() -> Blend:
@@ -55,9 +56,9 @@ def test_a_batch_without_any_such_target_teaches_it_nothing() -> None:
 
 def test_it_sees_what_is_near() -> None:
     known, blend = sides([0.5], (8, 32, 32)), trained()
-    frames = known.frames.clone()
-    frames[..., :8] = 0.0
-    changed = replace(known, frames=frames)
+    emptied = known.frames.clone()
+    emptied[..., :8] = 0.0
+    changed = replace(known, frames=emptied)
     difference = (blend(changed, changed) - blend(known, known)).abs()
     assert (difference[..., :8] > 0).any()
     assert not difference[..., 8 + AROUND + CONVOLUTIONS :].any()
@@ -69,7 +70,7 @@ def test_slices_are_few_or_many(size: tuple[int, int, int]) -> None:
     assert trained()(known, known).isfinite().all()
 
 
-def test_it_learns_that_noise_is_averaged_and_where_frames_stay() -> None:
+def test_it_learns_to_leave_frames_where_they_were() -> None:
     """The reference has moved the frames by too much; what lies between is what they were unmoved."""
     torch.manual_seed(1)
     still = sides([0.5] * 4)
@@ -84,6 +85,29 @@ def test_it_learns_that_noise_is_averaged_and_where_frames_stay() -> None:
         loss.backward()
         optimizer.step()
     assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("kind", ["sadm", "regression"])
+def test_a_second_opinion_counts_between_two_frames_whoever_else_is_asked(kind: ModelKind) -> None:
+    model, shown = shaken(kind, blend=True), frames(2)
+    observed, wanted = torch.tensor([[True, False, True, False]] * 2), torch.tensor([[0.5, 1.0]] * 2)
+
+    def asked() -> torch.Tensor:
+        return model.generate(shown, observed, TIMES.expand(2, -1), wanted, [1, 2])
+
+    both = asked()
+    alone = model.generate(shown[1:], observed[1:], TIMES, wanted[1:], [2])
+    torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=0)
+    assert model.blend is not None
+    with torch.no_grad():
+        model.blend.layers[-1].bias += 1.0
+    other = asked()
+    assert (other[:, 0] - both[:, 0]).abs().mean() > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["sadm_paper", "diffusion_only", "flow", "gan", "ddm"])
+def test_who_sees_no_two_frames_has_no_second_opinion(kind: ModelKind) -> None:
+    assert made(kind, blend=True).blend is None
 
 
 class TestOpinions:

@@ -198,29 +198,6 @@ def test_the_guess_is_what_is_guided(kind: ModelKind) -> None:
         torch.testing.assert_close(guided(0.0, guidance_scale=-0.5), model._denoise(z, 0.0, told))
 
 
-@pytest.mark.parametrize("kind", ["sadm", "regression"])
-def test_a_second_opinion_counts_between_two_frames_whoever_else_is_asked(kind: ModelKind) -> None:
-    model, shown = shaken(kind, blend=True), frames(2)
-    observed, wanted = torch.tensor([[True, False, True, False]] * 2), torch.tensor([[0.5, 1.0]] * 2)
-
-    def asked() -> torch.Tensor:
-        return model.generate(shown, observed, TIMES.expand(2, -1), wanted, [1, 2])
-
-    both = asked()
-    alone = model.generate(shown[1:], observed[1:], TIMES, wanted[1:], [2])
-    torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=0)
-    assert model.blend is not None
-    with torch.no_grad():
-        model.blend.layers[-1].bias += 1.0
-    other = asked()
-    assert (other[:, 0] - both[:, 0]).abs().mean() > 1e-2
-
-
-@pytest.mark.parametrize("kind", ["sadm_paper", "diffusion_only", "flow", "gan", "ddm"])
-def test_who_sees_no_two_frames_has_no_second_opinion(kind: ModelKind) -> None:
-    assert made(kind, blend=True).blend is None
-
-
 @pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
 def test_at_low_temperature_samples_lie_nearer_together(sampler: str) -> None:
     model, shown = shaken("sadm"), frames()
