@@ -12,6 +12,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 
+def limited(
+    volume: Float[np.ndarray, "d h w"], frames: Float[np.ndarray, "t d h w"], observed: Sequence[int]
+) -> Float[np.ndarray, "d h w"]:
+    """The volume within [0, 1], or the range of the observed frames where that goes beyond, as a model's frames are."""
+    seen = frames[list(observed)]
+    return np.clip(volume, min(0.0, float(seen.min())), max(1.0, float(seen.max())))
+
+
 def last_observed(observed: Sequence[int], times: Float[np.ndarray, " t"], target: int) -> int:
     """The slot that copy-last copies: the last observed one before the target, else the nearest in time.
 
@@ -54,7 +62,7 @@ def copy_first(
 def extrapolation(
     frames: Float[np.ndarray, "t d h w"], observed: Sequence[int], times: Float[np.ndarray, " t"], target: int
 ) -> NDArray | None:
-    """Linear in time through the last two observed frames before the target, clipped to [0, 1], float32.
+    """Linear in time through the last two observed frames before the target, float32, `limited`.
 
     None where there are not two, or where they were taken at once.
 
@@ -67,7 +75,7 @@ def extrapolation(
     first, last = before[-2:]
     weight = np.float32((times[target] - times[first]) / (times[last] - times[first]))
     along = (1 - weight) * frames[first].astype(np.float32) + weight * frames[last].astype(np.float32)
-    return np.clip(along, 0.0, 1.0)
+    return limited(along, frames, observed)
 
 
 def interpolation(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sadm_ray.data.rows import parse_row
 from sadm_ray.data.study import Study, rows_of
-from sadm_ray.evaluate.floors import last_observed
+from sadm_ray.evaluate.floors import last_observed, limited
 
 Pair = tuple[int, int]
 ALL_TIME: Pair = (-1, -1)
@@ -42,7 +42,7 @@ class MeanChange:
         times: Float[np.ndarray, " t"],
         target: int,
     ) -> NDArray | None:
-        """What copy-last copies, plus the mean change, clipped to [0, 1]; None where no training subject tells it.
+        """What copy-last copies, plus the mean change, `limited`; None where no training subject tells it.
 
         Raises:
             ValueError: nothing is observed, or the target itself is.
@@ -51,7 +51,7 @@ class MeanChange:
         change = self.changes.get((copied, target))
         if self.rate is not None:
             change = np.float32(times[target] - times[copied]) * self.rate
-        return None if change is None else np.clip(frames[copied] + change, 0.0, 1.0)
+        return None if change is None else limited(frames[copied] + change, frames, observed)
 
 
 def mean_change(study: Study, pairs: Collection[Pair]) -> MeanChange | None:

@@ -76,11 +76,11 @@ DEFINITIONS = {
     "mean of S": "the voxelwise mean of all S volumes drawn: it blurs what is uncertain, and PSNR rewards that",
     "copy-last": "the last observed frame before the target (where there is none: the observed frame nearest in time)",
     "copy-first": "the first observed frame; left out where that is the frame of copy-last",
-    "extrapolation": "linear in time through the last two observed frames before the target, clipped to [0, 1]; only "
-    "where there are two",
-    "mean change": "the frame of copy-last plus the mean change of the training subjects, clipped to [0, 1]: from that "
-    "slot to the target's where a study has fixed slots; else their change per unit of time (all change from first to "
-    "last visits over all time between them) times the time that has passed; only where somebody trains",
+    "extrapolation": "linear in time through the last two observed frames before the target, limited to [0, 1] or, "
+    "where that goes beyond, the range of what was observed; only where there are two",
+    "mean change": "the frame of copy-last plus the mean change of the training subjects, limited like extrapolation: "
+    "from that slot to the target's where a study has fixed slots; else their change per unit of time (all change from "
+    "first to last visits over all time between them) times the time that has passed; only where somebody trains",
     "interpolation": "linear in time between the observed frames on both sides; only for targets that lie between two",
     "averages": "frames are averaged within a subject first, then subjects; of spread and error their squares",
     "delta_psnr": "mean over subjects of PSNR minus the PSNR of copy-last on the same subject, task and frame",

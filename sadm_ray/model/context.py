@@ -28,6 +28,16 @@ class Context:
     visit_covariates: Float[Tensor, "b t m"] | None
     size: tuple[int, ...]
 
+    @property
+    def limits(self) -> tuple[Float[Tensor, "b c 1 1 1"], Float[Tensor, "b c 1 1 1"]]:
+        """Between what a frame's intensities may be: 0 and 1, or what was observed, where that goes beyond.
+
+        A range that is taken from one scan, or from most of the voxels, is not that of all.
+        """
+        seen = self.frames.where(self.observed[:, :, None, None, None, None], 0.0)
+        low, high = seen.movedim(2, 1).flatten(2).aminmax(dim=2)
+        return low.clamp(max=0.0)[..., None, None, None], high.clamp(min=1.0)[..., None, None, None]
+
     def repeated(self, count: int) -> Context:
         """Each sequence `count` times, one beside the other."""
 

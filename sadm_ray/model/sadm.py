@@ -100,10 +100,10 @@ class Sadm(SequenceModel):
         return lambda z, log_snr: self._denoise(z, log_snr, told)
 
     def _told(self, condition: Float[Tensor, "b k e f g"], guess: Guess | None) -> Float[Tensor, "b n e f g"]:
-        """What the denoiser is told: the condition, and behind it the guess, which it takes as it is."""
+        """What the denoiser is told: the condition, and behind it the guess, in full precision: it is read again."""
         if guess is None:
             return condition
-        return torch.cat([condition, guess.on_grid(self.denoiser.patch).detach().to(condition.dtype)], dim=1)
+        return torch.cat([condition, guess.on_grid(self.denoiser.patch).detach()], dim=1)
 
     def _velocity(
         self, z: Float[Tensor, "b c d h w"], log_snr: Float[Tensor, " b"], told: Float[Tensor, "b n e f g"]

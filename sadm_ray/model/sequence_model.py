@@ -66,7 +66,7 @@ class SequenceModel(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, given: Given, noise: SeededNoise, sampling: SamplingSettings) -> Float[Tensor, "b c D H W"]:
-        """A volume of each target; it will be clamped to [0, 1]."""
+        """A volume of each target; it will be limited to the intensities there may be (`Context.limits`)."""
 
     @abstractmethod
     def network_calls(self, sampling: SamplingSettings) -> int:
@@ -138,7 +138,7 @@ class SequenceModel(nn.Module, ABC):
             visit_covariates: the same of the visits; a generated frame has none.
 
         Returns:
-            the frames in [0, 1], in the order of `target_times`.
+            the frames, in the order of `target_times`: within [0, 1], or the observed ones' range where that is wider.
 
         Raises:
             ValueError: a sequence without observed frames, or volumes of a size that does not fit the patches.
@@ -243,6 +243,7 @@ class SequenceModel(nn.Module, ABC):
         """The targets in the order in which they stand; each is encoded and appended to what is known."""
         generated: list[Tensor] = []
         scans, wanted = context, target_times
+        low, high = (each.repeat_interleave(samples, dim=0) for each in scans.limits)
         for turn in range(target_times.shape[1]):
             # Never of generated frames, whose errors would be handed on: measured 0.14 dB better between two scans.
             sides = self._sides(scans, wanted[:, turn])
@@ -251,7 +252,7 @@ class SequenceModel(nn.Module, ABC):
             else:  # the samples have been one until here
                 given = self._given(context, target_times[:, turn], sides).repeated(samples)
                 target_times = target_times.repeat_interleave(samples, dim=0)
-            frame = self.draw(given, noise, sampling).clamp(0.0, 1.0)
+            frame = self.draw(given, noise, sampling).clamp(low, high)
             if turn + 1 < target_times.shape[1]:
                 context = context if generated else context.repeated(samples)
                 present = context.observed.new_ones(len(frame), 1)

@@ -62,6 +62,9 @@ def test_extrapolation_goes_on_as_the_last_two_did() -> None:
     steep = extrapolation(4 * FRAMES, [1, 2], TIMES, 4)
     assert steep is not None
     assert steep.max() == 1.0
+    bright = extrapolation(4 * FRAMES, [1, 2, 3], TIMES, 4)  # 1.2 is observed
+    assert bright is not None
+    assert bright.max() == pytest.approx(1.2)
     assert extrapolation(FRAMES, [0, 4], TIMES, 3) is None
     assert extrapolation(FRAMES, [0, 1], np.array([1.0, 1.0, 2.0, 3.0, 4.0]), 2) is None
 

@@ -60,3 +60,4 @@ def test_the_change_is_added_to_what_copy_last_copies() -> None:
     assert slots.predict(frames, [0], times, 2) is None
     assert free.predict(frames, [0, 1], times, 2) == pytest.approx(1.0)  # 0.5 + 3 · 0.2, clipped
     assert free.predict(frames, [1], times, 0) == pytest.approx(0.3)  # back in time
+    assert free.predict(2.5 * frames, [0, 1], times, 2) == pytest.approx(1.25)  # as bright as what was observed
