@@ -1,0 +1,47 @@
+"""Between what the intensities of a generated frame are, and how exactly they are handed on."""
+
+import torch
+
+from sadm_ray.config import SamplingSettings
+from sadm_ray.model.guess import guess_of
+from sadm_ray.model.kinds import build_model
+from sadm_ray.model.sadm import Sadm
+from tests.model.test_sadm import SHAPE, small
+
+OBSERVED = torch.tensor([[True, False, True], [True, True, False]])
+TIMES = torch.tensor([[0.0, 0.2, 0.5]] * 2)
+WANTED = torch.tensor([[0.7, 1.1]] * 2)
+SEEDS = [1, 2]
+
+
+def frames() -> torch.Tensor:
+    return torch.rand(2, 3, 1, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_scan_that_is_brighter_than_the_range_is_not_cut_off() -> None:
+    """As a later visit may be, or a z-score of more than 3; what nobody observed allows nothing."""
+    seen = frames()
+    seen[0, 2] = 2.0 * seen[0, 2] - 0.5
+    seen[~OBSERVED] = 9.0
+    untrained, model = build_model(small().config), small()
+    once = untrained.generate(seen, OBSERVED, TIMES, WANTED, SEEDS, SamplingSettings(num_steps=1))
+    torch.testing.assert_close(once[0, 0], seen[0, 2])  # what is expected at first: that nothing changes
+    drawn = model.generate(seen, OBSERVED, TIMES, WANTED, SEEDS)
+    assert seen[0, 2].amin() <= drawn[0].amin() < 0.0
+    assert 1.0 < drawn[0].amax() <= seen[0, 2].amax()
+    assert drawn[1].amin() >= 0.0
+    assert drawn[1].amax() <= 1.0
+
+
+def test_bfloat16_does_not_round_what_is_expected() -> None:
+    """The networks' rounding is their affair; that of a volume that is handed on would be seen in every voxel."""
+    model, time = small(), WANTED[:, 0]
+    assert isinstance(model, Sadm)
+    assert model.guesser is not None
+    context = model.observe(frames(), OBSERVED, TIMES, precision="bfloat16")
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        given = model._given(context, time, model._sides(context, time))
+        expected = model.target.decode(guess_of(model.guesser, given, model.target).mean, given.reference)
+    sampling = SamplingSettings(num_steps=1, precision="bfloat16")
+    drawn = model.generate(frames(), OBSERVED, TIMES, time[:, None], SEEDS, sampling)
+    torch.testing.assert_close(drawn[:, 0], expected.clamp(0.0, 1.0), rtol=0.0, atol=1e-6)
