@@ -1,8 +1,8 @@
 """How well real hearts are predicted: folds of ACDC by patient, each trained for as many steps.
 
-    python -m benchmarks.quality data.root=/path/to/acdc run.dir=/where/it/goes            all five folds
+    python -m benchmarks.quality data.root=/path/to/acdc run.dir=/where/it/goes            all five folds, each twice
     python -m benchmarks.quality --folds 0 -- data.root=… run.dir=… train.steps=600      a look at one
-    python -m benchmarks.quality --members 4 -- data.root=… run.dir=…                    samples of four trainings each
+    python -m benchmarks.quality --members 1 -- data.root=… run.dir=…                    a single training each
 
 Who is not tested is trained on, nobody is kept to validate. Other settings are those of `configs/acdc_small.yaml`; what
 is given behind them goes before. A run that is there already is not done again. All figures are of subjects that were
@@ -45,7 +45,7 @@ def main() -> None:
     """Print the figures of all folds together, and those of each fold on the way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
-    parser.add_argument("--members", type=int, default=1, help="how many trainings a fold's samples are dealt among")
+    parser.add_argument("--members", type=int, default=2, help="how many trainings a fold's samples are dealt among")
     parser.add_argument("settings", nargs="*", help="key=value, as for sadm-ray")
     asked = parser.parse_args()
     found = []

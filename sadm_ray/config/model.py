@@ -65,7 +65,7 @@ class ModelSettings(Section):
     moved along the path that registering the two shows (`registered`). Differences are divided by `difference_scale`
     (none: measured on the training subjects). `guess`: the network that says what to expect of every voxel before any
     noise is looked at, by displacements where the target is `motion`, and how far off that may be; the denoiser
-    corrects it (none: it says everything itself). `blend`: between two registered frames the guess is averaged with
+    corrects it (none: it says everything itself). `blend`: between two registered frames the guess is joined with
     the opinion of a small network that looks at every voxel and what is near it, in these alone. `pad`: volumes that
     the patches do not divide are padded, rather than refused.
     """

@@ -17,7 +17,7 @@ from sadm_ray.model.conditioner import Features
 class Context:
     """What is known of some sequences: their frames and what the conditioner made of them, computed once.
 
-    `size` (d h w) is that of a volume before padding; the other fields are as in `Sadm.generate`.
+    `size` (d h w) is that of a volume before padding; the other fields are as in `SequenceModel.generate`.
     """
 
     frames: Float[Tensor, "b t c D H W"]

@@ -18,7 +18,7 @@ from sadm_ray.diffusion.schedule import Schedule
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.context import Given
 from sadm_ray.model.denoiser import Denoiser
-from sadm_ray.model.guess import Guess, guess_of, guesser_of
+from sadm_ray.model.guess import TOGETHER, Guess, guess_of, guesser_of
 from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.model.source import SourceConditioner
 
@@ -95,7 +95,7 @@ class Sadm(SequenceModel):
             null = torch.zeros_like(condition)
             return guide(self._denoise, condition, null, scale, interval, split=sampling.guidance_split)
         is_guided = interval[0] <= self.schedule.noisiest <= interval[1]
-        guess = guess_of(self.guesser, given, self.target, 1.0 + scale if is_guided else 1.0)
+        guess = guess_of(self.guesser, given, self.target, 1.0 + scale if is_guided else 1.0, TOGETHER)
         told = self._told(condition, guess)
         return lambda z, log_snr: self._denoise(z, log_snr, told)
 

@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sadm_ray.config import ModelKind, NetworkSettings
+from sadm_ray.config import ModelKind, NetworkSettings, SamplingSettings
 from sadm_ray.diffusion.target import Sides, Target
 from sadm_ray.model.blend import AROUND, Blend
 from sadm_ray.model.context import Given
-from sadm_ray.model.guess import Guess, Guesser, guess_of
+from sadm_ray.model.guess import TOGETHER, Guess, Guesser, guess_of
 from sadm_ray.model.layout import Layout
+from sadm_ray.model.rivals.regression import Regression
+from sadm_ray.model.sadm import Sadm
 from tests.model.test_kinds import TIMES, frames, made, shaken
 
 SIZE = (8, 16, 16)
@@ -105,6 +107,20 @@ def test_a_second_opinion_counts_between_two_frames_whoever_else_is_asked(kind: 
     assert (other[:, 0] - both[:, 0]).abs().mean() > 1e-2
 
 
+@pytest.mark.parametrize("kind", ["sadm", "regression"])
+def test_who_is_asked_believes_more_than_the_mean_of_the_opinions(kind: ModelKind) -> None:
+    model, observed, time = shaken(kind, blend=True), torch.tensor([[True, False, True, False]]), torch.tensor([0.5])
+    assert isinstance(model, Sadm | Regression)
+    assert model.guesser is not None
+    context = model.observe(frames(), observed, TIMES)
+    with torch.no_grad():
+        given = model._given(context, time, model._sides(context, time))
+        mean = guess_of(model.guesser, given, model.target).mean
+    expected = model.target.decode(TOGETHER * mean, given.reference).clamp(*context.limits)
+    drawn = model.generate(frames(), observed, TIMES, time[:, None], [1], SamplingSettings(num_steps=1))
+    torch.testing.assert_close(drawn[:, 0], expected)
+
+
 @pytest.mark.parametrize("kind", ["sadm_paper", "diffusion_only", "flow", "gan", "ddm"])
 def test_who_sees_no_two_frames_has_no_second_opinion(kind: ModelKind) -> None:
     assert made(kind, blend=True).blend is None
@@ -136,6 +152,14 @@ class TestOpinions:
         own, joined = guesser(given.condition), guess_of(guesser, given, TARGET, strength=0.75)
         torch.testing.assert_close(joined.mean[0], 0.5 * (0.75 * own.mean[0] + 1.0))
         torch.testing.assert_close(joined.mean[1], 0.75 * own.mean[1])
+
+    def test_more_than_their_mean_is_believed_where_a_model_is_asked(self) -> None:
+        guesser, given = self.given()
+        with torch.no_grad():
+            taught, own = guess_of(guesser, given, TARGET), guesser(given.condition)
+            asked = guess_of(guesser, given, TARGET, together=TOGETHER)
+        torch.testing.assert_close(asked.mean[0], TOGETHER * taught.mean[0])
+        torch.testing.assert_close(asked.mean[1], own.mean[1], msg="which is no mean of two")
 
     def test_each_is_fitted_by_itself(self) -> None:
         x = torch.randn(2, 1, *SIZE)

@@ -11,7 +11,7 @@ from sadm_ray.config import SamplingSettings
 from sadm_ray.diffusion.samplers import SeededNoise
 from sadm_ray.model.config import ModelConfig
 from sadm_ray.model.context import Given
-from sadm_ray.model.guess import Guesser, guess_of, guesser_of
+from sadm_ray.model.guess import TOGETHER, Guesser, guess_of, guesser_of
 from sadm_ray.model.sequence_model import SequenceModel
 
 
@@ -35,7 +35,8 @@ class Regression(SequenceModel):
         return guess_of(self.guesser, given, self.target).loss(self.target.encode(volume, given.reference))
 
     def draw(self, given: Given, noise: SeededNoise, sampling: SamplingSettings) -> Float[Tensor, "b c D H W"]:
-        return self.target.decode(guess_of(self.guesser, given, self.target).mean, given.reference)
+        guess = guess_of(self.guesser, given, self.target, together=TOGETHER)
+        return self.target.decode(guess.mean, given.reference)
 
     def network_calls(self, sampling: SamplingSettings) -> int:
         return 1
