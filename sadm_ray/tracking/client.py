@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class ClientOf:
         self._uri = uri
         self._client: MlflowClient | None = None
         self._making = threading.Lock()
+        self.heard_at = 0.0
+        """When something was last heard from the store in the course of several calls, by `time.monotonic`."""
 
     def __call__(self) -> MlflowClient:
         """The client.
@@ -46,6 +49,10 @@ class ClientOf:
             if self._client is None:
                 self._client = _make(self._uri)
             return self._client
+
+    def heard(self) -> None:
+        """To be said after a call that others follow: whoever waits sees that the store is slow, not away."""
+        self.heard_at = time.monotonic()
 
 
 def _make(uri: str) -> MlflowClient:

@@ -45,6 +45,7 @@ class Runs:
         """The run of that key that an earlier try made without knowing it: killed, or the answer was lost."""
         mark = f"tags.`{MARK}` = '{self._ids.mark(key)}'"
         runs = self._client().search_runs([self._experiment()], filter_string=mark, max_results=1)
+        self._client.heard()
         return str(runs[0].info.run_id) if runs else None
 
     def _made(self, key: str, parent: str | None, started: int) -> str:
@@ -53,14 +54,18 @@ class Runs:
             tags["mlflow.parentRunId"] = parent
             name = key.rpartition("/")[2] if "/" in key else f"{name}/{key}"
         run = self._client().create_run(self._experiment(), start_time=started, run_name=name, tags=tags)
+        self._client.heard()
         return str(run.info.run_id)
 
     def _experiment(self) -> str:
         client, name = self._client(), self._place.experiment
         known = client.get_experiment_by_name(name)
+        self._client.heard()
         if known is not None:
             return str(known.experiment_id)
         # Beside a sqlite store the artifacts need an absolute place, or they land in somebody's working directory.
         local = self._place.uri.startswith("sqlite:")
         place = (self._place.folder / "mlartifacts").as_uri() if local else None
-        return str(client.create_experiment(name, artifact_location=place))
+        made = client.create_experiment(name, artifact_location=place)
+        self._client.heard()
+        return str(made)

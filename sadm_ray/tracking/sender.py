@@ -57,7 +57,7 @@ class Sender:
         return self._state == "away"
 
     def flush(self) -> int:
-        """Wait until all is sent, or until MLflow is away and nothing has got through for some seconds.
+        """Wait until all is sent, or until MLflow is away and nothing was heard from it for some seconds.
 
         An upload that is under way is waited for, and so is the making of a database; MLflow's own client gives up by
         itself.
@@ -69,7 +69,7 @@ class Sender:
         start = time.monotonic()
         with self._outbox.changed:
             while len(self._outbox):
-                idle = time.monotonic() - max(start, self._progress)
+                idle = time.monotonic() - max(start, self._progress, self._store.heard_at)
                 if idle > self._patience():
                     break
                 self._outbox.changed.wait(0.1)

@@ -30,6 +30,11 @@ class Store:
         self._client = ClientOf(place.uri)
         self._runs = Runs(place, self._client)
 
+    @property
+    def heard_at(self) -> float:
+        """When it last answered within a `send` that goes on, by `time.monotonic`."""
+        return self._client.heard_at
+
     def answers(self) -> bool:
         """Whether MLflow can be reached at all."""
         try:

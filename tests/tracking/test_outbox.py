@@ -24,6 +24,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.away, self.failing = False, ""
+        self.calls, self.seconds_a_call, self.heard_at = 0, 0.0, 0.0
         self.taken: list[Record] = []
 
     def answers(self) -> bool:
@@ -32,6 +33,9 @@ class FakeStore:
     def send(self, records: Sequence[Record], content: Callable[[], bytes]) -> list[Refusal]:
         if self.away or records[0].kind == self.failing:
             raise ConnectionError("no route\nat all")
+        for _ in range(self.calls):
+            time.sleep(self.seconds_a_call)
+            self.heard_at = time.monotonic()
         self.taken += records
         return []
 
@@ -79,6 +83,21 @@ def test_an_outage_is_told_once_and_caught_up(place: Place, caplog: pytest.LogCa
         f"MLflow at http://nowhere cannot be reached (no route); what is recorded is kept in {outbox.folder} "
         "and sent when it answers"
     ]
+    at_work.close()
+    outbox.close()
+
+
+def test_a_server_that_comes_back_slowly_is_waited_for(place: Place) -> None:
+    """The first record takes several calls, which together are longer than the patience with one that is away."""
+    outbox, store = Outbox(place), FakeStore()
+    at_work = Sender(outbox, store, place.uri)
+    store.away = True
+    TrackedRun("train", outbox).metrics({"loss": 1.0})
+    at_work.start()
+    assert waited(lambda: at_work.away)
+    store.away, store.calls, store.seconds_a_call = False, 10, 0.2 * sender.PATIENCE
+    assert at_work.flush() == 0
+    assert len(store.taken) == 1
     at_work.close()
     outbox.close()
 
