@@ -33,7 +33,7 @@ LOG_VARIANCE = 24.0
 """One unit of the network's output in log s²: variances differ by orders of magnitude."""
 TOGETHER = 1.4
 """How much of the mean of two opinions is believed of somebody new: each leaves out what it is not sure of, and the two
-know different things (docs/findings.md: better in every fold from 1.2 to 1.4)."""
+know different things (docs/findings.md: in a single step every fold is better with 1.2 as with 1.4)."""
 ASTRAY, NOISE = 1.5, 0.02
 """How far off a position is at first taken to be, in voxels after one unit of the time scale; and any intensity."""
 
