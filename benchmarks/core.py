@@ -24,15 +24,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.figures import cpu_seconds, peak_gb, say
 from sadm_ray.cluster import WORKER_ENVIRONMENT
 from sadm_ray.config import SamplingSettings, Settings
-from sadm_ray.config_file import load_settings
-from sadm_ray.data.chance import Chance
-from sadm_ray.model.config import ModelConfig
-from sadm_ray.model.kinds import build_model
+from sadm_ray.config.settings_file import load_settings
+from sadm_ray.data.load.rng import SampleRng
+from sadm_ray.model.model_config import ModelConfig
+from sadm_ray.model.registry import build_model
 from sadm_ray.model.sequence_model import SequenceModel
-from sadm_ray.train.guard import Guard
-from sadm_ray.train.learner import Learner
+from sadm_ray.train.gradient_guard import GradientGuard
 from sadm_ray.train.muon import Muon
-from sadm_ray.train.step import Batch, train_step
+from sadm_ray.train.train_state import TrainState
+from sadm_ray.train.train_step import Batch, train_step
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FAST = SamplingSettings(num_steps=2, guidance_scale=0.0)
@@ -55,7 +55,7 @@ def _batch(settings: Settings) -> Batch:
 
 def _training(settings: Settings) -> Callable[[], object]:
     """One training step, every frame but the target observed: the most expensive question."""
-    model, batch, chance = _model(settings), _batch(settings), Chance(0, 0, range(1), 1)
+    model, batch, rng = _model(settings), _batch(settings), SampleRng(0, 0, range(1), 1)
     size = model.noise_size(settings.data.shape)
     observed = batch.present.clone()
     observed[:, -1] = False
@@ -67,8 +67,8 @@ def _training(settings: Settings) -> Callable[[], object]:
             batch.times,
             batch.frames[:, -1],
             batch.times[:, -1],
-            chance.spread("noise level"),
-            chance.normal("noise", size),
+            rng.spread("noise level"),
+            rng.normal("noise", size),
         )
         loss.mean().backward()
 
@@ -100,11 +100,11 @@ def training(settings: Settings, name: str, reach: bool) -> None:
 
 def whole_step(settings: Settings, name: str) -> None:
     """With the optimizer, the clipping and the EMA."""
-    learner, guard = Learner(_model(settings), settings.train), Guard(settings.train)
-    batch, chance = _batch(settings), Chance(0, 0, range(1), 1)
+    learner, guard = TrainState(_model(settings), settings.train), GradientGuard(settings.train)
+    batch, rng = _batch(settings), SampleRng(0, 0, range(1), 1)
     for precision in ("float32", "bfloat16"):
         how = settings.train.model_copy(update={"precision": precision})
-        seconds = cpu_seconds(partial(train_step, learner, guard, batch, chance, how, 0))
+        seconds = cpu_seconds(partial(train_step, learner, guard, batch, rng, how, 0))
         say(f"{name}: whole training step, batch 1, {precision}", seconds, "CPU s", "lower")
 
 

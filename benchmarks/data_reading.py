@@ -20,17 +20,17 @@ from torch.nn.utils import convert_conv3d_weight_memory_format
 from benchmarks.figures import say
 from sadm_ray.cluster import ray_session
 from sadm_ray.config import Settings
-from sadm_ray.config_file import load_settings
-from sadm_ray.data.chance import Chance
+from sadm_ray.config.settings_file import load_settings
+from sadm_ray.data.load.rng import SampleRng
 from sadm_ray.data.phantom import write_phantom
-from sadm_ray.data.prepare import prepare_study
-from sadm_ray.data.study import Study
-from sadm_ray.model.config import ModelConfig
-from sadm_ray.model.kinds import build_model
-from sadm_ray.train.feed import Feed, pools
-from sadm_ray.train.guard import Guard
-from sadm_ray.train.learner import Learner
-from sadm_ray.train.step import train_step
+from sadm_ray.data.shards.prepare import prepare_study
+from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.model.model_config import ModelConfig
+from sadm_ray.model.registry import build_model
+from sadm_ray.train.data_loader import SequenceLoader, pools
+from sadm_ray.train.gradient_guard import GradientGuard
+from sadm_ray.train.train_state import TrainState
+from sadm_ray.train.train_step import train_step
 
 CONFIG = Path(__file__).parents[1] / "configs" / "acdc_small.yaml"
 _SUBJECTS = 42
@@ -68,23 +68,23 @@ def _measure(settings: Settings, study: Study, name: str) -> None:
     device = torch.device("cpu")
     model = build_model(ModelConfig(shape=study.shape, model=settings.model, diffusion=settings.diffusion))
     convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
-    learner, guard, lanes = Learner(model, train), Guard(train), range(train.batch_size)
-    feed = Feed(study, train, (), settings.seed, lanes, device).batches(begin)
+    learner, guard, lanes = TrainState(model, train), GradientGuard(train), range(train.batch_size)
+    feed = SequenceLoader(study, train, (), settings.seed, lanes, device).batches(begin)
     waited, taken = [], []
     for step in range(begin, end):
         start = time.perf_counter()
         drawn = next(feed)
         there = time.perf_counter()
-        chance = Chance(settings.seed, step, lanes, train.batch_size, device)
-        train_step(learner, guard, drawn.batch, chance, train, step)
+        rng = SampleRng(settings.seed, step, lanes, train.batch_size, device)
+        train_step(learner, guard, drawn.batch, rng, train, step)
         waited.append(there - start)
         taken.append(time.perf_counter() - start)
     del feed  # with which its reading ends
     alone = []
     for step in range(end, end + _ALONE):
         start = time.perf_counter()
-        chance = Chance(settings.seed, step, lanes, train.batch_size, device)
-        train_step(learner, guard, drawn.batch, chance, train, step)
+        rng = SampleRng(settings.seed, step, lanes, train.batch_size, device)
+        train_step(learner, guard, drawn.batch, rng, train, step)
         alone.append(time.perf_counter() - start)
     counted = slice(_WARM_UP, None)
     say(f"{name}: first batch", waited[0], "s", "lower")

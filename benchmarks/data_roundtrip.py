@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 
 from benchmarks.figures import say
 from sadm_ray.config import DataSettings
-from sadm_ray.data.catalog import Subject, find_subjects
-from sadm_ray.data.grid import Grid
-from sadm_ray.data.intensity import denormalise
-from sadm_ray.data.parts import to_parquet
-from sadm_ray.data.rows import parse_row, prepare_subject
-from sadm_ray.data.storage import Storage
-from sadm_ray.data.volume import nifti_bytes
+from sadm_ray.data.find import Subject, find_subjects
+from sadm_ray.data.normalise.intensity import denormalise
+from sadm_ray.data.normalise.spatial import SpatialTransform
+from sadm_ray.data.read.nifti_io import nifti_bytes
+from sadm_ray.data.shards.shard_writer import to_parquet
+from sadm_ray.data.shards.subject_row import parse_row, prepare_subject
+from sadm_ray.storage import Storage
 
 _SUBJECTS = 6  # of a folder
 _REACH = 60  # dB
@@ -108,7 +108,7 @@ def _stored(subject: Subject, storage: Storage, settings: DataSettings) -> dict[
 
 def _worst_psnr(row: Mapping[str, Any], storage: Storage) -> float:
     """dB, of the worst frame."""
-    grid, squares = Grid.from_json(row["grid"]), []
+    grid, squares = SpatialTransform.from_json(row["grid"]), []
     span = 0.0
     for frame, source in zip(row["frames"], json.loads(row["sources"]), strict=True):
         original = _original(storage.where(source["file"]), source["frame"])
@@ -125,7 +125,7 @@ def _original(file: str, frame: int | None) -> np.ndarray:
 
 def _lies_there(row: Mapping[str, Any], storage: Storage, folder: Path) -> bool:
     """Whether nibabel reads the source's affine from a volume that was written for this subject."""
-    grid, source = Grid.from_json(row["grid"]), json.loads(row["sources"])[0]
+    grid, source = SpatialTransform.from_json(row["grid"]), json.loads(row["sources"])[0]
     file = folder / "written.nii.gz"
     file.write_bytes(nifti_bytes(grid.back(row["frames"][0, 0], outside=0.0), row["affine"], row["spacing"]))
     return np.array_equal(nib.load(file).affine, nib.load(storage.where(source["file"])).affine)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from benchmarks.data_study import local_ray, manifest_settings, write_manifest
 from benchmarks.figures import say
-from sadm_ray.data.catalog import find_subjects
-from sadm_ray.data.prepare import prepare_study
+from sadm_ray.data.find import find_subjects
+from sadm_ray.data.shards.prepare import prepare_study
 
 _SHAPE = (8, 16, 16)
 _CPUS = 2

@@ -14,7 +14,7 @@ import numpy as np
 
 from sadm_ray.cluster import QUIET, WORKER_ENVIRONMENT
 from sadm_ray.config import Settings
-from sadm_ray.config_file import load_settings
+from sadm_ray.config.settings_file import load_settings
 
 ENVIRONMENT = {
     **QUIET,

@@ -21,10 +21,10 @@ from statistics import median
 from benchmarks.data_study import local_ray, manifest_settings, write_manifest
 from benchmarks.figures import say
 from sadm_ray.config import Settings
-from sadm_ray.data.catalog import find_subjects
-from sadm_ray.data.parts import make_part, plan_parts
-from sadm_ray.data.prepare import prepare_study
-from sadm_ray.data.study import PARTS, Study, write_places
+from sadm_ray.data.find import find_subjects
+from sadm_ray.data.shards.prepare import prepare_study
+from sadm_ray.data.shards.prepared_study import PARTS, Study, write_row_locations
+from sadm_ray.data.shards.shard_writer import make_shard, plan_shards
 
 _ROUNDS = 3
 _REACH = {1: 0.9, 2: 1.7}
@@ -82,11 +82,11 @@ def _loop(settings: Settings, root: str, out: str) -> Study:
     """What `prepare_study` does, without Ray."""
     catalog = find_subjects(root, settings.data)
     facts = []
-    for part in plan_parts(catalog.subjects, settings.data, {}):
-        made = make_part(part, catalog.folder, out, settings.data)
+    for part in plan_shards(catalog.subjects, settings.data, {}):
+        made = make_shard(part, catalog.folder, out, settings.data)
         facts += [{**fact, "part": made["part"], "row": place} for place, fact in enumerate(made["rows"])]
     names = tuple(fact["subject"] for fact in facts)
-    places = write_places(out, facts)
+    places = write_row_locations(out, facts)
     study = Study(out, "", "", "", None, settings.data.shape, "", {"train": names}, 0.0, places=places)
     study.write()
     return study

@@ -27,14 +27,14 @@ import torch
 from benchmarks.figures import say
 from sadm_ray.cluster import WORKER_ENVIRONMENT, ray_session
 from sadm_ray.config import SamplingSettings, Settings
-from sadm_ray.config_file import dump_settings, load_settings
-from sadm_ray.data.storage import Storage
-from sadm_ray.data.study import read_study, read_subject
-from sadm_ray.generate.draw import draw, observe
+from sadm_ray.config.settings_file import dump_settings, load_settings
+from sadm_ray.data.shards.prepared_study import read_study, read_subject
+from sadm_ray.generate.draw_samples import draw, observe
 from sadm_ray.generate.request import sample_seed
-from sadm_ray.generate.writer import Home, frame_label
-from sadm_ray.model.kinds import build_model
-from sadm_ray.model.stored import StoredModel, load_model
+from sadm_ray.generate.volume_writer import SubjectWriter, frame_label
+from sadm_ray.model.pretrained import StoredModel, load_model
+from sadm_ray.model.registry import build_model
+from sadm_ray.storage import Storage
 
 _SUBJECTS = 160
 _TRIALS = 12
@@ -53,7 +53,7 @@ def _settings(folder: Path) -> Settings:
 def _begin(folder: Path) -> Settings:
     """A prepared study and a model."""
     from sadm_ray import steps
-    from sadm_ray.train.launch import model_config
+    from sadm_ray.train.trainer import model_config
 
     settings = _settings(folder)
     study = steps.prepare(settings)
@@ -94,17 +94,17 @@ def bare(settings: Settings) -> float:
     torch.set_num_threads(1)
     study, wanted = read_study(str(settings.run_dir / "shards")), settings.generate
     model, out = load_model(settings.run_dir / "model"), Storage(str(wanted.out))
-    from sadm_ray.generate.request import ask
+    from sadm_ray.generate.request import query_of_task
 
     begun = time.perf_counter()
     for name in sorted(name for names in study.subjects.values() for name in names):
         row = read_subject(study, name)
         for task in wanted.tasks:
-            request = ask(task, row["present"], row["times"])
+            request = query_of_task(task, row["present"], row["times"])
             seeds = [sample_seed(settings.seed, name, task.name, sample) for sample in range(wanted.samples)]
             context = observe(model, [row], [request])
             samples = draw(model, context, [request], [seeds], settings.sampling)[0]
-            home = Home(out, task.name, row)
+            home = SubjectWriter(out, task.name, row)
             for slot, time_, volumes in zip(request.targets, request.target_times.tolist(), samples, strict=True):
                 home.write_frame(frame_label(slot, time_), volumes[:, 0], wanted.estimates, {"Subject": name})
     return time.perf_counter() - begun
@@ -112,7 +112,7 @@ def bare(settings: Settings) -> float:
 
 def on_actors(settings: Settings, actors: int) -> tuple[float, list[float]]:
     """Seconds of the whole job on a Ray that is there, its actors not yet; and the memory (GB) of an actor over it."""
-    from sadm_ray.generate.launch import generate_volumes
+    from sadm_ray.generate.generation_job import generate_volumes
 
     settings = settings.model_copy(update={"generate": settings.generate.model_copy(update={"actors": actors})})
     study, memory, ended = read_study(str(settings.run_dir / "shards")), [], threading.Event()
@@ -158,7 +158,7 @@ def sweep(folder: Path) -> None:
 def on_tune(settings: Settings, points: Path) -> float:
     """Seconds of the whole sweep on a Ray that is there; what was tried goes to `points`."""
     from sadm_ray.tracking import tracked_step
-    from sadm_ray.tune.launch import tune_sampling
+    from sadm_ray.tune.sampling_sweep import tune_sampling
 
     study = read_study(str(settings.run_dir / "shards"))
     with tracked_step(settings, "tune") as tracked, ray_session(settings):
@@ -174,8 +174,8 @@ def on_tune(settings: Settings, points: Path) -> float:
 def evaluations(settings: Settings, points: Path) -> float:
     """Seconds of the same evaluations in a plain loop."""
     from sadm_ray.evaluate.metrics import changed_region
-    from sadm_ray.evaluate.objectives import score_subject, summarise
-    from sadm_ray.evaluate.quality import answer, request_of
+    from sadm_ray.evaluate.sampling_quality import generate_frames, query_of
+    from sadm_ray.evaluate.sweep_objectives import score_subject, summarise
 
     torch.set_num_threads(1)
     study, model = read_study(str(settings.run_dir / "shards")), load_model(settings.run_dir / "model")
@@ -187,11 +187,11 @@ def evaluations(settings: Settings, points: Path) -> float:
         for row in rows:
             region, frames = changed_region(row["frames"][:, 0], row["present"]), []
             for task in settings.generate.tasks:
-                request = request_of(task, row)
+                request = query_of(task, row)
                 assert request is not None
                 key = (row["subject"], task.name)
                 contexts[key] = contexts.get(key) or observe(model, [row], [request])
-                answers = answer(model, contexts[key], [row], task, [request], sampling, settings.seed, 1)
+                answers = generate_frames(model, contexts[key], [row], task, [request], sampling, settings.seed, 1)
                 frames += [(each, region) for each in answers]
             scores.append(score_subject(frames))
         summarise(scores)

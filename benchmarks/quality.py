@@ -25,8 +25,8 @@ from benchmarks.figures import say
 from sadm_ray import steps
 from sadm_ray.cluster import ray_session
 from sadm_ray.config import Settings
-from sadm_ray.config_file import load_settings, with_values
-from sadm_ray.evaluate.tables import COPY_LAST, INTERPOLATION, SAMPLE, by_subject, summarise_calibration
+from sadm_ray.config.settings_file import load_settings, with_values
+from sadm_ray.evaluate.score_tables import COPY_LAST, INTERPOLATION, SAMPLE, by_subject, summarise_calibration
 
 CONFIG = Path(__file__).parents[1] / "configs" / "acdc_small.yaml"
 FOLDS = 5

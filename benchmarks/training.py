@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.figures import say
 from sadm_ray.cluster import WORKER_ENVIRONMENT
 from sadm_ray.config import Settings
-from sadm_ray.config_file import load_settings
+from sadm_ray.config.settings_file import load_settings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STEPS = 40
@@ -85,23 +85,23 @@ def bare(shards: str) -> float:
     import torch
     from torch.nn.utils import convert_conv3d_weight_memory_format
 
-    from sadm_ray.data.batch import stack
-    from sadm_ray.data.chance import Chance
-    from sadm_ray.data.study import read_study, read_subject
-    from sadm_ray.model.kinds import build_model
-    from sadm_ray.train.guard import Guard
-    from sadm_ray.train.launch import model_config
-    from sadm_ray.train.learner import Learner
-    from sadm_ray.train.step import Batch, train_step
+    from sadm_ray.data.load.collate import collate
+    from sadm_ray.data.load.rng import SampleRng
+    from sadm_ray.data.shards.prepared_study import read_study, read_subject
+    from sadm_ray.model.registry import build_model
+    from sadm_ray.train.gradient_guard import GradientGuard
+    from sadm_ray.train.train_state import TrainState
+    from sadm_ray.train.train_step import Batch, train_step
+    from sadm_ray.train.trainer import model_config
 
     torch.set_num_threads(1)
     settings, study = _settings(Path("nowhere"), "bare"), read_study(shards)
     names = study.names("train")[:64]
-    sequences = stack([read_subject(study, name) for name in names])
+    sequences = collate([read_subject(study, name) for name in names])
     torch.manual_seed(0)
     model = build_model(model_config(settings, study))
     convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
-    learner, guard, size = Learner(model, settings.train), Guard(settings.train), settings.train.batch_size
+    learner, guard, size = TrainState(model, settings.train), GradientGuard(settings.train), settings.train.batch_size
     frames, present, times = (torch.from_numpy(a) for a in (sequences.frames, sequences.present, sequences.times))
     rates = []
     for record in range(STEPS // 5):
@@ -109,7 +109,7 @@ def bare(shards: str) -> float:
         for step in range(record * 5, record * 5 + 5):
             chosen = torch.randperm(len(names))[:size]
             batch = Batch(frames[chosen], present[chosen], times[chosen])
-            train_step(learner, guard, batch, Chance(0, step, range(size), size), settings.train, step)
+            train_step(learner, guard, batch, SampleRng(0, step, range(size), size), settings.train, step)
         rates.append(5 * size / (time.monotonic() - begun))
     return statistics.median(rates[2:])
 
@@ -149,8 +149,8 @@ def paper(_: Path) -> None:
     """Weak scaling on paper: what is exchanged a step, against what links carry, at the size of configs/acdc.yaml."""
     import torch
 
-    from sadm_ray.model.config import ModelConfig
-    from sadm_ray.model.kinds import build_model
+    from sadm_ray.model.model_config import ModelConfig
+    from sadm_ray.model.registry import build_model
 
     settings = load_settings(CONFIGS / "acdc.yaml")
     model = settings.model.model_copy(update={"difference_scale": 0.1})

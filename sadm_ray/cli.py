@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from sadm_ray import __version__
-from sadm_ray.config_file import dump_settings, load_settings
+from sadm_ray.config.settings_file import dump_settings, load_settings
 from sadm_ray.errors import DataError, Stopped, UserError
 
 app = typer.Typer(
@@ -80,9 +80,9 @@ def train(
 
 @app.command()
 def tune(config: Config = None, overrides: Overrides = None) -> None:
-    """Search the settings of sampling on validation subjects, or with tune.of=training those of training."""
+    """Search the settings of sampling on validation subjects, or with tune.sweep=training those of training."""
     settings = load_settings(config, overrides or ())
-    if settings.tune.of == "training":
+    if settings.tune.sweep == "training":
         _say_training_swept(_step("tune_training", config, overrides), settings.run_dir / "tuned-training.yaml")
     else:
         _say_swept(_step("tune", config, overrides))
@@ -167,7 +167,7 @@ def _step(name: str, config: Path | None, overrides: Sequence[str] | None, **opt
 def _say_inspection(inspection: Any, as_json: bool) -> bool:
     from rich.console import Console
 
-    from sadm_ray.data.inspection_table import render
+    from sadm_ray.data.inspect.inspection_table import render
 
     if as_json:
         typer.echo(json.dumps(inspection.to_json(), indent=2))
@@ -235,7 +235,7 @@ def _fail_if(failures: bool) -> None:
 def _say_evaluation(evaluation: Any) -> bool:
     from rich.console import Console
 
-    from sadm_ray.evaluate.tables import render_table
+    from sadm_ray.evaluate.score_tables import render_table
 
     Console(width=None if sys.stdout.isatty() else 120).print(render_table(evaluation.table))
     for problem in evaluation.problems:

@@ -91,7 +91,7 @@ def _connect(settings: Settings) -> None:
     # Ray warns of four times as many processes as may start at once, which an ordinary step here already has.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     # A CPU here is a slot, not a core: workers, actors and the reading of their data must all find one.
-    trainings = settings.tune.training.concurrent if settings.tune.of == "training" else 1
+    trainings = settings.tune.training.concurrent if settings.tune.sweep == "training" else 1
     compared = settings.compare.concurrent * settings.compare.workers
     workers = max(trainings * settings.train.workers, compared, settings.generate.actors)
     slots = max(os.cpu_count() or 1, workers + 1)

@@ -21,32 +21,32 @@ import yaml
 from pydantic import ValidationError
 
 from sadm_ray.cluster import ray_session, require_shared
-from sadm_ray.compare.launch import Compared, compare_models, write_compared
+from sadm_ray.compare.comparison_job import ComparisonResult, compare_models, write_compared
 from sadm_ray.compare.statistics import SCORES
 from sadm_ray.config import SamplingSettings, Settings, flatten
-from sadm_ray.data.inspection import Inspection, inspect_study
+from sadm_ray.data.inspect.inspection import Inspection, inspect_study
 from sadm_ray.data.phantom import write_phantom
-from sadm_ray.data.prepare import prepare_study
-from sadm_ray.data.storage import Storage
-from sadm_ray.data.study import STUDY_FILE, Study, data_digest, read_study
+from sadm_ray.data.shards.prepare import prepare_study
+from sadm_ray.data.shards.prepared_study import STUDY_FILE, Study, data_digest, read_study
 from sadm_ray.errors import ConfigError, DataError
-from sadm_ray.evaluate.launch import Evaluation, evaluate_predictions
-from sadm_ray.generate.launch import Generated, generate_volumes
-from sadm_ray.generate.plan import default_out, model_folder, model_folders
-from sadm_ray.generate.raw import prepare_like
-from sadm_ray.generate.record import PREDICTIONS
-from sadm_ray.model.config import ModelConfig
-from sadm_ray.model.stored import StoredModel, load_model
-from sadm_ray.report.page import Comparison
-from sadm_ray.reporting import write_run_report
+from sadm_ray.evaluate.evaluation_job import Evaluation, evaluate_predictions
+from sadm_ray.generate.generation_job import Generation, generate_volumes
+from sadm_ray.generate.generation_plan import default_out, model_folder, model_folders
+from sadm_ray.generate.subject_record import PREDICTIONS
+from sadm_ray.generate.unprepared_study import prepare_like
+from sadm_ray.model.model_config import ModelConfig
+from sadm_ray.model.pretrained import StoredModel, load_model
+from sadm_ray.report.html_page import ComparisonSection
+from sadm_ray.report.run_report import write_run_report
+from sadm_ray.storage import Storage
 from sadm_ray.tracking import step_history, tracked_step
-from sadm_ray.train.estimate import Estimate
-from sadm_ray.train.estimate import estimate as estimate_training
-from sadm_ray.train.launch import Trained, train_model
-from sadm_ray.tune.launch import tune_sampling
-from sadm_ray.tune.result import Swept, write_trials, write_tuned
-from sadm_ray.tune.training import TrainingSwept, write_tuned_training
-from sadm_ray.tune.training import tune_training as sweep_training
+from sadm_ray.train.dry_run import DryRun
+from sadm_ray.train.dry_run import estimate as estimate_training
+from sadm_ray.train.trainer import TrainedModel, train_model
+from sadm_ray.tune.sampling_sweep import tune_sampling
+from sadm_ray.tune.sweep_result import SamplingSweep, write_trials, write_tuned
+from sadm_ray.tune.training_sweep import TrainingSweep, write_tuned_training
+from sadm_ray.tune.training_sweep import tune_training as sweep_training
 
 log = logging.getLogger(__name__)
 
@@ -96,19 +96,19 @@ def prepare(settings: Settings) -> Study:
         return study
 
 
-def train(settings: Settings) -> Trained:
+def train(settings: Settings) -> TrainedModel:
     """Train on the shards; run again, it goes on where it was."""
     study = _study(settings)
     with tracked_step(settings, "train") as tracked, ray_session(settings):
         return train_model(settings, study, settings.run_dir / "model", tracked)
 
 
-def estimate(settings: Settings) -> Estimate:
+def estimate(settings: Settings) -> DryRun:
     """What training would be; nothing is trained or written, and the study need not be prepared."""
     return estimate_training(settings, _study(settings) if is_prepared(settings) else None)
 
 
-def tune(settings: Settings) -> Swept:
+def tune(settings: Settings) -> SamplingSweep:
     """Sweep the sampling settings on validation subjects; the best go to `tuned.yaml`."""
     study, run_dir = _study(settings), settings.run_dir
     _check_preparation(run_dir / "model", load_model(run_dir / "model").config, study)
@@ -121,7 +121,7 @@ def tune(settings: Settings) -> Swept:
         return swept
 
 
-def tune_training(settings: Settings) -> TrainingSwept:
+def tune_training(settings: Settings) -> TrainingSweep:
     """Sweep the settings of training; the best go to `tuned-training.yaml`, a settings file for a run of its own."""
     study, run_dir = _study(settings), settings.run_dir
     with tracked_step(settings, "tune-training") as tracked, ray_session(settings):
@@ -134,7 +134,7 @@ def tune_training(settings: Settings) -> TrainingSwept:
         return swept
 
 
-def generate(settings: Settings) -> Generated:
+def generate(settings: Settings) -> Generation:
     """Generate what the settings ask, with the sweep's settings where there are any; run again, it does what is left.
 
     By default that are the frames of every task for the test subjects.
@@ -197,7 +197,7 @@ def evaluate(settings: Settings) -> Evaluation:
         return evaluation
 
 
-def compare(settings: Settings) -> Compared:
+def compare(settings: Settings) -> ComparisonResult:
     """Train every kind of model and compare them; the tables and a report go to `compare/`."""
     study, out = _study(settings), settings.run_dir / "compare"
     with tracked_step(settings, "compare") as tracked, ray_session(settings):
@@ -217,7 +217,7 @@ def compare(settings: Settings) -> Compared:
             trials=member.folder / "sweeps" / "trials.csv",
             predictions=member.folder / "generated" / PREDICTIONS,
             losses=step_history(settings, f"compare/{member.name}", "loss"),
-            comparisons=[Comparison(table.title, table.note, table.rows) for table in compared.tables],
+            comparisons=[ComparisonSection(table.title, table.note, table.rows) for table in compared.tables],
             title=f"{settings.run.name}: models compared",
         )
         for file in (*write_compared(compared, out), report):

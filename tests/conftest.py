@@ -23,7 +23,7 @@ hypothesis.settings.load_profile("ours")
 # The shapes that the signatures promise are checked whenever a test calls them.
 with install_import_hook("sadm_ray.data", "beartype.beartype"):
     from sadm_ray.config import PhantomSettings
-    from sadm_ray.data import batch, grid, intensity, phantom, rows, scans, slots, volume  # noqa: F401
+    from sadm_ray.data import phantom
 
 from tests.s3 import s3_bucket  # noqa: E402, F401
 

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
-from sadm_ray.config_file import load_settings
+from sadm_ray.config.settings_file import load_settings
 from tests.kuberay import RAY_JOB
 
 ROOT = Path(__file__).parents[1]

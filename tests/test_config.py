@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sadm_ray.config import SAFE_NAME, Settings, flatten
-from sadm_ray.config_file import dump_settings, load_settings
+from sadm_ray.config.settings_file import dump_settings, load_settings
 from sadm_ray.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -54,7 +54,7 @@ def test_overrides_go_on_top_of_the_file(tmp_path: Path) -> None:
         ("tune.guidance_scale=[-2,1]", r"guidance_scale is a range: \[low, high\] with -1 <= low"),
         ("sampling.guidance_scale=-1.5", "greater than or equal to -1"),
         ("sampling.temperature=0", "sampling.temperature: .*greater than 0"),
-        ("diffusion.prediction=eps", "does not go with model.guess"),
+        ("diffusion.prediction=eps", "does not go with model.prior"),
         ("diffusion.log_snr_min=20", "log_snr_min must be below"),
     ],
 )

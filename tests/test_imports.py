@@ -1,6 +1,7 @@
 """Imports point one way, and the command line starts without the heavy packages."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,9 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     {"errors"},
     {"config"},
-    {"config_file"},
-    {"cluster"},
-    {"tracking", "progress"},
+    {"cluster", "storage"},
+    {"progress", "tracking"},
+    {"actor_pool"},
     {"data"},
     {"diffusion"},
     {"model"},
@@ -23,7 +24,6 @@ ORDER = [
     {"train"},
     {"tune"},
     {"compare"},
-    {"reporting"},
     {"steps"},
     {"cli"},
     {"__main__"},
@@ -62,6 +62,30 @@ def upward(module: str, source: str) -> list[str]:
     ]
 
 
+def edges(named: dict[str, str]) -> dict[str, set[str]]:
+    """Which modules each module imports; a package stands for its `__init__`, unless only a module of it is wanted."""
+    known = {name.removesuffix(".__init__"): name for name in named}
+    found: dict[str, set[str]] = {name: set() for name in named}
+    for name, text in named.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                found[name] |= {known[alias.name] for alias in node.names if alias.name in known}
+            elif isinstance(node, ast.ImportFrom):
+                wanted = [f"{node.module}.{alias.name}" for alias in node.names]
+                modules_of = (each if each in known else node.module for each in wanted)
+                found[name] |= {known[module] for module in modules_of if module in known}
+    return found
+
+
+def circle(named: dict[str, str]) -> list[str]:
+    """The modules of a circle in the imports, also within a room and within functions; empty if there is none."""
+    try:
+        list(graphlib.TopologicalSorter(edges(named)).static_order())
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
 def modules() -> dict[str, str]:
     files = [*ROOT.glob("sadm_ray/**/*.py"), *ROOT.glob("pipelines/*.py")]
     named = {".".join(file.relative_to(ROOT).with_suffix("").parts): file.read_text() for file in files}
@@ -77,15 +101,29 @@ def test_imports_point_one_way() -> None:
 
 
 def test_the_walk_sees_an_arrow_that_points_up() -> None:
-    assert upward("sadm_ray.data.study", "def f():\n    from sadm_ray.model.stored import load_model")
-    assert upward("sadm_ray.train.loop", "from sadm_ray import tune")
-    assert upward("sadm_ray.tracking.step", "from sadm_ray import progress")
-    assert not upward("sadm_ray.train.loop", "from sadm_ray.model import sadm")
+    assert upward(
+        "sadm_ray.data.shards.prepared_study", "def f():\n    from sadm_ray.model.pretrained import load_model"
+    )
+    assert upward("sadm_ray.train.worker_loop", "from sadm_ray import tune")
+    assert upward("sadm_ray.tracking.step_runs", "from sadm_ray import progress")
+    assert not upward("sadm_ray.train.worker_loop", "from sadm_ray.model import sadm")
+
+
+def test_no_circle_in_the_imports() -> None:
+    assert circle(modules()) == []
+
+
+def test_the_walk_sees_a_circle_within_a_room() -> None:
+    one = {
+        "sadm_ray.tracking.worker_mailbox": "from sadm_ray.tracking.tracked_run import TrackedRun",
+        "sadm_ray.tracking.tracked_run": "def f():\n    from sadm_ray.tracking import worker_mailbox",
+    }
+    assert set(circle(one)) == set(one)
 
 
 def test_mathematics_knows_nothing_of_ray() -> None:
     for name, text in modules().items():
-        if room_of(name) in NO_RAY or name in ("sadm_ray.train.step", "sadm_ray.data.sequence"):
+        if room_of(name) in NO_RAY or name in ("sadm_ray.train.train_step", "sadm_ray.data.load.target_sampling"):
             assert not any(target.split(".")[0] in ("ray", "mlflow") for target in imports(text)), name
 
 

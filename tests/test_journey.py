@@ -10,7 +10,7 @@ import pytest
 
 from sadm_ray import steps
 from sadm_ray.config import Settings
-from sadm_ray.data.catalog import find_subjects
+from sadm_ray.data.find import find_subjects
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.tracking import step_history, tracking_uri
 from tests.tiny import settings_for

@@ -12,10 +12,10 @@ import pytest
 
 from sadm_ray import steps
 from sadm_ray.config import Settings
-from sadm_ray.config_file import with_values
-from sadm_ray.data.rows import parse_row
-from sadm_ray.data.study import rows_of
-from sadm_ray.model.stored import StoredModel
+from sadm_ray.config.settings_file import with_values
+from sadm_ray.data.shards.prepared_study import rows_of
+from sadm_ray.data.shards.subject_row import parse_row
+from sadm_ray.model.pretrained import StoredModel
 from tests.data.patients import write_bids, write_table
 
 pytestmark = pytest.mark.ray
@@ -49,7 +49,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             },
             "model": {
                 "conditioner": {"widths": [8, 16], "heads": 2, "layers": 1, "channels": 4, "time_scale": 5.0},
-                "guess": {"widths": [16, 16], "blocks": 1, "heads": 2},
+                "prior": {"widths": [16, 16], "blocks": 1, "heads": 2},
                 "denoiser": {"widths": [16, 16], "blocks": 1, "heads": 2},
                 "covariates": [{"name": "sex", "levels": ["F", "M"]}],
             },

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sadm_ray.config_file import dump_settings
-from sadm_ray.data.storage import Storage
-from sadm_ray.data.study import PARTS, read_study
-from sadm_ray.evaluate.tables import COPY_LAST, SAMPLE
-from sadm_ray.generate.record import PREDICTIONS, recorded
+from sadm_ray.config.settings_file import dump_settings
+from sadm_ray.data.shards.prepared_study import PARTS, read_study
+from sadm_ray.evaluate.score_tables import COPY_LAST, SAMPLE
+from sadm_ray.generate.subject_record import PREDICTIONS, recorded
+from sadm_ray.storage import Storage
 from sadm_ray.tracking import step_history
 from sadm_ray.train.checkpoint import Checkpoints
 from tests.processes import kill_everything, start

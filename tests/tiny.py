@@ -16,7 +16,7 @@ def settings_for(folder: Path, **train: Any) -> Settings:
         "data": {"shape": [4, 16, 16], "frames": 6, "split": {"method": "balanced", "val": 0.2, "test": 0.25}},
         "model": {
             "conditioner": {"widths": [8, 16], "heads": 2, "layers": 1, "channels": 4},
-            "guess": {"widths": [16, 16], "blocks": 1, "heads": 2},
+            "prior": {"widths": [16, 16], "blocks": 1, "heads": 2},
             "denoiser": {"widths": [16, 16], "blocks": 1, "heads": 2},
         },
         "train": {"schedule": "constant", "steps": 4, "batch_size": 4, "checkpoint_every": 2, "log_every": 1, **train},

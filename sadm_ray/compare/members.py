@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import fmean
 
 from sadm_ray.config import ModelKind, Settings, TaskSettings
-from sadm_ray.config_file import with_values
-from sadm_ray.data.study import Study
-from sadm_ray.model.kinds import KINDS
+from sadm_ray.config.settings_file import with_values
+from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.model.registry import KINDS
 from sadm_ray.progress import progress
-from sadm_ray.train.estimate import estimate
+from sadm_ray.train.dry_run import estimate
 
 BUDGETS = "budgets.json"
 """Steps by kind, and what they were measured for: a comparison that goes on keeps them."""

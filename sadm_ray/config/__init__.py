@@ -1,7 +1,7 @@
 """All settings: one frozen, validated tree.
 
 The defaults are the embedded phantom run, so that `sadm-ray run` works with no file at all; `configs/phantom.yaml`
-spells the same values out. `sadm_ray.config_file` reads the tree from a file.
+spells the same values out. `sadm_ray.config.settings_file` reads the tree from a file.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, Field, model_validator
 
 from sadm_ray.config.base import SAFE_NAME, Fraction, Name, Positive, Precision, SamplerName, Section, Shape
-from sadm_ray.config.compare import CompareSettings
-from sadm_ray.config.data import (
+from sadm_ray.config.compare_settings import CompareSettings
+from sadm_ray.config.data_settings import (
     DataSettings,
     IntensitySettings,
     Location,
@@ -21,16 +21,8 @@ from sadm_ray.config.data import (
     SplitSettings,
     is_url,
 )
-from sadm_ray.config.jobs import (
-    EvaluateSettings,
-    GenerateSettings,
-    Range,
-    SamplingSettings,
-    TaskSettings,
-    TrainingSweepSettings,
-    TuneSettings,
-)
-from sadm_ray.config.model import (
+from sadm_ray.config.generate_settings import EvaluateSettings, GenerateSettings
+from sadm_ray.config.model_settings import (
     ConditionerSettings,
     CovariateSettings,
     DenoiserSettings,
@@ -40,7 +32,10 @@ from sadm_ray.config.model import (
     NetworkSettings,
     check_prediction,
 )
-from sadm_ray.config.train import AugmentSettings, TrainSettings, ValidationSettings
+from sadm_ray.config.sampling_settings import SamplingSettings
+from sadm_ray.config.task_settings import TaskSettings
+from sadm_ray.config.train_settings import AugmentSettings, TrainSettings, ValidationSettings
+from sadm_ray.config.tune_settings import Range, TrainingSweepSettings, TuneSettings
 
 __all__ = [
     "SAFE_NAME",

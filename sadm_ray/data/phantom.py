@@ -23,7 +23,7 @@ from jaxtyping import Float32, Float64
 from scipy import ndimage, special
 
 from sadm_ray.config import PhantomSettings
-from sadm_ray.data.volume import set_geometry, write_image
+from sadm_ray.data.read.nifti_io import set_geometry, write_image
 from sadm_ray.errors import DataError
 
 MARKER = "phantom.json"

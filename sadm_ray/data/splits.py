@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from sadm_ray.config import SplitSettings
-from sadm_ray.data.catalog.subjects import Subject
+from sadm_ray.data.find.catalog import Subject
 
 
 def split_subjects(subjects: Sequence[Subject], settings: SplitSettings, seed: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sadm_ray.config import TaskSettings
-from sadm_ray.data.sequence import snap
+from sadm_ray.data.load.target_sampling import snap
 
 NO_SLOT = -1
 _SAME_TIME = 1e-4
@@ -19,7 +19,7 @@ _SAME_TIME = 1e-4
 
 
 @dataclass(frozen=True)
-class Request:
+class Query:
     """What is asked about one subject.
 
     `targets` are slots of its sequence (`NO_SLOT` for a time without one), `target_times` their times. A target may be
@@ -32,7 +32,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Wish:
+class Request:
     """What is wanted of one subject under one name, which is also that of the folder: the answer to a task; or else
     the slots that were never scanned (`missing`) and some `times`.
 
@@ -49,14 +49,14 @@ class Wish:
     skip_scanned: bool = True
     observed: tuple[float, ...] | None = None
 
-    def ask(self, row: Mapping[str, Any]) -> Request:
-        """The request to a subject (`sadm_ray.data.rows.parse_row`); one without targets where nothing is missing.
+    def query(self, row: Mapping[str, Any]) -> Query:
+        """The query of a subject's row (`subject_row.parse_row`); without targets where nothing is missing.
 
         Raises:
             ValueError: it cannot be answered for this subject.
         """
         if self.task is not None:
-            return ask(self.task, row["present"], row["times"])
+            return query_of_task(self.task, row["present"], row["times"])
         return self._visits(row["present"], row["times"].astype(np.float64))
 
     def to_json(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Wish:
         task = None if self.task is None else self.task.model_dump(mode="json")
         return {**vars(self), "task": task}
 
-    def _visits(self, present: Bool[np.ndarray, " t"], times: Float[np.ndarray, " t"]) -> Request:
+    def _visits(self, present: Bool[np.ndarray, " t"], times: Float[np.ndarray, " t"]) -> Query:
         observed = present.copy()
         if self.observed is not None:
             for time in self.observed:
@@ -86,10 +86,10 @@ class Wish:
             raise ValueError("has no scan that may be observed")
         targets.sort(key=lambda target: target[1])
         slots, wanted = zip(*targets, strict=True) if targets else ((), ())
-        return Request(observed, tuple(slots), np.asarray(wanted, dtype=np.float32))
+        return Query(observed, tuple(slots), np.asarray(wanted, dtype=np.float32))
 
 
-def ask(task: TaskSettings, present: Bool[np.ndarray, " t"], times: Float[np.ndarray, " t"]) -> Request:
+def query_of_task(task: TaskSettings, present: Bool[np.ndarray, " t"], times: Float[np.ndarray, " t"]) -> Query:
     """Put `task` to a subject with the slots `present`.
 
     A slot that the task observes and the subject lacks is replaced by the nearest one that it has. A target is never
@@ -108,7 +108,7 @@ def ask(task: TaskSettings, present: Bool[np.ndarray, " t"], times: Float[np.nda
     observed[list(targets)] = False
     if not observed.any():
         raise ValueError(f"has no frame that task '{task.name}' may observe")
-    return Request(observed, targets, np.asarray(times[list(targets)], dtype=np.float32))
+    return Query(observed, targets, np.asarray(times[list(targets)], dtype=np.float32))
 
 
 def sample_seed(seed: int, subject: str, task: str, sample: int) -> int:

@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sadm_ray.config import ConditionerSettings, CovariateSettings
-from sadm_ray.diffusion.target import Sides
+from sadm_ray.diffusion.reference import ReferenceFrames
+from sadm_ray.model.condition_layout import ConditionLayout
 from sadm_ray.model.covariates import Covariates
 from sadm_ray.model.layers import (
     Fourier,
-    Grid,
+    PatchSize,
     SpatialAttention,
     Stage,
     TemporalAttention,
     Tokens,
     space_to_depth,
 )
-from sadm_ray.model.layout import Layout
 
 Features = list[Float[Tensor, "b t c d h w"]]
 """Encodings of frames, from fine to coarse."""
@@ -38,7 +38,7 @@ Features = list[Float[Tensor, "b t c d h w"]]
 class FrameEncoder(nn.Module):
     """Each frame by itself: the lossless stem, then features at every level."""
 
-    def __init__(self, channels: int, patch: Grid, widths: tuple[int, ...]) -> None:
+    def __init__(self, channels: int, patch: PatchSize, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.patch = patch
         stem = channels * math.prod(patch)
@@ -93,17 +93,17 @@ class Conditioner(nn.Module):
         channels: of a volume.
         patch: of the denoiser's stem (d h w).
         covariates: what else may be known of subjects and visits.
-        sides: of how many frames the voxels go along, with their times and weights in the reference.
+        references: how many reference frames go along with their voxels, times and weights.
     """
 
     def __init__(
         self,
         settings: ConditionerSettings,
         channels: int,
-        patch: Grid,
+        patch: PatchSize,
         covariates: tuple[CovariateSettings, ...] = (),
         *,
-        sides: int = 1,
+        references: int = 1,
     ) -> None:
         super().__init__()
         widths, embedding = settings.widths, settings.widths[-1]
@@ -127,7 +127,7 @@ class Conditioner(nn.Module):
         )
         self.rise = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         self.out = nn.Conv3d(widths[0], settings.channels, 1)
-        self.layout = Layout(settings.channels, sides, channels, patch)
+        self.layout = ConditionLayout(settings.channels, references, channels, patch)
 
     def encode(self, frames: Float[Tensor, "b t c d h w"], observed: Bool[Tensor, "b t"]) -> Features:
         """Encode the observed frames, each by itself.
@@ -147,14 +147,14 @@ class Conditioner(nn.Module):
         observed: Bool[Tensor, "b t"],
         times: Float[Tensor, "b t"],
         target_time: Float[Tensor, " b"],
-        sides: Sides,
+        references: ReferenceFrames,
         covariates: Float[Tensor, "b n"] | None = None,
         visit_covariates: Float[Tensor, "b t m"] | None = None,
     ) -> Float[Tensor, "b k e f g"]:
         """The condition for one target a sequence, from what `encode` gave.
 
         Args:
-            sides: the frames that make the reference.
+            references: the frames that the reference is made of.
             covariates, visit_covariates: values of those of the subjects and of the visits; NaN is missing.
 
         Returns:
@@ -171,4 +171,4 @@ class Conditioner(nn.Module):
         for index in reversed(range(len(features) - 1)):
             x = F.interpolate(self.rise[index](x), size=features[index].shape[-3:], mode="trilinear")
             x = self.levels[index](x, features[index], observed, when, target, tokens)
-        return self.layout.pack(self.out(F.silu(x)), sides, self.time_scale)
+        return self.layout.pack(self.out(F.silu(x)), references, self.time_scale)

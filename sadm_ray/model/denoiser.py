@@ -1,4 +1,4 @@
-"""The denoiser: a U-Net that is told the noise level."""
+"""The denoiser: a U-Net conditioned on the noise level."""
 
 from __future__ import annotations
 

@@ -15,21 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from sadm_ray.model.precision import gradients_want_padding
+from sadm_ray.model.mixed_precision import gradients_want_padding
 
-Grid = tuple[int, int, int]
+PatchSize = tuple[int, int, int]
 Tokens = tuple[Float[Tensor, "b k e"], Bool[Tensor, "b k"]]
 """Embeddings, and which of them count."""
 M = TypeVar("M", bound=nn.Module)
 
 
-def space_to_depth(x: Float[Tensor, "b c d h w"], patch: Grid) -> Float[Tensor, "b k e f g"]:
+def space_to_depth(x: Float[Tensor, "b c d h w"], patch: PatchSize) -> Float[Tensor, "b k e f g"]:
     """Each patch of voxels becomes the channels of one site: coarser and lossless."""
     p, q, r = patch
     return rearrange(x, "b c (d p) (h q) (w r) -> b (c p q r) d h w", p=p, q=q, r=r)
 
 
-def depth_to_space(x: Float[Tensor, "b k e f g"], patch: Grid) -> Float[Tensor, "b c d h w"]:
+def depth_to_space(x: Float[Tensor, "b k e f g"], patch: PatchSize) -> Float[Tensor, "b c d h w"]:
     """The inverse of `space_to_depth`."""
     p, q, r = patch
     return rearrange(x, "b (c p q r) d h w -> b c (d p) (h q) (w r)", p=p, q=q, r=r)

@@ -1,4 +1,4 @@
-"""Registration of the two frames of a reference: how the one moves into the other is seen, it need not be learned.
+"""Registration of the two reference frames: their displacement field is computed, it need not be learned.
 
 Symmetric demons (Thirion, Image matching as a diffusion process, 1998; Vercauteren et al., Symmetric Log-Domain
 Diffeomorphic Registration, 2008), from coarse to fine, batched on the device of the frames. Both frames move half of
@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from sadm_ray.diffusion.target import Sides
-from sadm_ray.model.motion import warp
-from sadm_ray.model.nearby import axes_within_slices, beside, mean_near, slope
-from sadm_ray.model.pace import Pace
+from sadm_ray.diffusion.reference import ReferenceFrames
+from sadm_ray.model.displacement_field import warp
+from sadm_ray.model.finite_differences import axes_within_slices, central_difference, local_mean, neighbours
+from sadm_ray.model.time_warp import TimeWarp
 
 ITERATIONS = {4: 12, 2: 12, 1: 6}
 """By how much frames are shrunk, and the steps then: at their full size a step costs four to eight times as much."""
@@ -32,22 +32,22 @@ NOISE = 0.1
 """Differences of intensity that say nothing."""
 
 
-def aligned(sides: Sides, target_time: Float[Tensor, " b"], pace: Pace) -> Sides:
-    """The two frames, each moved along the path between them to the target's time; and that path.
+def aligned(references: ReferenceFrames, target_time: Float[Tensor, " b"], time_warp: TimeWarp) -> ReferenceFrames:
+    """The two frames, each warped along the displacement field between them to the target's time; and that field.
 
-    In between, time passes as `pace` says, for the weights too. Beyond the frames both are where the nearest is: how a
-    motion goes on is learned.
+    Between the frames `time_warp` maps time to a share of the way, for the weights too. Beyond them both are moved to
+    the nearest frame: how a motion goes on is learned.
     """
-    between = sides.ahead[:, 1] - sides.ahead[:, 0]
+    between = references.time_from_target[:, 1] - references.time_from_target[:, 0]
     is_pair = between != 0  # a frame that is alone stands in both places
     between = torch.where(is_pair, between, 1.0)
-    start = target_time + sides.ahead[:, 0]
-    share = (pace(start, target_time) / pace(start, start + between)).clamp(0.0, 1.0)
+    start = target_time + references.time_from_target[:, 0]
+    share = (time_warp(start, target_time) / time_warp(start, start + between)).clamp(0.0, 1.0)
     passed, between = (each[:, None, None, None, None] for each in (share, between))
-    first, second = sides.frames[:, 0], sides.frames[:, 1]
+    first, second = references.frames[:, 0], references.frames[:, 1]
     field = is_pair[:, None, None, None, None] * register(first, second)
     moved = torch.stack([warp(first, passed * field), warp(second, (passed - 1.0) * field)], dim=1)
-    return replace(sides, frames=moved, weights=torch.stack([1.0 - share, share], dim=1), path=field / between)
+    return replace(references, frames=moved, weights=torch.stack([1.0 - share, share], dim=1), path=field / between)
 
 
 @torch.no_grad()
@@ -73,8 +73,8 @@ def register(first: Float[Tensor, "b c d h w"], second: Float[Tensor, "b c d h w
 
 def _compared(frame: Float[Tensor, "b c d h w"], axes: Sequence[int]) -> Float[Tensor, "b 2*c d h w"]:
     """What two frames are compared by: intensities, and how far each is from its neighbourhood's mean."""
-    mean = mean_near(frame, RADIUS, axes)
-    variance = (mean_near(frame.square(), RADIUS, axes) - mean.square()).clamp(min=0.0)
+    mean = local_mean(frame, RADIUS, axes)
+    variance = (local_mean(frame.square(), RADIUS, axes) - mean.square()).clamp(min=0.0)
     return torch.cat([frame, LOCAL * (frame - mean) / (variance + FLAT**2).sqrt()], dim=1)
 
 
@@ -87,7 +87,7 @@ def _force(
     against = difference.square().sum(dim=1) + NOISE**2
     pulls = [torch.zeros_like(against)] * 3
     for axis in axes:
-        slopes = slope(mean, axis)
+        slopes = central_difference(mean, axis)
         pulls[axis - 2] = (difference * slopes).sum(dim=1)
         against = against + slopes.square().sum(dim=1)
     return torch.stack(pulls, dim=1) / against[:, None]
@@ -95,7 +95,7 @@ def _force(
 
 def _smooth(field: Float[Tensor, "b 3 d h w"]) -> Float[Tensor, "b 3 d h w"]:
     for axis in (2, 3, 4):
-        before, after = beside(field, axis)
+        before, after = neighbours(field, axis)
         field = 0.5 * field + 0.25 * (before + after)
     return field
 

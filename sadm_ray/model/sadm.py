@@ -10,25 +10,25 @@ from torch import Tensor, nn
 
 from sadm_ray.config import SamplingSettings
 from sadm_ray.diffusion.guidance import EVERYWHERE, Denoise, evaluations, guide
-from sadm_ray.diffusion.objective import loss_weight, velocity_loss
-from sadm_ray.diffusion.posterior import expected_loss, gaussian_v, standardised
-from sadm_ray.diffusion.prediction import diffuse, to_v, to_x
+from sadm_ray.diffusion.loss import loss_weight, velocity_loss
+from sadm_ray.diffusion.noise_schedule import Schedule
+from sadm_ray.diffusion.parameterization import diffuse, to_v, to_x
+from sadm_ray.diffusion.preconditioning import expected_loss, preconditioned_v, standardised
 from sadm_ray.diffusion.samplers import SeededNoise, sample
-from sadm_ray.diffusion.schedule import Schedule
-from sadm_ray.model.config import ModelConfig
-from sadm_ray.model.context import Given
 from sadm_ray.model.denoiser import Denoiser
-from sadm_ray.model.guess import TOGETHER, Guess, guess_of, guesser_of
+from sadm_ray.model.encoded_sequence import TargetContext
+from sadm_ray.model.model_config import ModelConfig
+from sadm_ray.model.prior import ENSEMBLE_GAIN, Prior, prior_network_of, prior_of
 from sadm_ray.model.sequence_model import SequenceModel
-from sadm_ray.model.source import SourceConditioner
+from sadm_ray.model.single_frame_conditioner import SingleFrameConditioner
 
 
 class Sadm(SequenceModel):
     """The diffusion model: kinds `sadm`, `sadm_paper` and `diffusion_only`, which differ in what conditions it.
 
-    `sadm_paper` is told only what the conditioner makes of the sequence; ours is also handed the reference's own
-    voxels and guesses first what will come. `diffusion_only` is handed these voxels and the times, and does without the
-    conditioner's attention.
+    `sadm_paper` is conditioned on the conditioner's output alone; ours also on the reference's own voxels, and it
+    starts from a prior. `diffusion_only` is conditioned on these voxels and the times, without the conditioner's
+    attention.
     """
 
     is_guided = True
@@ -37,91 +37,94 @@ class Sadm(SequenceModel):
         super().__init__(config)
         model, diffusion = config.model, config.diffusion
         if model.kind == "diffusion_only":
-            self.conditioner = SourceConditioner(model.conditioner, config.channels, model.denoiser.patch)
+            self.conditioner = SingleFrameConditioner(model.conditioner, config.channels, model.denoiser.patch)
         else:
-            self.conditioner = self._attending(0 if model.kind == "sadm_paper" else self.sides)
+            self.conditioner = self._attending(0 if model.kind == "sadm_paper" else self.references)
         layout = self.conditioner.layout
-        self.guesser = None if model.guess is None else guesser_of(config, layout)
-        told = layout.width + (Guess.width(layout) if self.guesser is not None else 0)
-        self.denoiser = Denoiser(model.denoiser, config.channels, told)
+        self.prior_network = None if model.prior is None else prior_network_of(config, layout)
+        channels = layout.width + (Prior.width(layout) if self.prior_network is not None else 0)
+        self.denoiser = Denoiser(model.denoiser, config.channels, channels)
         self.schedule = Schedule(diffusion.schedule, diffusion.log_snr_min, diffusion.log_snr_max, diffusion.shift)
 
     def networks(self) -> Sequence[nn.Module]:
-        return [self.denoiser] if self.guesser is None else [self.denoiser, self.guesser.unet]
+        return [self.denoiser] if self.prior_network is None else [self.denoiser, self.prior_network.unet]
 
-    def loss(self, given: Given, volume: Tensor, t: Tensor, eps: Tensor) -> Float[Tensor, " b"]:
-        x = self.target.encode(volume, given.reference)
+    def loss(self, context: TargetContext, volume: Tensor, t: Tensor, eps: Tensor) -> Float[Tensor, " b"]:
+        x = self.target.encode(volume, context.reference)
         log_snr, process = self.schedule.log_snr(t), self.config.diffusion
-        # What is learned of the reference is learned by its own loss and by the guess: the diffusion takes x as it is.
+        # The reference (its time warp) is trained by its own loss and by the prior's: the diffusion takes x as fixed.
         fixed = x.detach()
         z = diffuse(fixed, eps, log_snr)
-        guess = None if self.guesser is None else guess_of(self.guesser, given, self.target)
-        told = self._told(given.condition, guess)
-        loss = velocity_loss(self._velocity(z, log_snr, told), fixed, eps, log_snr)
+        prior = None if self.prior_network is None else prior_of(self.prior_network, context, self.target)
+        condition = self._with_prior(context.condition, prior)
+        loss = velocity_loss(self._velocity(z, log_snr, condition), fixed, eps, log_snr)
         loss = loss * loss_weight(process.weighting, log_snr, process.weighting_parameter)
-        if guess is None:
+        if prior is None:
             return loss
-        return loss / expected_loss(guess.variance, log_snr).sqrt() + guess.loss(x)
+        return loss / expected_loss(prior.variance, log_snr).sqrt() + prior.loss(x)
 
-    def draw(self, given: Given, noise: SeededNoise, sampling: SamplingSettings) -> Float[Tensor, "b c D H W"]:
+    def draw(
+        self, context: TargetContext, noise: SeededNoise, sampling: SamplingSettings
+    ) -> Float[Tensor, "b c D H W"]:
         x = sample(
-            self._guided(given, sampling),
+            self._guided(context, sampling),
             self.schedule.steps(sampling.num_steps, sampling.spacing),
             noise,
-            given.reference.shape[1:],
+            context.reference.shape[1:],
             sampler=sampling.sampler,
             stochasticity=sampling.stochasticity,
         )
-        return self.target.decode(x, given.reference)
+        return self.target.decode(x, context.reference)
 
     def network_calls(self, sampling: SamplingSettings) -> int:
-        if self.guesser is not None:  # which stands for the first evaluation
+        if self.prior_network is not None:  # which stands for the first evaluation
             return sampling.num_steps
         evaluated = self.schedule.steps(sampling.num_steps, sampling.spacing)[:-1]
         return evaluations(evaluated, sampling.guidance_scale, sampling.guidance_interval or EVERYWHERE)
 
     def varies(self, sampling: SamplingSettings) -> bool:
-        """Unless the one step is the guess's."""
-        return self.guesser is None or sampling.num_steps > 1
+        """Unless the only step is the prior's mean."""
+        return self.prior_network is None or sampling.num_steps > 1
 
-    def _guided(self, given: Given, sampling: SamplingSettings) -> Denoise:
+    def _guided(self, context: TargetContext, sampling: SamplingSettings) -> Denoise:
         """The denoiser of z alone.
 
-        Where there is a guess, that is what is guided, and the denoiser corrects it: without the sequence the guess is
-        that nothing changes, x = 0. Guiding the corrections as well would take what is left out of the guess twice.
+        With a prior, that is guided and the denoiser corrects it: without the sequence the prior is no change, x = 0.
+        Guiding the corrections as well would apply the guidance twice.
         """
-        condition, scale, interval = given.condition, sampling.guidance_scale, sampling.guidance_interval or EVERYWHERE
-        if self.guesser is None:
+        condition, scale = context.condition, sampling.guidance_scale
+        interval = sampling.guidance_interval or EVERYWHERE
+        if self.prior_network is None:
             null = torch.zeros_like(condition)
             return guide(self._denoise, condition, null, scale, interval, split=sampling.guidance_split)
         is_guided = interval[0] <= self.schedule.noisiest <= interval[1]
-        guess = guess_of(self.guesser, given, self.target, 1.0 + scale if is_guided else 1.0, TOGETHER)
-        told = self._told(condition, guess)
-        return lambda z, log_snr: self._denoise(z, log_snr, told)
+        prior = prior_of(self.prior_network, context, self.target, 1.0 + scale if is_guided else 1.0, ENSEMBLE_GAIN)
+        condition = self._with_prior(condition, prior)
+        return lambda z, log_snr: self._denoise(z, log_snr, condition)
 
-    def _told(self, condition: Float[Tensor, "b k e f g"], guess: Guess | None) -> Float[Tensor, "b n e f g"]:
-        """What the denoiser is told: the condition, and behind it the guess, in full precision: it is read again."""
-        if guess is None:
+    def _with_prior(self, condition: Float[Tensor, "b k e f g"], prior: Prior | None) -> Float[Tensor, "b n e f g"]:
+        """The denoiser's condition: the sequence's, then the prior as channels, in full precision to be read back."""
+        if prior is None:
             return condition
-        return torch.cat([condition, guess.on_grid(self.denoiser.patch).detach()], dim=1)
+        return torch.cat([condition, prior.on_grid(self.denoiser.patch).detach()], dim=1)
 
     def _velocity(
-        self, z: Float[Tensor, "b c d h w"], log_snr: Float[Tensor, " b"], told: Float[Tensor, "b n e f g"]
+        self, z: Float[Tensor, "b c d h w"], log_snr: Float[Tensor, " b"], condition: Float[Tensor, "b n e f g"]
     ) -> Float[Tensor, "b c d h w"]:
-        if self.guesser is None:
-            return to_v(self.denoiser(z, log_snr, told).float(), self.config.diffusion.prediction, z, log_snr)
-        guess = self._guess_in(told)
-        v_net = self.denoiser(standardised(z, guess.mean, guess.log_variance, log_snr), log_snr, told).float()
-        return gaussian_v(v_net, guess.mean, guess.log_variance, z, log_snr)
+        if self.prior_network is None:
+            return to_v(self.denoiser(z, log_snr, condition).float(), self.config.diffusion.prediction, z, log_snr)
+        prior = self._prior_in(condition)
+        v_net = self.denoiser(standardised(z, prior.mean, prior.log_variance, log_snr), log_snr, condition).float()
+        return preconditioned_v(v_net, prior.mean, prior.log_variance, z, log_snr)
 
     def _denoise(
-        self, z: Float[Tensor, "b c d h w"], log_snr: float, told: Float[Tensor, "b n e f g"]
+        self, z: Float[Tensor, "b c d h w"], log_snr: float, condition: Float[Tensor, "b n e f g"]
     ) -> Float[Tensor, "b c d h w"]:
-        """x̂. At pure noise z says nothing of x: the guess is all there is to expect, the denoiser only adds error."""
-        if self.guesser is not None and log_snr <= self.schedule.noisiest + 1e-3:
-            return self._guess_in(told).mean
+        """x̂. At pure noise z holds nothing of x: the prior's mean is the best estimate, a denoiser only adds error."""
+        if self.prior_network is not None and log_snr <= self.schedule.noisiest + 1e-3:
+            return self._prior_in(condition).mean
         levels = torch.full((len(z),), log_snr, device=z.device)
-        return to_x(self._velocity(z, levels, told), "v", z, levels)
+        return to_x(self._velocity(z, levels, condition), "v", z, levels)
 
-    def _guess_in(self, told: Float[Tensor, "b n e f g"]) -> Guess:
-        return Guess.from_grid(told[:, self.conditioner.layout.width :], self.denoiser.patch)
+    def _prior_in(self, condition: Float[Tensor, "b n e f g"]) -> Prior:
+        return Prior.from_grid(condition[:, self.conditioner.layout.width :], self.denoiser.patch)

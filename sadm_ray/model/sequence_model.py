@@ -14,18 +14,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sadm_ray.config import Precision, SamplingSettings
+from sadm_ray.diffusion.reference import (
+    ReferenceFrames,
+    nearest_observed,
+    neighbours_observed,
+    reference_frames_at,
+)
+from sadm_ray.diffusion.residual import Residual
 from sadm_ray.diffusion.rollout import rollout_order
 from sadm_ray.diffusion.samplers import SeededNoise
-from sadm_ray.diffusion.target import Sides, Target, nearest_observed, neighbours_observed, sides_of
-from sadm_ray.model.blend import Blend
 from sadm_ray.model.conditioner import Conditioner
-from sadm_ray.model.config import CONFIG, ModelConfig
-from sadm_ray.model.context import Context, Given
+from sadm_ray.model.encoded_sequence import EncodedSequences, TargetContext
+from sadm_ray.model.frame_blending import FrameBlending
 from sadm_ray.model.layers import Stage
-from sadm_ray.model.pace import Pace, reference_loss
-from sadm_ray.model.precision import autocast
+from sadm_ray.model.mixed_precision import autocast
+from sadm_ray.model.model_config import CONFIG, ModelConfig
 from sadm_ray.model.registration import aligned
-from sadm_ray.model.source import SourceConditioner
+from sadm_ray.model.single_frame_conditioner import SingleFrameConditioner
+from sadm_ray.model.time_warp import TimeWarp, reference_loss
 
 WEIGHTS = "model.safetensors"
 
@@ -42,7 +48,7 @@ class SequenceModel(nn.Module, ABC):
     brings its networks, a `conditioner` among them, its `loss` and how a volume is drawn.
     """
 
-    conditioner: Conditioner | SourceConditioner
+    conditioner: Conditioner | SingleFrameConditioner
     is_guided = False
     """Whether it has an unconditional branch, which some samples of a batch train."""
     is_random = True
@@ -51,22 +57,28 @@ class SequenceModel(nn.Module, ABC):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.target = Target(config.model.target, config.model.difference_scale or 1.0)
-        self.sides = 1 if config.model.reference == "nearest" else 2
+        self.target = Residual(config.model.target, config.model.difference_scale or 1.0)
+        self.references = 1 if config.model.reference == "nearest" else 2
         is_registered = config.model.reference == "registered"
-        self.pace = Pace(config.model.conditioner.time_scale) if is_registered else None
-        has_opinion = is_registered and config.model.blend and config.model.guess is not None
-        self.blend = Blend(config.channels) if has_opinion else None
+        self.time_warp = TimeWarp(config.model.conditioner.time_scale) if is_registered else None
+        is_blended = is_registered and config.model.frame_blending and config.model.prior is not None
+        self.frame_blending = FrameBlending(config.channels) if is_blended else None
 
     @abstractmethod
     def loss(
-        self, given: Given, volume: Float[Tensor, "b c D H W"], t: Float[Tensor, " b"], eps: Float[Tensor, "b c D H W"]
+        self,
+        context: TargetContext,
+        volume: Float[Tensor, "b c D H W"],
+        t: Float[Tensor, " b"],
+        eps: Float[Tensor, "b c D H W"],
     ) -> Float[Tensor, " b"]:
         """The training loss of each sample, of which `volume` is the true target; the rest as in `forward`."""
 
     @abstractmethod
-    def draw(self, given: Given, noise: SeededNoise, sampling: SamplingSettings) -> Float[Tensor, "b c D H W"]:
-        """A volume of each target; it will be limited to the intensities there may be (`Context.limits`)."""
+    def draw(
+        self, context: TargetContext, noise: SeededNoise, sampling: SamplingSettings
+    ) -> Float[Tensor, "b c D H W"]:
+        """A volume of each target; it will be limited to the intensities there may be (`EncodedSequences.limits`)."""
 
     @abstractmethod
     def network_calls(self, sampling: SamplingSettings) -> int:
@@ -103,12 +115,12 @@ class SequenceModel(nn.Module, ABC):
         """
         frames, target = self._padded(frames), self._padded(target)
         features, size = self.conditioner.encode(frames, observed), tuple(frames.shape[-3:])
-        context = Context(frames, features, observed, times, covariates, visit_covariates, size)
-        given = self._given(context, target_time, self._sides(context, target_time))
+        encoded = EncodedSequences(frames, features, observed, times, covariates, visit_covariates, size)
+        context = self._context_of(encoded, target_time, self._references(encoded, target_time))
         if unconditional is not None and self.is_guided:
-            given = given.without_condition(unconditional)
-        loss = self.loss(given, target, t, eps)
-        return loss if self.pace is None else loss + reference_loss(given.reference, target)
+            context = context.without_condition(unconditional)
+        loss = self.loss(context, target, t, eps)
+        return loss if self.time_warp is None else loss + reference_loss(context.reference, target)
 
     @torch.no_grad()
     def generate(
@@ -147,8 +159,8 @@ class SequenceModel(nn.Module, ABC):
             Two subjects of three slots, of which the second lacks one; both are asked for two later times.
 
             >>> import torch
-            >>> from sadm_ray.model.config import ModelConfig
-            >>> from sadm_ray.model.kinds import build_model
+            >>> from sadm_ray.model.model_config import ModelConfig
+            >>> from sadm_ray.model.registry import build_model
             >>> model = build_model(ModelConfig(shape=(4, 16, 16)))  # or load_model("runs/phantom/model")
             >>> frames = torch.rand(2, 3, 1, 4, 16, 16)  # b t c d h w
             >>> observed = torch.tensor([[True, True, True], [True, False, True]])
@@ -158,8 +170,8 @@ class SequenceModel(nn.Module, ABC):
             torch.Size([2, 2, 1, 4, 16, 16])
         """
         sampling = sampling or SamplingSettings()
-        context = self.observe(frames, observed, times, covariates, visit_covariates, sampling.precision)
-        return self.roll_out(context, target_times, seeds, sampling)
+        encoded = self.observe(frames, observed, times, covariates, visit_covariates, sampling.precision)
+        return self.roll_out(encoded, target_times, seeds, sampling)
 
     @torch.no_grad()
     def observe(
@@ -170,7 +182,7 @@ class SequenceModel(nn.Module, ABC):
         covariates: Float[Tensor, "b n"] | None = None,
         visit_covariates: Float[Tensor, "b t m"] | None = None,
         precision: Precision = "float32",
-    ) -> Context:
+    ) -> EncodedSequences:
         """Encode the observed frames, for all that is asked of these sequences. Arguments and errors: `generate`."""
         if not observed.any(dim=1).all():
             raise ValueError("every sequence needs at least one observed frame")
@@ -178,17 +190,17 @@ class SequenceModel(nn.Module, ABC):
         with autocast(frames.device, precision):
             features = self.conditioner.encode(padded, observed)
         size = tuple(frames.shape[-3:])
-        return Context(padded, features, observed, times, covariates, visit_covariates, size)
+        return EncodedSequences(padded, features, observed, times, covariates, visit_covariates, size)
 
     @torch.no_grad()
     def roll_out(
         self,
-        context: Context,
+        encoded: EncodedSequences,
         target_times: Float[Tensor, "b m"],
         seeds: Sequence[int],
         sampling: SamplingSettings,
     ) -> Float[Tensor, "bs m c d h w"]:
-        """The frames at `target_times` of the sequences in `context`, as `generate` does.
+        """The frames at `target_times` of the sequences in `encoded`, as `generate` does.
 
         Args:
             seeds: as many a sequence as samples are wanted of it, those of the first sequence first; what does not
@@ -199,13 +211,13 @@ class SequenceModel(nn.Module, ABC):
             raise ValueError(f"{len(seeds)} seeds cannot be shared by {len(target_times)} sequences")
         orders = [
             rollout_order(row[seen].tolist(), wanted.tolist())
-            for row, seen, wanted in zip(context.times, context.observed, target_times, strict=True)
+            for row, seen, wanted in zip(encoded.times, encoded.observed, target_times, strict=True)
         ]
         order = torch.tensor(orders, device=target_times.device)
         noise = SeededNoise(seeds, target_times.device, sampling.temperature)
         with autocast(target_times.device, sampling.precision):
-            generated = self._rollout(context, target_times.gather(1, order), samples, noise, sampling)
-        d, h, w = context.size
+            generated = self._rollout(encoded, target_times.gather(1, order), samples, noise, sampling)
+        d, h, w = encoded.size
         places = order.argsort(dim=1).repeat_interleave(samples, dim=0)
         rows = torch.arange(len(seeds), device=order.device)[:, None]
         return generated[rows, places][..., :d, :h, :w]
@@ -234,7 +246,7 @@ class SequenceModel(nn.Module, ABC):
 
     def _rollout(
         self,
-        context: Context,
+        encoded: EncodedSequences,
         target_times: Float[Tensor, "b m"],
         samples: int,
         noise: SeededNoise,
@@ -242,54 +254,58 @@ class SequenceModel(nn.Module, ABC):
     ) -> Float[Tensor, "bs m c d h w"]:
         """The targets in the order in which they stand; each is encoded and appended to what is known."""
         generated: list[Tensor] = []
-        scans, wanted = context, target_times
+        scans, wanted = encoded, target_times
         low, high = (each.repeat_interleave(samples, dim=0) for each in scans.limits)
         for turn in range(target_times.shape[1]):
             # Never of generated frames, whose errors would be handed on: measured 0.14 dB better between two scans.
-            sides = self._sides(scans, wanted[:, turn])
+            references = self._references(scans, wanted[:, turn])
             if generated:
-                given = self._given(context, target_times[:, turn], sides.repeated(samples))
+                context = self._context_of(encoded, target_times[:, turn], references.repeated(samples))
             else:  # the samples have been one until here
-                given = self._given(context, target_times[:, turn], sides).repeated(samples)
+                context = self._context_of(encoded, target_times[:, turn], references).repeated(samples)
                 target_times = target_times.repeat_interleave(samples, dim=0)
-            frame = self.draw(given, noise, sampling).clamp(low, high)
+            frame = self.draw(context, noise, sampling).clamp(low, high)
             if turn + 1 < target_times.shape[1]:
-                context = context if generated else context.repeated(samples)
-                present = context.observed.new_ones(len(frame), 1)
+                encoded = encoded if generated else encoded.repeated(samples)
+                present = encoded.observed.new_ones(len(frame), 1)
                 features = self.conditioner.encode(frame[:, None], present)
-                context = context.appended(frame, features, target_times[:, turn])
+                encoded = encoded.appended(frame, features, target_times[:, turn])
             generated.append(frame)
         return torch.stack(generated, dim=1)
 
-    def _attending(self, sides: int) -> Conditioner:
-        """The conditioner that looks at the whole sequence; `sides`: of how many frames the voxels go along."""
+    def _attending(self, references: int) -> Conditioner:
+        """The conditioner with attention over the sequence; `references`: of how many frames the voxels go along."""
         model = self.config.model
-        return Conditioner(model.conditioner, self.config.channels, model.denoiser.patch, model.covariates, sides=sides)
+        return Conditioner(
+            model.conditioner, self.config.channels, model.denoiser.patch, model.covariates, references=references
+        )
 
-    def _sides(self, context: Context, target_time: Float[Tensor, " b"]) -> Sides:
+    def _references(self, encoded: EncodedSequences, target_time: Float[Tensor, " b"]) -> ReferenceFrames:
         """What the reference is made of."""
-        known = context.observed, context.times, target_time
-        if self.sides == 2:
+        known = encoded.observed, encoded.times, target_time
+        if self.references == 2:
             places, weights = neighbours_observed(*known)
         else:
             places, weights = nearest_observed(*known)[:, None], torch.ones_like(target_time)[:, None]
-        still = sides_of(context.frames, context.times, target_time, places, weights)
-        if self.pace is None:
+        still = reference_frames_at(encoded.frames, encoded.times, target_time, places, weights)
+        if self.time_warp is None:
             return still
-        moved = aligned(still, target_time, self.pace)
-        return moved if self.blend is None else replace(moved, opinion=self.blend(still, moved))
+        moved = aligned(still, target_time, self.time_warp)
+        return moved if self.frame_blending is None else replace(moved, blended=self.frame_blending(still, moved))
 
-    def _given(self, context: Context, target_time: Float[Tensor, " b"], sides: Sides) -> Given:
+    def _context_of(
+        self, encoded: EncodedSequences, target_time: Float[Tensor, " b"], references: ReferenceFrames
+    ) -> TargetContext:
         condition = self.conditioner(
-            context.features,
-            context.observed,
-            context.times,
+            encoded.features,
+            encoded.observed,
+            encoded.times,
             target_time,
-            sides,
-            context.covariates,
-            context.visit_covariates,
+            references,
+            encoded.covariates,
+            encoded.visit_covariates,
         )
-        return Given(condition, sides, sides.gap / self.config.model.conditioner.time_scale)
+        return TargetContext(condition, references, references.gap / self.config.model.conditioner.time_scale)
 
     def _padded(self, volumes: Float[Tensor, "... d h w"]) -> Float[Tensor, "... D H W"]:
         """Volumes of a size that the patches divide, the border voxels repeated behind them where it takes that."""

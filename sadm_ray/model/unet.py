@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sadm_ray.config import NetworkSettings
 from sadm_ray.model.layers import (
     Convolution,
-    Grid,
+    PatchSize,
     ResBlock,
     SpatialAttention,
     Stage,
@@ -41,7 +41,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         settings: NetworkSettings,
-        patch: Grid,
+        patch: PatchSize,
         inputs: int,
         outputs: int,
         smooth: int = 0,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from sadm_ray import __version__
 from sadm_ray.config import DataSettings, SamplingSettings, TrainSettings
-from sadm_ray.data.study import Study
-from sadm_ray.evaluate.tables import Verdict
+from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.evaluate.score_tables import Verdict
 
 if TYPE_CHECKING:
     from sadm_ray.model.sequence_model import SequenceModel

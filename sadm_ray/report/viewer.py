@@ -14,11 +14,11 @@ from typing import Any
 
 import pandas as pd
 
-from sadm_ray.data.study import Study
+from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import DataError
-from sadm_ray.evaluate.tables import KEYS
-from sadm_ray.report.subjects import Representative, representatives
-from sadm_ray.report.volumes import SHOWN, SPREAD, TRUTH, Encoded, Volumes, encode, read_volumes
+from sadm_ray.evaluate.score_tables import KEYS
+from sadm_ray.report.representative_subjects import Representative, representatives
+from sadm_ray.report.viewer_volumes import SHOWN, SPREAD, TRUTH, Encoded, Volumes, encode, read_volumes
 
 BUDGET = 12 * 2**20
 """Bytes of volumes in a page, base64 as they are there."""

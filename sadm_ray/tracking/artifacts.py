@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from sadm_ray.tracking.client import GoneError
+from sadm_ray.tracking.mlflow_client import GoneError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from sadm_ray.tracking.record import Record
+from sadm_ray.tracking.log_record import LogRecord
 
 
 class Journal:
@@ -49,7 +49,7 @@ class Journal:
         raise AssertionError
 
     @classmethod
-    def left(cls, folder: Path) -> Iterator[tuple[Journal, list[tuple[int, Record]]]]:
+    def left(cls, folder: Path) -> Iterator[tuple[Journal, list[tuple[int, LogRecord]]]]:
         """Those whose process is gone, oldest first, with what was not sent."""
         for file in sorted(folder.glob("*.jsonl"), key=_age):
             try:
@@ -62,7 +62,7 @@ class Journal:
             else:
                 os.close(descriptor)
 
-    def append(self, record: Record) -> tuple[int, Record]:
+    def append(self, record: LogRecord) -> tuple[int, LogRecord]:
         """Keep a record.
 
         Returns:
@@ -112,7 +112,7 @@ class Journal:
     def _content(self, number: int) -> Path:
         return self._file.with_suffix(".files") / str(number)
 
-    def _unsent(self) -> list[tuple[int, Record]]:
+    def _unsent(self) -> list[tuple[int, LogRecord]]:
         # A mark without its newline may be the torn head of a longer number.
         marks = self._file.with_suffix(".sent").read_text(encoding="utf-8").split("\n")[:-1]
         sent = {int(mark) for mark in marks if mark.isdigit()}
@@ -121,7 +121,7 @@ class Journal:
             try:
                 fields = json.loads(line)
                 number = int(fields.pop("number"))
-                record = Record(**fields)
+                record = LogRecord(**fields)
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue  # torn when the process was killed
             if number not in sent:

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sadm_ray.tracking.client import GoneError
 from sadm_ray.tracking.journal import Journal
-from sadm_ray.tracking.record import Place, Record
+from sadm_ray.tracking.log_record import LogRecord, TrackingStore
+from sadm_ray.tracking.mlflow_client import GoneError
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 class Waiting:
     """A record that MLflow does not have yet, and where it is kept (nowhere, if the disk is full)."""
 
-    record: Record
+    record: LogRecord
     journal: Journal | None
     number: int
 
@@ -38,7 +38,7 @@ class Waiting:
             raise GoneError(f"{error.filename} is no longer there") from error
 
 
-def outbox_folder(place: Place) -> Path:
+def outbox_folder(place: TrackingStore) -> Path:
     """Where the journals of a place are; another store has another folder."""
     return place.folder / "tracking" / hashlib.sha256(place.uri.encode()).hexdigest()[:8]
 
@@ -46,7 +46,7 @@ def outbox_folder(place: Place) -> Path:
 class Outbox:
     """Records in the order in which they came, those of earlier processes of this run first."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: TrackingStore) -> None:
         self.folder = outbox_folder(place)
         self.changed = threading.Condition()
         self._journal: Journal | None = None
@@ -64,7 +64,7 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, record: Record) -> None:
+    def put(self, record: LogRecord) -> None:
         """Keep a record, on the disk of the driver."""
         with self.changed:
             self._waiting[self._keep(record)] = None
@@ -109,7 +109,7 @@ class Outbox:
                 journal.close()
             self._left, self._journal = {}, None
 
-    def _keep(self, record: Record) -> Waiting:
+    def _keep(self, record: LogRecord) -> Waiting:
         try:
             if self._journal is None:
                 self._journal = Journal.begin(self.folder)

@@ -9,7 +9,7 @@
       manifest.json           size and SHA-256 of each file; written last, which makes the checkpoint one
     best/                     the same few files for the average that did best in validation
 
-Randomness needs no file: it follows from the seed and the step (`sadm_ray.data.chance`). Ray Train's own checkpoints
+Randomness needs no file: it follows from the seed and the step (`sadm_ray.data.load.rng`). Ray Train's own checkpoints
 are not used: they have no checksums, the newest may be forgotten when the driver dies, and a write that fails ends the
 run.
 """
@@ -25,11 +25,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from safetensors.torch import load, save
+from torch import Tensor
 
-from sadm_ray.data.storage import Storage
 from sadm_ray.errors import DataError
-from sadm_ray.model.config import CONFIG, ModelConfig
-from sadm_ray.train.learner import State
+from sadm_ray.model.model_config import CONFIG, ModelConfig
+from sadm_ray.model.renamed_weights import current_weight_name, with_current_weight_names
+from sadm_ray.storage import Storage
+from sadm_ray.train.train_state import OPTIMIZER, StateTensors
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +56,12 @@ class Checkpoint:
         """One of its files."""
         return self.storage.read(f"{self.folder}/{name}")
 
-    def tensors(self) -> State:
-        """All that `Learner.state` told."""
+    def tensors(self) -> StateTensors:
+        """All that `TrainState.state` gave."""
         manifest = json.loads(self.read(MANIFEST))
         files = [name for name in manifest if name.endswith(".safetensors")]
-        return {name.removesuffix(".safetensors"): load(self.read(name)) for name in files}
+        tensors = {name.removesuffix(".safetensors"): load(self.read(name)) for name in files}
+        return {name: _current(name, each) for name, each in tensors.items()}
 
 
 class Checkpoints:
@@ -73,7 +76,9 @@ class Checkpoints:
     def __init__(self, location: str, keep: int = 2, warn: Callable[[str], None] = log.warning) -> None:
         self.storage, self._keep, self._warn = Storage(location), keep, warn
 
-    def write(self, config: ModelConfig, state: State, told: Mapping[str, Any], folder: str | None = None) -> None:
+    def write(
+        self, config: ModelConfig, state: StateTensors, told: Mapping[str, Any], folder: str | None = None
+    ) -> None:
         """Write a checkpoint of the step that `told` names, or the one called `folder`; then remove older ones.
 
         Raises:
@@ -136,3 +141,11 @@ class Checkpoints:
     def _folders(self) -> list[str]:
         """Of all checkpoints, also unfinished ones, the newest first."""
         return sorted((name for name in self.storage.folders() if _NAME.fullmatch(name)), reverse=True)
+
+
+def _current(file: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By the names that the parameters have now; the optimizer's are `<moment>.<parameter>`."""
+    if file != OPTIMIZER:
+        return with_current_weight_names(tensors)
+    parts = {key: key.partition(".") for key in tensors}
+    return {f"{moment}.{current_weight_name(name)}": tensors[key] for key, (moment, _, name) in parts.items()}

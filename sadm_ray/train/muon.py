@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sadm_ray.model.precision import has_bfloat16
+from sadm_ray.model.mixed_precision import has_bfloat16
 
 
 class Muon(torch.optim.Muon):

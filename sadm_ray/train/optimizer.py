@@ -1,8 +1,8 @@
 """What turns gradients into new weights: Muon for matrices and kernels, AdamW for the rest; or AdamW for all.
 
 Muon (Jordan et al., 2024) takes the step that is equally long in all directions of a matrix. With the size of AdamW's
-steps (Liu et al., Muon is Scalable for LLM Training, 2025) one learning rate serves both. docs/findings.md has what it
-is worth here.
+steps (Liu et al., Muon is Scalable for LLM Training, 2025) one learning rate serves both. docs/experiments.md has what
+it gains here.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from sadm_ray.config import Settings
-from sadm_ray.tune.history import History
-from sadm_ray.tune.knowing import asha_knowing, optuna_knowing
 from sadm_ray.tune.training_space import first_point, search_space
+from sadm_ray.tune.trial_history import History
+from sadm_ray.tune.warm_start import warm_started_asha, warm_started_optuna
 
 BETTER = {"val_gain": "max", "val_loss": "min"}
 """Which way the objectives are better."""
@@ -21,13 +21,13 @@ def trainings_to_try(settings: Settings, history: History) -> OptunaSearch:
     # With the same seed again, the random trials before the search proper would be those that there were.
     sampler = optuna.samplers.TPESampler(seed=settings.seed + len(history.ended))
     objectives: dict[str, str] = {objective: BETTER[objective]}
-    return optuna_knowing(history, search_space(settings), objectives, sampler, [first_point(settings)])
+    return warm_started_optuna(history, search_space(settings), objectives, sampler, [first_point(settings)])
 
 
 def trainings_to_stop(settings: Settings, history: History) -> ASHAScheduler:
     """ASHA over the steps of training."""
     sweep = settings.tune.training
-    return asha_knowing(
+    return warm_started_asha(
         history,
         time_attr="steps",
         metric=sweep.objective,

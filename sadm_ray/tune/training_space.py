@@ -12,8 +12,9 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sadm_ray.config import Range, Settings, TrainingSweepSettings
-from sadm_ray.config_file import with_values
-from sadm_ray.data.study import Study
+from sadm_ray.config.renamed_settings import with_former_names
+from sadm_ray.config.settings_file import with_values
+from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError
 
 _SECTIONS = {"model", "diffusion", "train", "sampling"}
@@ -102,9 +103,9 @@ def trial_settings(base: Settings, values: Mapping[str, Any], study: Study, fold
     every = "generate_every" if base.tune.training.objective == "val_gain" else "loss_every"
     validated = {f"train.validation.{every}": base.tune.training.first_steps}  # a rung is so many steps times k
     settings = with_values(base, {**values, **validated})
-    told = settings.model_dump(mode="json", include=_SECTIONS | {"seed"})
+    decisive = with_former_names(settings.model_dump(mode="json", include=_SECTIONS | {"seed"}))
     tasks = [task.model_dump(mode="json") for task in settings.generate.tasks]
-    text = json.dumps([told, tasks, study.digest, study.location], sort_keys=True)
+    text = json.dumps([decisive, tasks, study.digest, study.location], sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     placed: dict[str, Any] = {"run.name": name, "run.dir": str(folder)}
     if base.train.storage is not None:

@@ -15,12 +15,12 @@ from typing import Any
 from ray import tune
 
 from sadm_ray.config import Settings
-from sadm_ray.data.study import Study
+from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import DataError, Stopped
 from sadm_ray.tracking import TrackedRun
-from sadm_ray.tracking.record import Record, Sink
-from sadm_ray.train.launch import train_model
-from sadm_ray.tune.journal import Journal
+from sadm_ray.tracking.log_record import LogRecord, Sink
+from sadm_ray.train.trainer import train_model
+from sadm_ray.tune.json_lines import JsonLines
 from sadm_ray.tune.training_space import drawn_values, trial_settings
 
 VALIDATED = "validated.jsonl"
@@ -31,7 +31,7 @@ _STOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Sweep:
+class TrainingTask:
     """What every trial is given: `settings` are the base, `folder` is where the trials' runs are."""
 
     settings: Settings
@@ -47,7 +47,7 @@ class TrainingTrial(tune.Trainable):
     begun again goes on from those of its training.
     """
 
-    def setup(self, config: dict[str, Any], sweep: Sweep) -> None:
+    def setup(self, config: dict[str, Any], sweep: TrainingTask) -> None:
         """Called by Ray Tune: begin to train."""
         self._results: queue.Queue[dict[str, Any] | BaseException] = queue.Queue()
         self._stop = threading.Event()
@@ -66,7 +66,7 @@ class TrainingTrial(tune.Trainable):
         self._stop.set()
         self._thread.join(_STOP_SECONDS)
 
-    def _run(self, config: dict[str, Any], sweep: Sweep) -> None:
+    def _run(self, config: dict[str, Any], sweep: TrainingTask) -> None:
         try:
             self._results.put(_train(config, sweep, self._results.put, self._stop))
         except BaseException as error:
@@ -74,7 +74,7 @@ class TrainingTrial(tune.Trainable):
 
 
 def _train(
-    config: dict[str, Any], sweep: Sweep, report: Callable[[dict[str, Any]], None], stop: threading.Event
+    config: dict[str, Any], sweep: TrainingTask, report: Callable[[dict[str, Any]], None], stop: threading.Event
 ) -> dict[str, Any]:
     """Train, and `report` each validation but the last, which is returned."""
     values = drawn_values(config, sweep.settings.tune.training)
@@ -109,11 +109,11 @@ class _Curve:
 
     def __init__(self, settings: Settings, objective: str, report: Callable[[dict[str, Any]], None]) -> None:
         self._settings, self._objective, self._report = settings, objective, report
-        self._journal, self._told = Journal(settings.run_dir / VALIDATED), 0
+        self._journal, self._told = JsonLines(settings.run_dir / VALIDATED), 0
         for entry in self._journal.entries():
             self._tell(entry["step"], entry["values"])
 
-    def hear(self, record: Record) -> None:
+    def hear(self, record: LogRecord) -> None:
         """Take in what the training records: a validation is kept and reported, unless it was before."""
         if record.kind != "metrics" or self._objective not in record.body["values"]:
             return
@@ -149,9 +149,9 @@ class _Heard:
     """
 
     sink: Sink
-    hear: Callable[[Record], None]
+    hear: Callable[[LogRecord], None]
 
-    def put(self, record: Record) -> None:
+    def put(self, record: LogRecord) -> None:
         """Take in a record."""
         if record.kind != "model":
             self.sink.put(record)

@@ -6,8 +6,8 @@ import pytest
 
 from sadm_ray.compare.members import members_of, questions
 from sadm_ray.config import Settings
-from sadm_ray.config_file import load_settings, with_values
-from sadm_ray.data.study import Study
+from sadm_ray.config.settings_file import load_settings, with_values
+from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError
 
 

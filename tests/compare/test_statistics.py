@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy.stats import wilcoxon
 
-from sadm_ray.compare.launch import scores_of
+from sadm_ray.compare.comparison_job import scores_of
+from sadm_ray.compare.comparison_tables import ABLATION, BASELINES, NAMES, ONE, make_table
 from sadm_ray.compare.statistics import SCORES, holm, interval, judged, paired_p
-from sadm_ray.compare.tables import ABLATION, NAMES, ONE, RIVALS, make_table
-from sadm_ray.model.kinds import KINDS
+from sadm_ray.model.registry import KINDS
 
 OURS = NAMES["sadm"] + ONE
 
@@ -82,7 +82,7 @@ def test_a_broken_prediction_has_no_part() -> None:
 
 def test_the_tables_have_each_their_methods_and_ours_last() -> None:
     table = found()
-    comparison, ablation = make_table(table, RIVALS, 0.95), make_table(table, ABLATION, 0.95)
+    comparison, ablation = make_table(table, BASELINES, 0.95), make_table(table, ABLATION, 0.95)
     shown = list(comparison.rows["method"])
     assert shown[0] == "copy-last"
     assert shown[-2:] == [OURS, "SADM (ours), mean of 4"]
@@ -97,6 +97,6 @@ def test_the_tables_have_each_their_methods_and_ours_last() -> None:
 
 
 def test_latex_escapes_what_would_break_it() -> None:
-    latex = make_table(found(), RIVALS, 0.95).latex
+    latex = make_table(found(), BASELINES, 0.95).latex
     assert "95 \\%" in latex
     assert "< " not in latex.replace("$<$", "")

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from sadm_ray.data.catalog import Problem, Subject
-from sadm_ray.data.grid import Grid
-from sadm_ray.data.intensity import encode
-from sadm_ray.data.parts import to_parquet
-from sadm_ray.data.rows import pair_differences, row_checksum
-from sadm_ray.data.scans import Frame, read_scans
-from sadm_ray.data.storage import Storage
-from sadm_ray.data.study import Study, write_places
+from sadm_ray.data.find import Problem, Subject
+from sadm_ray.data.normalise.intensity import encode
+from sadm_ray.data.normalise.spatial import SpatialTransform
+from sadm_ray.data.read.subject_scans import Frame, read_scans
+from sadm_ray.data.shards.prepared_study import Study, write_row_locations
+from sadm_ray.data.shards.shard_writer import to_parquet
+from sadm_ray.data.shards.subject_row import pair_differences, row_checksum
+from sadm_ray.storage import Storage
 
 AFFINE = np.diag([1.5, 1.5, 8.0, 1.0])
 
@@ -35,7 +35,7 @@ def made_row(
     slots, *shape = frames.shape
     data, stored = encode(frames.astype(np.float32), "float16")
     plan = {"shape": shape, "target_spacing": None, "orientation": "native", "crop": "none"}
-    grid = Grid.plan(np.zeros(source_shape or tuple(shape), np.float32), AFFINE, (1.5, 1.5, 8.0), **plan)
+    grid = SpatialTransform.plan(np.zeros(source_shape or tuple(shape), np.float32), AFFINE, (1.5, 1.5, 8.0), **plan)
     squares, differences = pair_differences(frames.astype(np.float32))
     row = {
         "subject": name,
@@ -79,7 +79,7 @@ def write_study(folder: Path, rows: Sequence[dict[str, Any]], subjects: Mapping[
         time_unit="years",
         subjects={split: tuple(names) for split, names in subjects.items()},
         difference_scale=0.1,
-        places=write_places(str(folder), facts),
+        places=write_row_locations(str(folder), facts),
     )
     study.write()
     return study

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from sadm_ray.config import DataSettings, PhantomSettings
-from sadm_ray.data.catalog import find_subjects
-from sadm_ray.data.grid import resample
-from sadm_ray.data.intensity import intensity_range, normalise
+from sadm_ray.data.find import find_subjects
+from sadm_ray.data.normalise.intensity import intensity_range, normalise
+from sadm_ray.data.normalise.spatial import resample
+from sadm_ray.data.normalise.time_slots import assign_slots
 from sadm_ray.data.phantom import Anatomy, Motion, draw_anatomy, draw_motion, heart, write_phantom
-from sadm_ray.data.slots import assign_slots
 from sadm_ray.errors import DataError
 from tests.data.studies import load_frames
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sadm_ray.config import SplitSettings
-from sadm_ray.data.catalog import SPLITS, Subject
+from sadm_ray.data.find import SPLITS, Subject
 from sadm_ray.data.splits import split_subjects
 
 GROUPS = ("DCM", "HCM", "MINF", "NOR", "RV")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sadm_ray.diffusion.prediction import to_x
+from sadm_ray.diffusion.parameterization import to_x
 from sadm_ray.diffusion.samplers import ancestral_step, ddim_step
 
 schedulers = pytest.importorskip("monai.networks.schedulers")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sadm_ray.diffusion.guidance import Denoise, guide
+from sadm_ray.diffusion.noise_schedule import Schedule
 from sadm_ray.diffusion.samplers import SeededNoise, ancestral_step, integrate, sample
-from sadm_ray.diffusion.schedule import Schedule
 
 SCHEDULE = Schedule()
 SHAPE = (1, 1, 2, 2)

@@ -10,7 +10,7 @@ import pytest
 from sadm_ray.data.phantom import draw_anatomy, draw_motion, heart
 from sadm_ray.errors import ConfigError
 from sadm_ray.evaluate import metrics
-from sadm_ray.evaluate.tables import CALIBRATION_COLUMNS, FLOORS, TEMPORAL_COLUMNS
+from sadm_ray.evaluate.score_tables import CALIBRATION_COLUMNS, NAIVE_BASELINES, TEMPORAL_COLUMNS
 
 RNG = np.random.default_rng(3)
 TRUTH = RNG.uniform(0.2, 0.8, (8, 16, 16)).astype(np.float32)
@@ -74,7 +74,7 @@ def test_score_has_every_metric_and_a_definition_for_each() -> None:
     scores = metrics.score(TRUTH, NEAR, {"foreground": TRUTH > 0.3, "changed": TRUTH > 0.5})
     assert scores["psnr"] == pytest.approx(26, abs=0.5)
     assert [*scores, "crps_changed"] == list(metrics.SCORES)
-    told = {*metrics.SCORES, *CALIBRATION_COLUMNS[4:], *TEMPORAL_COLUMNS[4:], *FLOORS}
+    told = {*metrics.SCORES, *CALIBRATION_COLUMNS[4:], *TEMPORAL_COLUMNS[4:], *NAIVE_BASELINES}
     assert {name if not name.startswith("coverage") else "coverage" for name in told} <= set(metrics.DEFINITIONS)
 
 

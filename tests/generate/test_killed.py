@@ -15,9 +15,9 @@ import torch
 
 from sadm_ray import steps
 from sadm_ray.config import Settings
-from sadm_ray.config_file import dump_settings
-from sadm_ray.model.kinds import build_model
-from sadm_ray.train.launch import model_config
+from sadm_ray.config.settings_file import dump_settings
+from sadm_ray.model.registry import build_model
+from sadm_ray.train.trainer import model_config
 from tests.processes import family, kill, kill_everything, start
 from tests.tiny import settings_for
 

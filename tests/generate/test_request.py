@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from sadm_ray.config import TaskSettings
-from sadm_ray.data.rows import parse_row
-from sadm_ray.generate.request import NO_SLOT, Request, Wish, ask, sample_seed
+from sadm_ray.data.shards.subject_row import parse_row
+from sadm_ray.generate.request import NO_SLOT, Query, Request, query_of_task, sample_seed
 from tests.data.studies import made_row
 
 TIMES = np.linspace(0, 1, 5, dtype=np.float32)
@@ -26,20 +26,20 @@ def present(*slots: int) -> np.ndarray:
 def test_absent_frames_are_replaced_by_the_nearest_but_never_by_a_target(
     here: tuple[int, ...], observed: list[int]
 ) -> None:
-    request = ask(TASK, present(*here), TIMES)
-    assert np.flatnonzero(request.observed).tolist() == observed
-    assert request.targets == (3, 4)
-    assert request.target_times.tolist() == TIMES[[3, 4]].tolist()
+    query = query_of_task(TASK, present(*here), TIMES)
+    assert np.flatnonzero(query.observed).tolist() == observed
+    assert query.targets == (3, 4)
+    assert query.target_times.tolist() == TIMES[[3, 4]].tolist()
 
 
 def test_a_subject_with_nothing_to_observe_is_refused() -> None:
     with pytest.raises(ValueError, match="no frame that task 'future' may observe"):
-        ask(TASK, present(3, 4), TIMES)
+        query_of_task(TASK, present(3, 4), TIMES)
 
 
 def test_a_sequence_that_is_too_short_is_refused() -> None:
     with pytest.raises(ValueError, match="has 3 frames, hence no frame 3"):
-        ask(TASK, np.ones(3, dtype=bool), TIMES[:3])
+        query_of_task(TASK, np.ones(3, dtype=bool), TIMES[:3])
 
 
 def test_seeds_are_a_samples_own() -> None:
@@ -50,48 +50,49 @@ def test_seeds_are_a_samples_own() -> None:
     assert sample_seed(0, "a", "s", 1) == sample_seed(0, "a", "s", 1)
 
 
-def asked(wish: Wish, *here: int, times: tuple[float, ...] = (0, 3, 6, 12, 24)) -> Request:
-    return wish.ask(parse_row(made_row("a", np.zeros((5, 4, 8, 8)), present(*here).tolist(), times)))
+def asked(request: Request, *here: int, times: tuple[float, ...] = (0, 3, 6, 12, 24)) -> Query:
+    return request.ask(parse_row(made_row("a", np.zeros((5, 4, 8, 8)), present(*here).tolist(), times)))
 
 
 def test_missing_visits_are_the_empty_slots() -> None:
-    request = asked(Wish("visits", 1, 0, missing=True), 0, 2, 4)
-    assert request.targets == (1, 3)
-    assert request.target_times.tolist() == [3, 12]
-    assert np.flatnonzero(request.observed).tolist() == [0, 2, 4]
+    query = asked(Request("visits", 1, 0, missing=True), 0, 2, 4)
+    assert query.targets == (1, 3)
+    assert query.target_times.tolist() == [3, 12]
+    assert np.flatnonzero(query.observed).tolist() == [0, 2, 4]
 
 
 def test_given_times_are_generated_where_there_is_no_scan() -> None:
-    request = asked(Wish("visits", 1, 0, times=(36.0, 6.0, 12.0, 9.0)), 0, 2, 4)
-    assert request.targets == (NO_SLOT, 3, NO_SLOT)
-    assert request.target_times.tolist() == [9, 12, 36]  # 6 was scanned; 12 is a slot that was not
-    assert asked(Wish("visits", 1, 0, missing=True, times=(12.0,)), 0, 2, 4).targets == (1, 3)  # 12 is asked once
+    query = asked(Request("visits", 1, 0, times=(36.0, 6.0, 12.0, 9.0)), 0, 2, 4)
+    assert query.targets == (NO_SLOT, 3, NO_SLOT)
+    assert query.target_times.tolist() == [9, 12, 36]  # 6 was scanned; 12 is a slot that was not
+    assert asked(Request("visits", 1, 0, missing=True, times=(12.0,)), 0, 2, 4).targets == (1, 3)  # 12 is asked once
 
 
 def test_who_is_complete_is_asked_nothing() -> None:
-    assert asked(Wish("visits", 1, 0, missing=True), 0, 1, 2, 3, 4).targets == ()
+    assert asked(Request("visits", 1, 0, missing=True), 0, 1, 2, 3, 4).targets == ()
 
 
 def test_a_line_may_ask_for_what_was_scanned_and_does_not_show_it() -> None:
-    request = asked(Wish("request", 1, 0, times=(6.0, 36.0), skip_scanned=False), 0, 2, 4)
-    assert request.targets == (2, NO_SLOT)
-    assert np.flatnonzero(request.observed).tolist() == [0, 4]
+    query = asked(Request("request", 1, 0, times=(6.0, 36.0), skip_scanned=False), 0, 2, 4)
+    assert query.targets == (2, NO_SLOT)
+    assert np.flatnonzero(query.observed).tolist() == [0, 4]
 
 
 def test_a_line_may_say_what_is_observed() -> None:
-    request = asked(Wish("request", 1, 0, times=(36.0,), skip_scanned=False, observed=(0.0, 6.0)), 0, 2, 4)
-    assert np.flatnonzero(request.observed).tolist() == [0, 2]
+    query = asked(Request("request", 1, 0, times=(36.0,), skip_scanned=False, observed=(0.0, 6.0)), 0, 2, 4)
+    assert np.flatnonzero(query.observed).tolist() == [0, 2]
     with pytest.raises(ValueError, match="has no scan at the time 3, which is to be observed"):
-        asked(Wish("request", 1, 0, times=(36.0,), observed=(3.0,)), 0, 2, 4)
+        asked(Request("request", 1, 0, times=(36.0,), observed=(3.0,)), 0, 2, 4)
     with pytest.raises(ValueError, match="has no scan that may be observed"):
-        asked(Wish("request", 1, 0, times=(6.0,), skip_scanned=False, observed=(6.0,)), 0, 2, 4)
+        asked(Request("request", 1, 0, times=(6.0,), skip_scanned=False, observed=(6.0,)), 0, 2, 4)
 
 
 def test_everything_that_decides_is_told() -> None:
-    wishes = [
-        Wish("a", 1, 0, times=(1.0,)), Wish("b", 1, 0, times=(1.0,)), Wish("a", 2, 0, times=(1.0,)),
-        Wish("a", 1, 1, times=(1.0,)), Wish("a", 1, 0, times=(2.0,)), Wish("a", 1, 0, times=(1.0,), missing=True),
-        Wish("a", 1, 0, times=(1.0,), skip_scanned=False), Wish("a", 1, 0, times=(1.0,), observed=(0.0,)),
-        Wish("a", 1, 0, task=TASK),
+    requests = [
+        Request("a", 1, 0, times=(1.0,)), Request("b", 1, 0, times=(1.0,)), Request("a", 2, 0, times=(1.0,)),
+        Request("a", 1, 1, times=(1.0,)), Request("a", 1, 0, times=(2.0,)),
+        Request("a", 1, 0, times=(1.0,), missing=True), Request("a", 1, 0, times=(1.0,), skip_scanned=False),
+        Request("a", 1, 0, times=(1.0,), observed=(0.0,)),
+        Request("a", 1, 0, task=TASK),
     ]  # fmt: skip
-    assert len({str(wish.to_json()) for wish in wishes}) == len(wishes)
+    assert len({str(request.to_json()) for request in requests}) == len(requests)

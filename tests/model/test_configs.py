@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sadm_ray.config_file import load_settings
-from sadm_ray.model.config import ModelConfig
-from sadm_ray.model.kinds import build_model
+from sadm_ray.config.settings_file import load_settings
+from sadm_ray.model.model_config import ModelConfig
+from sadm_ray.model.registry import build_model
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -30,7 +30,7 @@ def test_it_can_be_trained_and_sampled(name: str) -> None:
 
 def test_the_paper_model_is_the_papers() -> None:
     settings = load_settings(CONFIGS / "acdc_paper.yaml")
-    assert (settings.model.target, settings.model.guess) == ("volume", None)
+    assert (settings.model.target, settings.model.prior) == ("volume", None)
     assert settings.model.denoiser.patch == (1, 1, 1)
     assert settings.sampling.sampler == "ancestral"
     assert (settings.data.frames, settings.data.shape) == (12, (32, 128, 128))

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from sadm_ray.config import ConditionerSettings, CovariateSettings, DenoiserSettings, ModelSettings, NetworkSettings
-from sadm_ray.diffusion.target import Sides
-from sadm_ray.model.config import ModelConfig
-from sadm_ray.model.kinds import build_model
+from sadm_ray.diffusion.reference import ReferenceFrames
+from sadm_ray.model.model_config import ModelConfig
+from sadm_ray.model.registry import build_model
 from sadm_ray.model.sequence_model import SequenceModel
 
 KNOWN = (
@@ -24,7 +24,7 @@ def model() -> SequenceModel:
         difference_scale=0.1,
         covariates=KNOWN,
         conditioner=ConditionerSettings(widths=(8, 16), heads=2, layers=1, channels=4),
-        guess=NetworkSettings(widths=(16, 16), blocks=1, heads=2),
+        prior=NetworkSettings(widths=(16, 16), blocks=1, heads=2),
         denoiser=DenoiserSettings(widths=(16, 16), blocks=1, heads=2),
     )
     model = build_model(ModelConfig(shape=(4, 8, 8), model=settings)).eval()
@@ -39,9 +39,9 @@ def condition(model: SequenceModel, subject: Tensor | None, visit: Tensor | None
     observed = torch.tensor([[True, True, False], [True, False, True]])
     times = torch.tensor([[0.0, 0.3, 0.6]] * 2)
     features = model.conditioner.encode(frames, observed)
-    sides = Sides(frames[:, :2], times[:, :2] - 1.0, torch.tensor([[0.0, 1.0]] * 2))
+    references = ReferenceFrames(frames[:, :2], times[:, :2] - 1.0, torch.tensor([[0.0, 1.0]] * 2))
     with torch.no_grad():
-        return model.conditioner(features, observed, times, torch.ones(2), sides, subject, visit)
+        return model.conditioner(features, observed, times, torch.ones(2), references, subject, visit)
 
 
 NAN = torch.nan

@@ -3,8 +3,8 @@
 import torch
 
 from sadm_ray.config import SamplingSettings
-from sadm_ray.model.guess import guess_of
-from sadm_ray.model.kinds import build_model
+from sadm_ray.model.prior import prior_of
+from sadm_ray.model.registry import build_model
 from sadm_ray.model.sadm import Sadm
 from tests.model.test_sadm import SHAPE, small
 
@@ -37,11 +37,11 @@ def test_bfloat16_does_not_round_what_is_expected() -> None:
     """The networks' rounding is their affair; that of a volume that is handed on would be seen in every voxel."""
     model, time = small(), WANTED[:, 0]
     assert isinstance(model, Sadm)
-    assert model.guesser is not None
-    context = model.observe(frames(), OBSERVED, TIMES, precision="bfloat16")
+    assert model.prior_network is not None
+    encoded = model.observe(frames(), OBSERVED, TIMES, precision="bfloat16")
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        given = model._given(context, time, model._sides(context, time))
-        expected = model.target.decode(guess_of(model.guesser, given, model.target).mean, given.reference)
+        context = model._context_of(encoded, time, model._references(encoded, time))
+        expected = model.target.decode(prior_of(model.prior_network, context, model.target).mean, context.reference)
     sampling = SamplingSettings(num_steps=1, precision="bfloat16")
     drawn = model.generate(frames(), OBSERVED, TIMES, time[:, None], SEEDS, sampling)
     torch.testing.assert_close(drawn[:, 0], expected.clamp(0.0, 1.0), rtol=0.0, atol=1e-6)

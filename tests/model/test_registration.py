@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from sadm_ray.diffusion.target import Sides
-from sadm_ray.model.motion import LEAP, change_by_motion, motion_channels, warp
-from sadm_ray.model.pace import Pace
+from sadm_ray.diffusion.reference import ReferenceFrames
+from sadm_ray.model.displacement_field import LEAP, motion_channels, motion_residual, warp
 from sadm_ray.model.registration import aligned, register
+from sadm_ray.model.time_warp import TimeWarp
 
 AWAY = torch.tensor([0.0, 3.0, -4.0])
 """Where the second ball lies from the first, in voxels d h w."""
@@ -26,15 +26,15 @@ def shift(first: torch.Tensor, second: torch.Tensor) -> list[float]:
     return [-((along * weight).sum() / weight.sum()).item() for along in register(first, second).unbind(dim=1)]
 
 
-def pair(time: float) -> Sides:
+def pair(time: float) -> ReferenceFrames:
     """The two balls, a unit of time apart, and a target at `time`."""
     share = min(max(time, 0.0), 1.0)
     frames = torch.stack([ball(0 * AWAY), ball(AWAY)], dim=1)
-    return Sides(frames, torch.tensor([[-time, 1.0 - time]]), torch.tensor([[1.0 - share, share]]))
+    return ReferenceFrames(frames, torch.tensor([[-time, 1.0 - time]]), torch.tensor([[1.0 - share, share]]))
 
 
-def seen(sides: Sides, time: float) -> Sides:
-    return aligned(sides, torch.tensor([time]), Pace(1.0))
+def seen(references: ReferenceFrames, time: float) -> ReferenceFrames:
+    return aligned(references, torch.tensor([time]), TimeWarp(1.0))
 
 
 def error(volume: torch.Tensor, truth: torch.Tensor) -> float:
@@ -77,8 +77,8 @@ def test_any_size_and_several_channels(size: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("time", [0.25, 0.5, 0.75])
 def test_in_between_the_frames_meet_where_the_target_is(time: float) -> None:
-    truth, sides = ball(time * AWAY), pair(time)
-    assert error(seen(sides, time).reference, truth) < 0.25 * error(sides.reference, truth)
+    truth, references = ball(time * AWAY), pair(time)
+    assert error(seen(references, time).reference, truth) < 0.25 * error(references.reference, truth)
 
 
 def test_at_a_frame_it_stays_as_it_is() -> None:
@@ -90,21 +90,21 @@ def test_at_a_frame_it_stays_as_it_is() -> None:
 def test_beyond_the_frames_the_motion_can_go_on(backwards: bool) -> None:
     """Before the first or after the second frame both look like the nearest, and the shift of time moves it on."""
     time = -0.5 if backwards else 1.5
-    sides = seen(pair(time), time)
-    nearest = sides.frames[:, 0 if backwards else 1]
-    assert torch.equal(sides.reference, nearest)
-    other = sides.frames[:, 1 if backwards else 0]
+    references = seen(pair(time), time)
+    nearest = references.frames[:, 0 if backwards else 1]
+    assert torch.equal(references.reference, nearest)
+    other = references.frames[:, 1 if backwards else 0]
     assert error(other, nearest) < 0.25 * error(pair(time).frames[:, 0], pair(time).frames[:, 1])
     on = torch.zeros(1, motion_channels(2), 8, 32, 32)
     on[:, -1] = (-1.0 if backwards else 1.0) / LEAP
-    reach = change_by_motion(sides.frames, sides.ahead, sides.weights, on, sides.path)
+    reach = motion_residual(references.frames, references.time_from_target, references.weights, on, references.path)
     truth = ball(time * AWAY)
     assert error(nearest + reach, truth) < 0.4 * error(nearest, truth)
 
 
 def test_a_frame_that_is_alone_is_not_moved() -> None:
     frames = torch.rand(1, 1, 1, 4, 8, 8).expand(-1, 2, -1, -1, -1, -1)
-    alone = seen(Sides(frames, torch.full((1, 2), -0.5), torch.tensor([[1.0, 0.0]])), 0.5)
+    alone = seen(ReferenceFrames(frames, torch.full((1, 2), -0.5), torch.tensor([[1.0, 0.0]])), 0.5)
     assert torch.equal(alone.frames, frames)
     assert alone.path is not None
     assert not alone.path.any()

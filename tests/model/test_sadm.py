@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, NetworkSettings, SamplingSettings
-from sadm_ray.data.chance import Chance
-from sadm_ray.diffusion.target import Sides
+from sadm_ray.data.load.rng import SampleRng
+from sadm_ray.diffusion.reference import ReferenceFrames
 from sadm_ray.errors import DataError
-from sadm_ray.model.config import ModelConfig
-from sadm_ray.model.kinds import build_model
+from sadm_ray.model.model_config import ModelConfig
+from sadm_ray.model.pretrained import load_model
+from sadm_ray.model.registry import build_model
 from sadm_ray.model.sequence_model import SequenceModel
-from sadm_ray.model.stored import load_model
 
 SHAPE = (4, 16, 16)
 
@@ -27,7 +27,7 @@ def small(target: str = "motion", reference: str = "registered", **diffusion: st
         target=target,
         reference=reference,
         difference_scale=0.1,
-        guess=None if target == "volume" or "prediction" in diffusion else NetworkSettings(**network),
+        prior=None if target == "volume" or "prediction" in diffusion else NetworkSettings(**network),
         conditioner=ConditionerSettings(widths=(16, 32), layers=2, channels=8),
         denoiser=DenoiserSettings(patch=(2, 4, 4), **network),
     )
@@ -104,11 +104,11 @@ def test_times_matter(sequences: dict[str, Tensor]) -> None:
 def test_a_sample_does_not_depend_on_its_batch_mates(sequences: dict[str, Tensor], sampler: str) -> None:
     model, sampling = small(), SamplingSettings(sampler=sampler, num_steps=3, guidance_scale=0.5)
     wanted = torch.tensor([[0.7, 1.1]] * 3)
-    together = model.generate(**sequences, target_times=wanted, seeds=[5, 6, 7], sampling=sampling)
+    gain = model.generate(**sequences, target_times=wanted, seeds=[5, 6, 7], sampling=sampling)
     for row in range(3):
         alone = {key: value[[row]] for key, value in sequences.items()}
         volume = model.generate(**alone, target_times=wanted[[row]], seeds=[5 + row], sampling=sampling)
-        torch.testing.assert_close(volume[0], together[row], atol=3e-5, rtol=0)
+        torch.testing.assert_close(volume[0], gain[row], atol=3e-5, rtol=0)
 
 
 def test_a_rollout_encodes_each_frame_once(sequences: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +131,10 @@ def test_a_rollout_equals_generating_step_by_step(sequences: dict[str, Tensor]) 
     frames = torch.cat([sequences["frames"], rolled], dim=1)
     observed = torch.cat([sequences["observed"], present], dim=1)
     times = torch.cat([sequences["times"], torch.full((3, 1), 1.1)], dim=1)
-    sides = Sides(rolled.expand(-1, 2, -1, -1, -1, -1), torch.full((3, 2), -0.2), torch.full((3, 2), 0.5))
-    rest = (observed, times, torch.full((3,), 1.3), sides)
+    references = ReferenceFrames(
+        rolled.expand(-1, 2, -1, -1, -1, -1), torch.full((3, 2), -0.2), torch.full((3, 2), 0.5)
+    )
+    rest = (observed, times, torch.full((3,), 1.3), references)
     fresh = model.conditioner(model.conditioner.encode(frames, observed), *rest)
     cached, new = model.conditioner.encode(**without_times(sequences)), model.conditioner.encode(rolled, present)
     joined = model.conditioner([torch.cat(pair, dim=1) for pair in zip(cached, new, strict=True)], *rest)
@@ -142,14 +144,16 @@ def test_a_rollout_equals_generating_step_by_step(sequences: dict[str, Tensor]) 
 def test_a_reference_is_made_of_scans_never_of_generated_frames(
     sequences: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, given = small(reference="neighbours"), []
+    model, context = small(reference="neighbours"), []
     draw = model.draw
-    monkeypatch.setattr(model, "draw", lambda known, *rest: (given.append(known), draw(known, *rest))[1])
+    monkeypatch.setattr(model, "draw", lambda known, *rest: (context.append(known), draw(known, *rest))[1])
     model.generate(**sequences, target_times=torch.tensor([[1.1, 0.6, 1.3]] * 3), seeds=[1, 2, 3])
-    assert len(given) == 3
-    for known in given:
-        for sides, frames, observed in zip(known.sides.frames, sequences["frames"], sequences["observed"], strict=True):
-            assert all(any(torch.equal(side, frame) for frame in frames[observed]) for side in sides)
+    assert len(context) == 3
+    for known in context:
+        for references, frames, observed in zip(
+            known.references.frames, sequences["frames"], sequences["observed"], strict=True
+        ):
+            assert all(any(torch.equal(side, frame) for frame in frames[observed]) for side in references)
 
 
 def without_times(sequences: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -176,8 +180,8 @@ def test_one_subject_can_be_learned_by_heart(target: str, diffusion: dict[str, s
     model = small(target, **diffusion)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(400):
-        chance = Chance(0, step, range(8), 8)
-        drawn = chance.spread("t"), chance.normal("eps", model.noise_size(frames.shape[-3:]))
+        rng = SampleRng(0, step, range(8), 8)
+        drawn = rng.spread("t"), rng.normal("eps", model.noise_size(frames.shape[-3:]))
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 400)
         model(frames, observed, times, frames[:, 3], times[:, 3], *drawn).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

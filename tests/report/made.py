@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sadm_ray.data.storage import Storage
-from sadm_ray.data.study import Study
-from sadm_ray.evaluate.ensemble import calibration
-from sadm_ray.evaluate.launch import Evaluation
+from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.evaluate.calibration import calibration
+from sadm_ray.evaluate.evaluation_job import Evaluation
+from sadm_ray.evaluate.example_frames import Picture
 from sadm_ray.evaluate.metrics import psnr
-from sadm_ray.evaluate.showing import Picture
-from sadm_ray.evaluate.tables import CALIBRATION_COLUMNS, COPY_LAST, SAMPLE, TEMPORAL_COLUMNS, summarise
-from sadm_ray.generate.record import PREDICTIONS, write_record
+from sadm_ray.evaluate.score_tables import CALIBRATION_COLUMNS, COPY_LAST, SAMPLE, TEMPORAL_COLUMNS, summarise
+from sadm_ray.generate.subject_record import PREDICTIONS, write_record
+from sadm_ray.storage import Storage
 from tests.data.studies import made_row, write_study
 
 SUBJECTS = ("anna", "ben", "cleo", "dora")

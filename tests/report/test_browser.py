@@ -15,10 +15,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Error, Locator, Page, Playwright, expect, sync_playwright
 
 from sadm_ray.config import DataSettings
-from sadm_ray.evaluate.pictures import to_png
-from sadm_ray.evaluate.showing import Picture
+from sadm_ray.evaluate.example_frames import Picture
+from sadm_ray.evaluate.prediction_plots import to_png
 from sadm_ray.report.cards import data_card
-from sadm_ray.report.page import Report, write_report
+from sadm_ray.report.html_page import Report, write_report
 from sadm_ray.report.viewer import build_viewer
 from tests.report.made import make_run
 

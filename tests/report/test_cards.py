@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from sadm_ray.config import DataSettings, SamplingSettings, TrainSettings
-from sadm_ray.evaluate.tables import verdicts
-from sadm_ray.model.config import ModelConfig
-from sadm_ray.model.kinds import build_model
+from sadm_ray.evaluate.score_tables import verdicts
+from sadm_ray.model.model_config import ModelConfig
+from sadm_ray.model.registry import build_model
 from sadm_ray.report.cards import data_card, model_card
 from tests.report.made import make_run
 

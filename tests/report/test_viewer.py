@@ -13,10 +13,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sadm_ray.report.page import Report, write_report
-from sadm_ray.report.subjects import representatives
+from sadm_ray.report.html_page import Report, write_report
+from sadm_ray.report.representative_subjects import representatives
 from sadm_ray.report.viewer import BUDGET, Viewer, build_viewer
-from sadm_ray.report.volumes import TRUTH, encode, read_volumes
+from sadm_ray.report.viewer_volumes import TRUTH, encode, read_volumes
 from tests.report.made import SAMPLES, SUBJECTS, TASKS, Made, make_run
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sadm_ray.config import Settings
-from sadm_ray.tracking.sink import close_desks
+from sadm_ray.tracking.driver_sink import close_all
 
 MakeSettings = Callable[..., Settings]
 
@@ -42,7 +42,7 @@ def make_settings(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -
         return Settings.model_validate({"run": {"name": "tiny", "dir": str(tmp_path)}, "tracking": tracking, **more})
 
     yield make
-    close_desks()
+    close_all()
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ import os
 from pathlib import Path
 
 from sadm_ray.tracking.journal import Journal
-from sadm_ray.tracking.record import Record
+from sadm_ray.tracking.log_record import LogRecord
 
 
-def metric(step: int) -> Record:
-    return Record("train", "metrics", {"values": {"loss": 1.0}, "step": step}, time=7)
+def metric(step: int) -> LogRecord:
+    return LogRecord("train", "metrics", {"values": {"loss": 1.0}, "step": step}, time=7)
 
 
-def left(folder: Path) -> list[tuple[int, Record]]:
+def left(folder: Path) -> list[tuple[int, LogRecord]]:
     """What the journals of ended processes hold; they stay as they are."""
     found = []
     for journal, records in Journal.left(folder):
@@ -24,7 +24,7 @@ def test_what_was_not_sent_is_found_again(tmp_path: Path) -> None:
     journal = Journal.begin(tmp_path)
     for step in range(3):
         journal.append(metric(step))
-    journal.append(Record("train", "content", {"name": "a", "folder": None}, b"bytes"))
+    journal.append(LogRecord("train", "content", {"name": "a", "folder": None}, b"bytes"))
     journal.sent([1])
     assert left(tmp_path) == [], "its process still looks after it"
     journal.close()

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from sadm_ray.config import Settings
-from sadm_ray.tracking import TrackedRun, sender, tracked_step
+from sadm_ray.tracking import TrackedRun, sender_thread, tracked_step
+from sadm_ray.tracking.log_record import LogRecord, TrackingStore
+from sadm_ray.tracking.mlflow_store import Refusal
 from sadm_ray.tracking.outbox import Outbox, outbox_folder
-from sadm_ray.tracking.record import Place, Record
-from sadm_ray.tracking.sender import Sender
-from sadm_ray.tracking.store import Refusal
+from sadm_ray.tracking.sender_thread import Sender
 from tests.tracking.conftest import MakeSettings
 
 Runs = Callable[[], dict[str, Any]]
@@ -25,12 +25,12 @@ class FakeStore:
     def __init__(self) -> None:
         self.away, self.failing = False, ""
         self.calls, self.seconds_a_call, self.heard_at = 0, 0.0, 0.0
-        self.taken: list[Record] = []
+        self.taken: list[LogRecord] = []
 
     def answers(self) -> bool:
         return not self.away
 
-    def send(self, records: Sequence[Record], content: Callable[[], bytes]) -> list[Refusal]:
+    def send(self, records: Sequence[LogRecord], content: Callable[[], bytes]) -> list[Refusal]:
         if self.away or records[0].kind == self.failing:
             raise ConnectionError("no route\nat all")
         for _ in range(self.calls):
@@ -42,14 +42,14 @@ class FakeStore:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender, "FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(sender, "LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(sender, "PATIENCE", 0.5)
+    monkeypatch.setattr(sender_thread, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(sender_thread, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(sender_thread, "PATIENCE", 0.5)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path, "http://someone:secret@nowhere", "none", "tiny")
+def place(tmp_path: Path) -> TrackingStore:
+    return TrackingStore(tmp_path, "http://someone:secret@nowhere", "none", "tiny")
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -63,7 +63,7 @@ def waited(condition: Callable[[], bool], seconds: float = 20) -> bool:
     return condition()
 
 
-def test_an_outage_is_told_once_and_caught_up(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_told_once_and_caught_up(place: TrackingStore, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     outbox, store = Outbox(place), FakeStore()
     at_work = Sender(outbox, store, place.uri)
@@ -87,7 +87,7 @@ def test_an_outage_is_told_once_and_caught_up(place: Place, caplog: pytest.LogCa
     outbox.close()
 
 
-def test_a_server_that_comes_back_slowly_is_waited_for(place: Place) -> None:
+def test_a_server_that_comes_back_slowly_is_waited_for(place: TrackingStore) -> None:
     """The first record takes several calls, which together are longer than the patience with one that is away."""
     outbox, store = Outbox(place), FakeStore()
     at_work = Sender(outbox, store, place.uri)
@@ -95,14 +95,14 @@ def test_a_server_that_comes_back_slowly_is_waited_for(place: Place) -> None:
     TrackedRun("train", outbox).metrics({"loss": 1.0})
     at_work.start()
     assert waited(lambda: at_work.away)
-    store.away, store.calls, store.seconds_a_call = False, 10, 0.2 * sender.PATIENCE
+    store.away, store.calls, store.seconds_a_call = False, 10, 0.2 * sender_thread.PATIENCE
     assert at_work.flush() == 0
     assert len(store.taken) == 1
     at_work.close()
     outbox.close()
 
 
-def test_what_fails_alone_does_not_hold_up_the_rest(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_fails_alone_does_not_hold_up_the_rest(place: TrackingStore, caplog: pytest.LogCaptureFixture) -> None:
     outbox, store = Outbox(place), FakeStore()
     at_work = Sender(outbox, store, place.uri)
     store.failing = "content"
@@ -123,7 +123,7 @@ def test_what_fails_alone_does_not_hold_up_the_rest(place: Place, caplog: pytest
 
 
 def test_the_next_step_sends_what_a_killed_one_left(settings: Settings, runs: Runs) -> None:
-    place = Place(settings.run_dir, str(settings.tracking.uri), settings.tracking.experiment, "tiny")
+    place = TrackingStore(settings.run_dir, str(settings.tracking.uri), settings.tracking.experiment, "tiny")
     outbox = Outbox(place)  # nobody sends
     run = TrackedRun("train", outbox)
     run.finish("RUNNING")
@@ -142,9 +142,9 @@ def test_the_next_step_sends_what_a_killed_one_left(settings: Settings, runs: Ru
 
 def test_sending_twice_is_harmless(settings: Settings, client: Any, runs: Runs, tmp_path: Path) -> None:
     """The driver was killed after MLflow had taken the records, and before they were marked."""
-    from sadm_ray.tracking.store import Store
+    from sadm_ray.tracking.mlflow_store import MlflowStore
 
-    place = Place(settings.run_dir, str(settings.tracking.uri), settings.tracking.experiment, "tiny")
+    place = TrackingStore(settings.run_dir, str(settings.tracking.uri), settings.tracking.experiment, "tiny")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_bytes(b"1")
     outbox = Outbox(place)
@@ -157,7 +157,7 @@ def test_sending_twice_is_harmless(settings: Settings, client: Any, runs: Runs, 
     run.register(tmp_path / "model", tmp_path.name, {"digest": "1"})
     run.finish()
     for _ in range(2):
-        store = Store(place)
+        store = MlflowStore(place)
         for waiting in outbox.waiting():
             assert store.send([waiting.record], waiting.content) == []
         (settings.run_dir / "tracking.json").write_text(
@@ -182,7 +182,7 @@ def test_a_store_that_never_answers_stops_nothing(
         tracked.child("trial").finish()
         tracked.content("a", b"b")
         assert time.monotonic() - start < 5
-    place = Place(settings.run_dir, "http://127.0.0.1:9", settings.tracking.experiment, "tiny")
+    place = TrackingStore(settings.run_dir, "http://127.0.0.1:9", settings.tracking.experiment, "tiny")
     away, kept = warnings(caplog)
     assert "cannot be reached" in away
     assert "records for MLflow at http://127.0.0.1:9 are kept in" in kept

@@ -14,8 +14,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from sadm_ray import steps
-from sadm_ray.config_file import load_settings
-from sadm_ray.train import launch
+from sadm_ray.config.settings_file import load_settings
+from sadm_ray.train import trainer
 
 QUICK = {
     "health_check_initial_delay_ms": 2000,
@@ -55,7 +55,7 @@ class Watched:
 
 def main(file: Path, checkpoints: Path, told: Path) -> None:
     """Train as `file` says, lose a node and get another; `told` has what was seen."""
-    launch._RESIZE_SECONDS = 5.0
+    trainer._RESIZE_SECONDS = 5.0
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": QUICK})
     _, second = (cluster.add_node(num_cpus=1) for _ in range(2))
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")

@@ -9,14 +9,14 @@ import torch
 import torch.multiprocessing
 
 from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, NetworkSettings, TrainSettings
-from sadm_ray.data.chance import Chance
-from sadm_ray.model.config import ModelConfig
-from sadm_ray.model.kinds import build_model
+from sadm_ray.data.load.rng import SampleRng
+from sadm_ray.model.model_config import ModelConfig
+from sadm_ray.model.registry import build_model
 from sadm_ray.model.sequence_model import SequenceModel
-from sadm_ray.train.feed import lanes_of
-from sadm_ray.train.guard import Guard
-from sadm_ray.train.learner import Learner
-from sadm_ray.train.step import Batch, Measured, train_step
+from sadm_ray.train.data_loader import lanes_of
+from sadm_ray.train.gradient_guard import GradientGuard
+from sadm_ray.train.train_state import TrainState
+from sadm_ray.train.train_step import Batch, StepResult, train_step
 
 SETTINGS = TrainSettings(steps=10, batch_size=4, warmup_steps=2, learning_rate=1e-3, ema_decays=(0.9, 0.5))
 
@@ -26,7 +26,7 @@ def model() -> SequenceModel:
     small = ModelSettings(
         difference_scale=0.2,
         conditioner=ConditionerSettings(widths=(8, 16), heads=2, layers=1, channels=4),
-        guess=NetworkSettings(widths=(16, 16), blocks=1, heads=2),
+        prior=NetworkSettings(widths=(16, 16), blocks=1, heads=2),
         denoiser=DenoiserSettings(widths=(16, 16), blocks=1, heads=2),
     )
     return build_model(ModelConfig(shape=(4, 16, 16), model=small))
@@ -45,14 +45,14 @@ class Run:
     """One worker's part of a run; all see the same batch at every step."""
 
     def __init__(self, settings: TrainSettings = SETTINGS, rank: int = 0, world: int = 1) -> None:
-        self.settings, self.guard = settings, Guard(settings)
+        self.settings, self.guard = settings, GradientGuard(settings)
         self.lanes = lanes_of(rank, world, settings.batch_size)
-        self.learner = Learner(model(), settings, world)
+        self.train_state = TrainState(model(), settings, world)
 
-    def step(self, step: int, micro_batch: int | None = None, whole: Batch | None = None) -> Measured:
-        chance = Chance(0, step, self.lanes, self.settings.batch_size)
+    def step(self, step: int, micro_batch: int | None = None, whole: Batch | None = None) -> StepResult:
+        rng = SampleRng(0, step, self.lanes, self.settings.batch_size)
         mine = (whole or batch()).part(slice(self.lanes.start, self.lanes.stop))
-        return train_step(self.learner, self.guard, mine, chance, self.settings, step, micro_batch)
+        return train_step(self.train_state, self.guard, mine, rng, self.settings, step, micro_batch)
 
     def steps(self, first: int, last: int, micro_batch: int | None = None) -> list[float]:
         return [self.step(step, micro_batch).losses.mean().item() for step in range(first, last)]

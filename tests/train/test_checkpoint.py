@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from sadm_ray.config import Settings
-from sadm_ray.data.storage import Storage
-from sadm_ray.data.study import Study
+from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.storage import Storage
+from sadm_ray.train.async_checkpoint import AsyncCheckpointWriter
 from sadm_ray.train.checkpoint import MANIFEST, Checkpoints
-from sadm_ray.train.standing import Standing, refuse_changes
-from sadm_ray.train.writer import Writer
+from sadm_ray.train.resume_check import refuse_changes
+from sadm_ray.train.training_progress import TrainingProgress
 from tests.data.studies import made_row, write_study
 from tests.train.runs import Run
 
@@ -32,7 +33,7 @@ def kept(tmp_path: Path, said: list[str]) -> Checkpoints:
     checkpoints, run = Checkpoints(str(tmp_path / "kept"), keep=2, warn=said.append), Run()
     for step in range(2):
         run.step(step)
-        checkpoints.write(run.learner.bare.config, run.learner.state(), {"step": step + 1})
+        checkpoints.write(run.train_state.bare.config, run.train_state.state(), {"step": step + 1})
     return checkpoints
 
 
@@ -43,13 +44,13 @@ def files(kept: Checkpoints, folder: str = "checkpoint-00000002") -> list[Path]:
 def test_a_resumed_run_equals_an_undisturbed_one_bit_by_bit(tmp_path: Path) -> None:
     checkpoints, undisturbed, resumed = Checkpoints(str(tmp_path)), Run(), Run()
     losses = undisturbed.steps(0, 3)
-    checkpoints.write(undisturbed.learner.bare.config, undisturbed.learner.state(), {"step": 3})
+    checkpoints.write(undisturbed.train_state.bare.config, undisturbed.train_state.state(), {"step": 3})
     losses = undisturbed.steps(3, 6)
     newest = checkpoints.newest()
     assert newest is not None
-    resumed.learner.restore(newest.tensors())
+    resumed.train_state.restore(newest.tensors())
     assert resumed.steps(newest.step, 6) == losses
-    one, other = undisturbed.learner.state(), resumed.learner.state()
+    one, other = undisturbed.train_state.state(), resumed.train_state.state()
     assert {file: set(tensors) for file, tensors in one.items()} == {file: set(t) for file, t in other.items()}
     for file, tensors in one.items():
         for name, tensor in tensors.items():
@@ -59,7 +60,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_by_bit(tmp_path: Path) -> N
 def test_the_newest_are_kept(kept: Checkpoints) -> None:
     run = Run()
     run.step(0)
-    kept.write(run.learner.bare.config, run.learner.state(), {"step": 3})
+    kept.write(run.train_state.bare.config, run.train_state.state(), {"step": 3})
     assert kept.storage.folders() == ["checkpoint-00000002", "checkpoint-00000003"]
     newest = kept.newest()
     assert newest is not None
@@ -116,19 +117,19 @@ class Full(Storage):
 def test_a_full_disk_is_told_of_and_the_ones_before_stay(kept: Checkpoints, said: list[str]) -> None:
     run = Run()
     run.step(0)
-    writer = Writer(kept, run.learner.bare.config, said.append)
+    writer = AsyncCheckpointWriter(kept, run.train_state.bare.config, said.append)
     room, kept.storage = kept.storage, Full(kept.storage.location)
-    writer.begin(run.learner.state(), {"step": 3})
-    writer.begin(run.learner.state(), {"step": 4})
+    writer.begin(run.train_state.state(), {"step": 3})
+    writer.begin(run.train_state.state(), {"step": 4})
     with pytest.raises(DataError, match=r"step 4 cannot be written \(No space left on device\)"):
         writer.finish(4)
     assert len(said) == 2
     newest = kept.newest()
     assert newest is not None
     assert newest.step == 2
-    again = Writer(kept, run.learner.bare.config, said.append)
+    again = AsyncCheckpointWriter(kept, run.train_state.bare.config, said.append)
     kept.storage = room
-    again.begin(run.learner.state(), {"step": 5})
+    again.begin(run.train_state.state(), {"step": 5})
     again.finish(5)
     newest = kept.newest()
     assert newest is not None
@@ -139,8 +140,8 @@ def test_a_full_disk_is_told_of_and_the_ones_before_stay(kept: Checkpoints, said
 def test_what_is_written_is_not_what_training_goes_on_with(tmp_path: Path) -> None:
     run, checkpoints = Run(), Checkpoints(str(tmp_path))
     run.step(0)
-    writer = Writer(checkpoints, run.learner.bare.config, print)
-    state = run.learner.state()
+    writer = AsyncCheckpointWriter(checkpoints, run.train_state.bare.config, print)
+    state = run.train_state.state()
     expected = {name: tensor.clone() for name, tensor in state["weights"].items()}
     writer.begin(state, {"step": 1})
     run.step(1)
@@ -157,7 +158,7 @@ def one_subject(folder: Path) -> Study:
 
 def test_a_changed_setting_is_refused_with_before_and_now(tmp_path: Path) -> None:
     study = one_subject(tmp_path / "study")
-    storage, config = Storage(str(tmp_path / "kept")), Run().learner.bare.config
+    storage, config = Storage(str(tmp_path / "kept")), Run().train_state.bare.config
     settings = Settings()
 
     def changed(**train: Any) -> Settings:
@@ -178,7 +179,7 @@ def test_a_changed_setting_is_refused_with_before_and_now(tmp_path: Path) -> Non
 
 def test_a_longer_run_of_constant_rate_may_go_on(tmp_path: Path) -> None:
     study = one_subject(tmp_path / "study")
-    storage, config = Storage(str(tmp_path / "kept")), Run().learner.bare.config
+    storage, config = Storage(str(tmp_path / "kept")), Run().train_state.bare.config
     for steps in (100, 200):
         longer = Settings.model_validate({"train": {"schedule": "constant", "steps": steps}})
         refuse_changes(longer, study, config, storage)
@@ -186,18 +187,23 @@ def test_a_longer_run_of_constant_rate_may_go_on(tmp_path: Path) -> None:
 
 def test_where_it_stands_survives_json(tmp_path: Path) -> None:
     study = one_subject(tmp_path)
-    standing = Standing(step=7, epoch=2, guard={"usual": 0.1}, validated={"val_loss": 0.3}, best=-0.2, since_best=1)
-    told = json.loads(json.dumps(standing.to_json(Settings(), study, 2)))
-    assert Standing.from_json(told) == standing
+    training_progress = TrainingProgress(
+        step=7, epoch=2, guard={"usual": 0.1}, validated={"val_loss": 0.3}, best=-0.2, since_best=1
+    )
+    told = json.loads(json.dumps(training_progress.to_json(Settings(), study, 2)))
+    assert TrainingProgress.from_json(told) == training_progress
     assert told["versions"]["torch"] == torch.__version__
     assert told["settings"]["train"]["steps"] == 400
 
 
 def test_the_best_is_known_and_patience_counted() -> None:
-    settings, standing = Settings.model_validate({"train": {"validation": {"patience": 2}}}).train, Standing()
+    settings, training_progress = (
+        Settings.model_validate({"train": {"validation": {"patience": 2}}}).train,
+        TrainingProgress(),
+    )
     judged = []
     for loss in (1.0, 0.8, 0.9, 0.7, 0.7):
-        standing.validated = {"val_loss": loss}
-        judged.append(standing.judge(settings))
+        training_progress.validated = {"val_loss": loss}
+        judged.append(training_progress.judge(settings))
     assert judged == [True, True, False, True, False]
-    assert standing.since_best == 1
+    assert training_progress.since_best == 1

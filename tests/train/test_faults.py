@@ -15,8 +15,8 @@ from safetensors.numpy import load_file
 
 from sadm_ray import steps
 from sadm_ray.config import Settings
-from sadm_ray.config_file import dump_settings
-from sadm_ray.data.study import read_study
+from sadm_ray.config.settings_file import dump_settings
+from sadm_ray.data.shards.prepared_study import read_study
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.train.checkpoint import Checkpoints
 from tests.processes import start

@@ -13,14 +13,14 @@ import pytest
 
 from sadm_ray import steps
 from sadm_ray.config import Settings
-from sadm_ray.config_file import dump_settings
+from sadm_ray.config.settings_file import dump_settings
 from tests.processes import kill_everything
 from tests.tiny import settings_on
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 # Many quick steps, as of a simple model: nodes take their time to leave and to join, however fast the machine is.
-SIMPLE = {"guess": None, "target": "difference", "reference": "nearest"}
+SIMPLE = {"prior": None, "target": "difference", "reference": "nearest"}
 TRAIN = {"steps": 1500, "checkpoint_every": 20, "targets_per_subject": 3, "log_every": 100, "optimizer": "adamw"}
 QUICK = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sadm_ray.config import TrainSettings
-from sadm_ray.data.storage import Storage
+from sadm_ray.storage import Storage
 from sadm_ray.train.checkpoint import Checkpoint, Checkpoints
-from sadm_ray.train.learner import State
+from sadm_ray.train.train_state import StateTensors
 from tests.train.runs import SETTINGS, Run, batch, in_processes, model
 
 STEPS = 5
@@ -41,8 +41,8 @@ def train(rank: int, world: int, folder: Path) -> None:
         losses.append(torch.cat(shares).mean().item())  # type: ignore[arg-type]
         if step == 1:
             save(run, folder, keep=rank == 0)
-    weights = run.learner.state(keep=rank == 0)
-    averaged = run.learner.averaged(0.9)
+    weights = run.train_state.state(keep=rank == 0)
+    averaged = run.train_state.averaged(0.9)
     if rank == 0:
         torch.save({"losses": losses, "state": weights, "averaged": averaged.state_dict()}, folder / "result.pt")
 
@@ -51,21 +51,21 @@ def go_on(rank: int, world: int, folder: Path) -> None:
     """From the checkpoint in the middle to the end, as other workers of the other kind."""
     other = "fsdp" if folder.name.startswith("ddp") else "ddp"
     run = Run(settings(folder.name).model_copy(update={"parallel": other}), rank, world)
-    run.learner.restore(Checkpoint(Storage(str(folder / "checkpoints")), "checkpoint-00000002", {}).tensors())
+    run.train_state.restore(Checkpoint(Storage(str(folder / "checkpoints")), "checkpoint-00000002", {}).tensors())
     for step in range(2, STEPS):
         run.step(step, whole=BATCH)
-    weights = run.learner.state(keep=rank == 0)
+    weights = run.train_state.state(keep=rank == 0)
     if rank == 0:
         torch.save(weights, folder / "resumed.pt")
 
 
 def save(run: Run, folder: Path, *, keep: bool) -> None:
-    state = run.learner.state(keep=keep)
+    state = run.train_state.state(keep=keep)
     if keep:
-        Checkpoints(str(folder / "checkpoints")).write(run.learner.bare.config, state, {"step": 2})
+        Checkpoints(str(folder / "checkpoints")).write(run.train_state.bare.config, state, {"step": 2})
 
 
-def apart(state: State, other: State) -> float:
+def apart(state: StateTensors, other: StateTensors) -> float:
     """How far apart two runs ended, as a share of the way that they went."""
     start = dict(model().named_parameters())
     gap = sum((state["weights"][name] - tensor).square().sum() for name, tensor in other["weights"].items())
@@ -74,10 +74,10 @@ def apart(state: State, other: State) -> float:
 
 
 @functools.cache
-def alone(optimizer: str) -> tuple[list[float], State]:
+def alone(optimizer: str) -> tuple[list[float], StateTensors]:
     run = Run(settings(f"ddp-{optimizer}"))
     losses = [run.step(step, whole=BATCH).losses.mean().item() for step in range(STEPS)]
-    return losses, run.learner.state()
+    return losses, run.train_state.state()
 
 
 KINDS = [("ddp", 4), ("fsdp", 2), ("ddp-micro", 2), ("fsdp-micro", 2), ("ddp", 3), ("ddp-muon", 2), ("fsdp-muon", 3)]

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from sadm_ray.tune.history import History
+from sadm_ray.tune.trial_history import History
 from tests.processes import kill_everything, start
 from tests.tiny import settings_for
 

@@ -8,11 +8,11 @@ from ray import tune
 
 from sadm_ray.config import Settings
 from sadm_ray.tracking import TrackedRun
-from sadm_ray.tune.history import History
-from sadm_ray.tune.launch import sweep
-from sadm_ray.tune.result import Swept, result
-from sadm_ray.tune.spaces import point_of
-from sadm_ray.tune.trial import rungs
+from sadm_ray.tune.sampling_space import point_of
+from sadm_ray.tune.sampling_sweep import sweep
+from sadm_ray.tune.sampling_trial import rungs
+from sadm_ray.tune.sweep_result import SamplingSweep, result
+from sadm_ray.tune.trial_history import History
 
 pytestmark = pytest.mark.ray
 
@@ -52,7 +52,7 @@ def trial(config: dict[str, Any], broken: int, attempts: Path, told: Settings) -
         tune.report({"gain": quality(point), "network_calls": point["num_steps"], "subjects": subjects, "seconds": 1.0})
 
 
-def run(told: Settings, folder: Path, broken: int = 0) -> tuple[Swept, Recorded, list[str]]:
+def run(told: Settings, folder: Path, broken: int = 0) -> tuple[SamplingSweep, Recorded, list[str]]:
     recorded, attempts = Recorded(), folder / "attempts"
     attempts.unlink(missing_ok=True)
     history = History(folder / "trials.jsonl")
@@ -63,7 +63,9 @@ def run(told: Settings, folder: Path, broken: int = 0) -> tuple[Swept, Recorded,
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> tuple[Path, tuple[Swept, Recorded, list[str]]]:
+def swept(
+    tmp_path_factory: pytest.TempPathFactory, ray_local: None
+) -> tuple[Path, tuple[SamplingSweep, Recorded, list[str]]]:
     folder = tmp_path_factory.mktemp("sweep")
     return folder, run(settings(), folder, broken=2)
 

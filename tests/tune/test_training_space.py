@@ -11,7 +11,7 @@ import pytest
 from sadm_ray.config import Settings
 from sadm_ray.errors import ConfigError
 from sadm_ray.tune.training_space import check_space, drawn_values, first_point, search_space
-from tests.tune.test_training import settings_with
+from tests.tune.test_training_sweep import settings_with
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_what_cannot_be_swept_is_refused(space: dict[str, Any], line: str) -> No
 
 
 def test_the_default_space_can_be_swept() -> None:
-    check_space(Settings.model_validate({"tune": {"of": "training"}}))
+    check_space(Settings.model_validate({"tune": {"sweep": "training"}}))
 
 
 def test_the_space_holds_the_settings_own_values_and_whole_numbers_stay_whole() -> None:

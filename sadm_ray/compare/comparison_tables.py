@@ -1,0 +1,120 @@
+"""The two tables of a comparison, as people and papers want them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from sadm_ray.config import ModelKind
+from sadm_ray.evaluate.score_tables import NAIVE_BASELINES, signed
+
+NAMES: Mapping[str, str] = {
+    "sadm": "SADM (ours)",
+    "sadm_paper": "SADM as published",
+    "regression": "without the diffusion",
+    "diffusion_only": "without the attention",
+    "flow": "flow matching",
+    "ddm": "DDM",
+    "gan": "GAN",
+}
+ONE = ", one sample"
+
+Which = Literal["comparison", "ablation"]
+BASELINES: Which = "comparison"
+ABLATION: Which = "ablation"
+_ABLATED: tuple[ModelKind, ...] = ("regression", "diffusion_only")
+_HEADINGS = {
+    "psnr": "PSNR dB",
+    "psnr_changed": "PSNR changed dB",
+    "ssim": "SSIM",
+    "nrmse": "NRMSE",
+    "crps_changed": "CRPS changed",
+}
+_DIGITS = {"psnr": 2, "psnr_changed": 2, "ssim": 3, "nrmse": 3, "crps_changed": 4}
+
+
+@dataclass(frozen=True)
+class ComparisonTable:
+    """One table: `rows` are text, `title` and `note` say what it is."""
+
+    name: Which
+    title: str
+    note: str
+    rows: pd.DataFrame
+
+    @property
+    def markdown(self) -> str:
+        """With title and note."""
+        names = [str(name) for name in self.rows.columns]
+        lines = [names, [":--", ":--", *["--:"] * (len(names) - 2)], *self.rows.to_numpy().tolist()]
+        return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{self.note}\n"
+
+    @property
+    def csv(self) -> str:
+        return self.rows.to_csv(index=False)
+
+    @property
+    def latex(self) -> str:
+        """A `table` for the package booktabs."""
+        text = self.rows.replace({"−": "$-$", "Δ": r"$\\Delta$", "–": "--", "<": "$<$", "±": r"$\\pm$"}, regex=True)
+        text.columns = pd.Index([str(name).replace("Δ", r"$\Delta$") for name in self.rows.columns])
+        caption = f"{self.title}. {self.note}".replace("Δ", r"$\Delta$").replace("−", "$-$").replace("%", r"\%")
+        return text.to_latex(index=False, caption=caption, label=f"tab:{self.name}", column_format="ll" + "r" * 6)
+
+
+def is_ablation(kind: str) -> bool:
+    """Whether a kind is ours without one of its parts."""
+    return kind in _ABLATED
+
+
+def make_table(judged: pd.DataFrame, name: Which, confidence: float) -> ComparisonTable:
+    """The rows of one table from all (`statistics.judged`): floors and rivals and ours, or ours and its parts."""
+    ablated = tuple(NAMES[kind] for kind in _ABLATED)
+    of_ablation = judged["method"].str.startswith(ablated)
+    ours = judged["method"].str.startswith(NAMES["sadm"])
+    chosen = judged[(of_ablation | ours) if name == ABLATION else ~of_ablation]
+    order = sorted(chosen.index, key=lambda row: _place(judged, row))
+    rows = [_row(chosen.loc[row]) for row in order]
+    subjects, seeds = int(judged["subjects"].max()), int(judged["seeds"].max())
+    note = (
+        f"Means over {subjects} test subjects and {seeds} training{'s' * (seeds > 1)} each, in brackets the bootstrap "
+        f"{100 * confidence:g} % interval over subjects. Δ: PSNR against {NAMES['sadm']}{ONE}, on the same subjects; "
+        "p: Wilcoxon's signed-rank test, adjusted for the methods of the task (Holm)."
+    )
+    title = "The paper's comparison" if name == BASELINES else "The paper's ablation"
+    return ComparisonTable(name, title, note, pd.DataFrame(rows))
+
+
+def _place(judged: pd.DataFrame, row: int) -> tuple[int, int, int]:
+    """Tasks as they came; floors first, ours last, of each kind one sample before the mean."""
+    method = str(judged["method"][row])
+    task = list(dict.fromkeys(judged["task"])).index(judged["task"][row])
+    if method in NAIVE_BASELINES:
+        return task, NAIVE_BASELINES.index(method), 0
+    kinds = list(reversed(list(NAMES.values())))
+    kind = next(place for place, name in enumerate(kinds) if method.startswith(name))
+    return task, len(NAIVE_BASELINES) + kind, int(not method.endswith(ONE))
+
+
+def _row(found: pd.Series) -> dict[str, str]:
+    cells = {"task": str(found["task"]), "method": str(found["method"])}
+    for score, heading in _HEADINGS.items():
+        cells[heading] = _with_interval(found[score], found[f"{score}_low"], found[f"{score}_high"], _DIGITS[score])
+    return cells | {"Δ to ours dB": _difference(found["delta_psnr"], found["p"])}
+
+
+def _with_interval(mean: float, low: float, high: float, digits: int) -> str:
+    if math.isnan(mean):
+        return "–"
+    shown = f"{mean:.{digits}f}"
+    return shown if math.isnan(low) else f"{shown} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _difference(delta: float, p: float) -> str:
+    if math.isnan(p):
+        return "–"
+    return f"{signed(delta)} (p {'< 0.001' if p < 0.001 else f'= {p:.3f}'})"

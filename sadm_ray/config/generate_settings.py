@@ -1,0 +1,73 @@
+"""Settings of the generation job and of the evaluation of what it made."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, FiniteFloat, model_validator
+
+from sadm_ray.config.base import Positive, Section
+from sadm_ray.config.data_settings import Location
+from sadm_ray.config.task_settings import TaskSettings
+
+
+class GenerateSettings(Section):
+    """The generation job.
+
+    What is wanted: the frames of every task (none of the next three given: what the evaluation needs), or with
+    `missing` every slot without a scan and with `at` these times (in the study's unit) where a subject has no scan,
+    or what a CSV `file` asks for: a line for each `subject`, its `times` (split by `;`), and if wanted `samples`,
+    `seed`, the times of the scans that may be `observed`, and a `name`.
+
+    `model` is a trained model's folder or URL (none: the run's own), `study` a folder or URL of scans that are prepared
+    as the model's were (none: the run's own study), `out` where it all goes, also a folder or URL (none: into the run's
+    folder). `split`: whom of the run's own study; of another one everybody. `ensemble`: further models, of other
+    trainings, among which and `model` the samples of a frame are dealt in turn.
+
+    `exact`: every subject goes through the network alone, all its samples together, so that its voxels are the same to
+    the last bit whoever else is there; without, `batch_size` sequences do at a time, which is faster for small volumes
+    and equal to 1e-5. `sequence`: also all frames in time as one 4D file and as a GIF. `tuned`: with the sweep's
+    settings, if there are. `replace`: what another request left in `out` may be removed.
+    """
+
+    model: Location | None = None
+    ensemble: tuple[Location, ...] = ()
+    study: Location | None = None
+    out: Location | None = None
+    split: Literal["train", "val", "test", "all"] = "test"
+    missing: bool = False
+    at: tuple[FiniteFloat, ...] = ()
+    file: Location | None = None
+    tuned: bool = True
+    samples: Positive = 4
+    estimates: tuple[Literal["samples", "mean", "std"], ...] = Field(default=("samples", "mean", "std"), min_length=1)
+    sequence: bool = False
+    exact: bool = True
+    replace: bool = False
+    actors: Positive = 2
+    batch_size: Positive = 8
+    gpus_per_actor: Annotated[float, Field(ge=0)] = 0.0
+    tasks: tuple[TaskSettings, ...] = Field(
+        default=(
+            TaskSettings(name="ed-to-es", observed=(0,), targets=(-1,)),
+            TaskSettings(name="three-to-es", observed=(0, 2, 4), targets=(-1,)),
+            TaskSettings(name="missing", observed=(0, 3, -1), targets=(1, 2, 4, 5, 6)),
+        ),
+        min_length=1,
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [task.name for task in self.tasks]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"two tasks are called '{min(twice)}'; their outputs would overwrite each other")
+        if self.file is not None and (self.missing or self.at):
+            raise ValueError("file says what is wanted, and so do missing and at; give one of them")
+        return self
+
+
+class EvaluateSettings(Section):
+    """The report: how many subjects it shows in pictures."""
+
+    pictures: Positive = 4

@@ -1,0 +1,158 @@
+"""What the tables of a study tell: rows and values."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sadm_ray.data.find.catalog import Covariates, Problem
+from sadm_ray.errors import DataError
+from sadm_ray.storage import Entry, Storage
+
+Row = dict[str, str]
+"""The values of a row by column, as they are written; what is missing has no entry."""
+
+MISSING = frozenset({"", "n/a", "na", "nan"})
+NOTHING = "is empty, or a link to nothing; copy it again from its source"
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_in_threads(do: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """`do` of each item, in order, many at a time: an object store takes tens of milliseconds to answer."""
+
+    def do_some(start: int) -> list[Result]:  # a task of several, as a task alone costs more than to ask a disk
+        return [do(item) for item in items[start : start + 8]]
+
+    with ThreadPoolExecutor(16) as pool:
+        for start in range(0, len(items), 1024):  # a pool takes all that it is given, however much that is
+            for results in pool.map(do_some, range(start, min(start + 1024, len(items)), 8)):
+                yield from results
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """A table that is being read: its `rows` can be gone through once."""
+
+    file: str
+    columns: tuple[str, ...]
+    lines: Iterator[tuple[int, Sequence[str | None]]]
+
+    def rows(self, problems: list[Problem], subject: str = "") -> Iterator[tuple[int, Row]]:
+        """Rows and their numbers: of text the line, the header being line 1; of Parquet the row, from 1.
+
+        Rows of too many or too few fields are left out and added to `problems`.
+
+        Raises:
+            DataError: the rest cannot be read.
+        """
+        try:
+            for number, fields in self.lines:
+                if len(fields) != len(self.columns):
+                    told = f"row {number} has {len(fields)} fields where the header has {len(self.columns)}; correct it"
+                    problems.append(Problem(subject, self.file, told))
+                    continue
+                words = ((name, (field or "").strip()) for name, field in zip(self.columns, fields, strict=True))
+                yield number, {name: word for name, word in words if name and word.lower() not in MISSING}
+        except (OSError, csv.Error, pa.ArrowException) as error:
+            raise DataError(f"{self.file}: cannot be read ({reason(error)}); export the table again") from None
+
+    def named(self, *names: str) -> str | None:
+        """The column of the first of these names that is there, in upper or lower case."""
+        lower = {column.lower(): column for column in reversed(self.columns)}
+        return next((lower[name] for name in names if name in lower), None)
+
+
+def read_table(storage: Storage, entry: Entry) -> StudyTable:
+    """Open a .csv, .tsv or .parquet table.
+
+    Raises:
+        DataError: it cannot be read, is empty or names a column twice.
+    """
+    path, file = entry.path, storage.where(entry.path)
+    if not entry.size:  # nor is a pipe or a device read, which might never end
+        raise DataError(f"{file}: {NOTHING}")
+    try:
+        lines = _parquet(storage, path) if path.lower().endswith(".parquet") else _text(storage.read(path), path)
+        _, names = next(lines, (0, ()))
+    except (OSError, csv.Error, pa.ArrowException) as error:
+        raise DataError(f"{file}: cannot be read ({reason(error)}); check the path or export it again") from None
+    columns = tuple((name or "").strip() for name in names)
+    if not any(columns):
+        raise DataError(f"{file}: is empty; a line with the names of the columns is expected")
+    twice = sorted({name for name in columns if name and columns.count(name) > 1})
+    if twice:
+        raise DataError(f"{file}: has two columns called '{twice[0]}'; rename one of them")
+    return StudyTable(file, columns, lines)
+
+
+def _text(content: bytes, path: str) -> Iterator[tuple[int, Sequence[str | None]]]:
+    """The header and the lines that are not blank. pyarrow's reader knows no line numbers and stops at Latin-1."""
+    text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", errors="replace", newline="")
+    lines = csv.reader(text, delimiter=DELIMITERS[path[-4:].lower()])
+    for fields in lines:
+        if any(field.strip() for field in fields):
+            yield lines.line_num, fields
+
+
+def _parquet(storage: Storage, path: str) -> Iterator[tuple[int, Sequence[str | None]]]:
+    """The same of Parquet, whose numbers and dates become words. What pandas adds as its index has no name here."""
+    with storage.open_random(path) as stream:
+        file = pq.ParquetFile(stream)
+        for field in file.schema_arrow:
+            if pa.types.is_nested(field.type) or pa.types.is_duration(field.type):
+                raise pa.ArrowInvalid(f"column '{field.name}' is {field.type}, neither numbers, dates nor text")
+        yield 0, tuple("" if name.startswith("__index_level_") else name for name in file.schema_arrow.names)
+        number = 0
+        for batch in file.iter_batches():
+            for fields in zip(*(column.cast(pa.string()).to_pylist() for column in batch.columns), strict=True):
+                number += 1
+                yield number, fields
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def number_of(word: str) -> float | None:
+    """A finite number; none where it is no such."""
+    try:
+        value = float(word)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and "_" not in word else None
+
+
+def covariates_of(row: Mapping[str, str]) -> Covariates:
+    """Numbers as floats, other values as they are."""
+    return {name: word if (value := number_of(word)) is None else value for name, word in row.items()}
+
+
+def shared_columns(subjects: Iterable[Sequence[Row]]) -> frozenset[str]:
+    """The columns that tell the same in all rows of every subject: what is known of the subject, not of a visit."""
+    names: set[str] = set()
+    varying: set[str] = set()
+    for rows in subjects:
+        first: Row = {}
+        for row in rows:
+            names.update(row)
+            varying.update(name for name, word in row.items() if first.setdefault(name, word) != word)
+    return frozenset(names - varying)
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """A key that sorts ses-2 before ses-10."""
+    parts = re.split(r"([0-9]+)", name)  # text and digits by turns
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name

@@ -1,0 +1,190 @@
+"""One look through a study as it lies: what is in every file, everything that is wrong, and the mends.
+
+The catalog lists the study and Ray Data shares the subjects out. Whoever reads a subject's scans keeps their voxels and
+returns a few numbers. Nothing is written but the pictures that are asked for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sadm_ray.actor_pool import map_in_actor_pool
+from sadm_ray.config import DataSettings, Settings
+from sadm_ray.data.find import SPLITS, Catalog, Problem, Subject, find_subjects
+from sadm_ray.data.inspect.cohort_checks import cohort_warnings
+from sadm_ray.data.read.subject_scans import ScanFacts, read_scans
+from sadm_ray.data.splits import split_subjects
+from sadm_ray.errors import ConfigError
+from sadm_ray.storage import Storage
+
+if TYPE_CHECKING:
+    from sadm_ray.data.inspect.contact_sheet import ContactSheet
+
+SCHEMA_VERSION = 1
+
+Record = dict[str, Any]
+"""A subject: `subject`, `group`, `split`, `usable` and its `visits`, a file each (`_visit`)."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found: a record for every subject, also for those that cannot be used, and all problems."""
+
+    root: str
+    time_unit: str
+    records: tuple[Record, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything would be left out."""
+        return any(problem.fatal for problem in self.problems)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """Subjects, those of them that can be used and how they are split, visits, bytes, problems, warnings."""
+        visits = [visit for record in self.records for visit in record["visits"]]
+        splits = Counter(record["split"] for record in self.records if record["usable"])
+        return {
+            "subjects": len(self.records),
+            "usable": sum(record["usable"] for record in self.records),
+            "splits": {split: splits[split] for split in SPLITS},
+            "visits": sum(visit["frames"] for visit in visits),
+            "bytes": sum(visit["bytes"] for visit in visits),
+            "problems": sum(problem.fatal for problem in self.problems),
+            "warnings": sum(not problem.fatal for problem in self.problems),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for other programs."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "root": self.root,
+            "time_unit": self.time_unit,
+            "counts": self.counts,
+            "subjects": list(self.records),
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+
+def inspect_study(settings: Settings, root: str, pictures: Path | None = None) -> Inspection:
+    """Read every scan of the study at `root` once. Needs a running Ray.
+
+    Args:
+        pictures: the folder for a picture of every subject; every machine that reads writes into its own.
+
+    Raises:
+        DataError: `root` is missing, cannot be listed, or holds no subject at all.
+        ConfigError: `pictures` cannot be made.
+    """
+    folder = None if pictures is None else _make_folder(pictures)
+    catalog = find_subjects(root, settings.data)
+    records, problems = _read_all(catalog, settings.data, folder)
+    problems += catalog.problems
+    split_of = split_subjects(catalog.subjects, settings.data.split, settings.seed)
+    unread = {problem.subject for problem in problems} - {record["subject"] for record in records} - {""}
+    records += [_record(Subject(name, ())) for name in unread]
+    for record in records:
+        record["split"] = split_of.get(record["subject"])
+    records.sort(key=lambda record: record["subject"])
+    problems += [Problem("", root, line, fatal=False) for line in cohort_warnings(records, settings.data)]
+    problems.sort(key=lambda problem: (problem.subject, problem.file, problem.message))
+    return Inspection(root, catalog.time_unit, tuple(records), tuple(problems))
+
+
+def _make_folder(pictures: Path) -> str:
+    folder = pictures.expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--pictures: {folder} cannot be made ({error.strerror}); choose another folder") from None
+    return str(folder)
+
+
+def _read_all(catalog: Catalog, settings: DataSettings, pictures: str | None) -> tuple[list[Record], list[Problem]]:
+    records: list[Record] = []
+    problems: list[Problem] = []
+    how: dict[str, Any] = {
+        "source": catalog.folder,
+        "settings": settings,
+        "unit": catalog.time_unit,
+        "pictures": pictures,
+    }
+    for told in map_in_actor_pool("inspect", catalog.subjects, [1] * len(catalog.subjects), _inspect, **how):
+        records.append(told["record"])
+        problems += [Problem(**problem) for problem in told["problems"]]
+    return records, problems
+
+
+def _inspect(subject: Subject, **how: Any) -> dict[str, Any]:
+    record, problems = inspect_subject(subject, **how)
+    return {"record": record, "problems": [asdict(problem) for problem in problems]}
+
+
+def inspect_subject(
+    subject: Subject, source: str, settings: DataSettings, unit: str, pictures: str | None
+) -> tuple[Record, list[Problem]]:
+    """A subject's record, and what is wrong with it; whatever goes wrong is this subject's alone."""
+    storage = Storage(source)
+    record, problems = _record(subject), []
+    sheet = None if pictures is None else _new_sheet()
+    times: list[float] = []  # of the frames of the file that is being read
+    try:
+        for found in read_scans(subject, storage, int(settings.max_scan_gb * 1e9), settings.min_scans):
+            if isinstance(found, Problem):
+                problems.append(found)
+            elif isinstance(found, ScanFacts):
+                record["visits"].append(_visit(found, times, storage))
+                times = []
+            else:
+                times.append(found.time)
+                if sheet is not None:
+                    sheet.add(f"{found.time:.3g}", found.volume, found.affine, found.spacing)
+    except Exception as error:
+        problems.append(_unexpected(subject, storage.where(subject.scans[0].file), error, fatal=True))
+    if sheet is not None and sheet.seen:
+        picture = f"{subject.name}.png"
+        try:
+            Storage(str(pictures)).write(picture, sheet.draw(f"{subject.name}  ·  {unit}"))
+        except Exception as error:
+            problems.append(_unexpected(subject, f"{pictures}/{picture}", error, fatal=False))
+    record["usable"] = sum(visit["frames"] for visit in record["visits"]) >= settings.min_scans
+    return record, problems
+
+
+def _new_sheet() -> ContactSheet:
+    from sadm_ray.data.inspect.contact_sheet import ContactSheet  # with matplotlib, which takes its time
+
+    return ContactSheet()
+
+
+def _record(subject: Subject) -> Record:
+    return {"subject": subject.name, "group": subject.group, "split": None, "usable": False, "visits": []}
+
+
+def _visit(facts: ScanFacts, times: Sequence[float], storage: Storage) -> dict[str, Any]:
+    """`frames` of the `stored` ones are used, at times `first` to `last`; shape and spacing (mm) are of (x, y, z)."""
+    return {
+        "session": facts.session,
+        "file": storage.where(facts.file),
+        "frames": len(times),
+        "stored": facts.count,
+        "first": times[0],
+        "last": times[-1],
+        "shape": list(facts.shape),
+        "spacing": [float(size) for size in facts.spacing],
+        "orientation": facts.orientation,
+        "dtype": facts.dtype,
+        "low": facts.low,
+        "high": facts.high,
+        "bytes": facts.size,
+    }
+
+
+def _unexpected(subject: Subject, file: str, error: Exception, fatal: bool) -> Problem:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return Problem(subject.name, file, f"{reason}; look at the file or report a bug", fatal)

@@ -1,0 +1,104 @@
+"""An inspection as text for a terminal: a row a subject, and below it what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sadm_ray.data.find import Problem
+from sadm_ray.data.inspect.inspection import Inspection, Record
+
+FIRST, MOST = 100, 200
+"""Rows that are shown in any case, and with those of the subjects of whom something is wrong, if there are more."""
+FILES = {True: 20, False: 3}
+"""Of how many files the names follow a line that holds for several, if it is fatal or not."""
+
+
+def render(inspection: Inspection) -> Group:
+    """The table, a line of sums, and every problem; print it with `soft_wrap`, so that a problem stays one line."""
+    marks = {problem.subject: Text("!", "yellow") for problem in inspection.problems}
+    marks |= {problem.subject: Text("✗", "red") for problem in inspection.problems if problem.fatal}
+    shown = _shown(inspection.records, marks)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("", "subject", "group"):
+        table.add_column(heading, overflow="fold")
+    unit = inspection.time_unit
+    time = f"time, {unit}" if len(unit) < 10 else "time"  # a longer one is told below
+    for heading in ("visits", time, "shape", "spacing, mm", "lies", "type", "intensity", "MB"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for record in shown:
+        table.add_row(marks.get(record["subject"], Text()), *map(_text, _cells(record)))
+    hidden = len(inspection.records) - len(shown)
+    more = [Text(f"… and {hidden} more subjects that are not shown; --json tells of all")] if hidden else []
+    return Group(table, *more, Text(_sums(inspection), "bold"), *_problem_lines(inspection))
+
+
+def _shown(records: Sequence[Record], marked: Iterable[str]) -> list[Record]:
+    if len(records) <= MOST:
+        return list(records)
+    wrong = set(marked)
+    later = [record for record in records[FIRST:] if record["subject"] in wrong]
+    return [*records[:FIRST], *later[: MOST - FIRST]]
+
+
+def _cells(record: Record) -> Iterator[str]:
+    visits = record["visits"]
+    yield record["subject"]
+    yield record["group"]
+    yield str(sum(visit["frames"] for visit in visits))
+    if not visits:
+        return
+    yield _range(min(visit["first"] for visit in visits), max(visit["last"] for visit in visits))
+    yield _few("×".join(map(str, visit["shape"])) for visit in visits)
+    yield _few("×".join(f"{size:.3g}" for size in visit["spacing"]) for visit in visits)
+    yield _few(visit["orientation"] for visit in visits)
+    yield _few(visit["dtype"] for visit in visits)
+    yield _range(min(visit["low"] for visit in visits), max(visit["high"] for visit in visits))
+    yield f"{sum(visit['bytes'] for visit in visits) / 1e6:.1f}"
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.4g}–{high:.4g}".replace("-", "−")
+
+
+def _few(values: Iterable[str]) -> str:
+    """One value if all are equal; else two of them, and how many more there are."""
+    unique = list(dict.fromkeys(values))
+    more = [f"+{len(unique) - 2}"] if len(unique) > 2 else []
+    return ", ".join([*unique[:2], *more])
+
+
+def _sums(inspection: Inspection) -> str:
+    counts = inspection.counts
+    splits = ", ".join(f"{split} {count}" for split, count in counts["splits"].items())
+    size = counts["bytes"] / 1e9
+    told = f"{size:.2f} GB" if size >= 0.1 else f"{size * 1e3:.1f} MB"
+    usable = f"subjects: {counts['subjects']}, usable: {counts['usable']} ({splits})"
+    return f"{usable}, visits: {counts['visits']}, {told}, time in {inspection.time_unit}"
+
+
+def _problem_lines(inspection: Inspection) -> Iterator[Text]:
+    for fatal, heading, style in ((True, "left out", "red"), (False, "worth a look", "yellow")):
+        groups: dict[str, list[Problem]] = {}
+        for problem in inspection.problems:
+            if problem.fatal == fatal:
+                groups.setdefault(problem.message, []).append(problem)
+        if groups:
+            yield Text(f"{heading}:", style)
+        for message, group in groups.items():
+            if len(group) == 1:
+                yield _text(f"  {group[0]}")
+                continue
+            yield _text(f"  {len(group)} files: {message}")
+            yield from (_text(f"    {problem.subject}: {problem.file}") for problem in group[: FILES[fatal]])
+            if len(group) > FILES[fatal]:
+                yield Text(f"    … and {len(group) - FILES[fatal]} more; --json tells of all", "dim")
+
+
+def _text(line: str) -> Text:
+    """No markup, and nothing that steers a terminal: names come from the study's disk."""
+    return Text("".join(letter if letter.isprintable() else "�" for letter in line))

@@ -1,0 +1,73 @@
+"""Rows of the shards as one batch: sequences padded to the longest, with a mask, and covariates as numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from sadm_ray.config import CovariateSettings
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """Some subjects' sequences; what lies behind the end of a shorter one is absent and zero.
+
+    `lengths` are the numbers of slots before padding. Covariates are as `SequenceModel.generate` wants
+    them; none without settings of that kind.
+    """
+
+    subjects: tuple[str, ...]
+    lengths: tuple[int, ...]
+    frames: Float32[np.ndarray, "b t 1 d h w"]
+    present: Bool[np.ndarray, "b t"]
+    times: Float32[np.ndarray, "b t"]
+    covariates: Float32[np.ndarray, "b n"] | None
+    visit_covariates: Float32[np.ndarray, "b t m"] | None
+
+
+def collate(rows: Sequence[Mapping[str, Any]], covariates: Sequence[CovariateSettings] = ()) -> SequenceBatch:
+    """Stack rows (`sadm_ray.data.shards.subject_row.parse_row`)."""
+    told = [json.loads(row["covariates"]) for row in rows] if covariates else []
+    of_subjects = [each for each in covariates if each.of == "subject"]
+    of_visits = [each for each in covariates if each.of == "visit"]
+    values = [[_value(each, row["subject"].get(each.name)) for each in of_subjects] for row in told]
+    visits = [
+        np.array([[_value(each, visit.get(each.name)) for each in of_visits] for visit in row["visits"]], np.float32)
+        for row in told
+    ]
+    return SequenceBatch(
+        subjects=tuple(row["subject"] for row in rows),
+        lengths=tuple(len(row["present"]) for row in rows),
+        frames=_padded([row["frames"] for row in rows], np.float32(0)),
+        present=_padded([row["present"] for row in rows], np.False_),
+        times=_padded([row["times"] for row in rows], np.float32(0)),
+        covariates=np.array(values, np.float32) if of_subjects else None,
+        visit_covariates=_padded(visits, np.float32(np.nan)) if of_visits else None,
+    )
+
+
+def _padded(arrays: Sequence[np.ndarray], nothing: np.generic) -> np.ndarray:
+    longest = max(len(array) for array in arrays)
+    padded = np.full((len(arrays), longest, *arrays[0].shape[1:]), nothing)
+    for place, array in zip(padded, arrays, strict=True):
+        place[: len(array)] = array
+    return padded
+
+
+def _value(settings: CovariateSettings, value: float | str | None) -> float:
+    """A number, or the index of a level; NaN for what is missing or unknown."""
+    if value is None:
+        return np.nan
+    if settings.levels:
+        levels = [level.casefold() for level in settings.levels]
+        text = (f"{value:g}" if isinstance(value, float) else str(value)).casefold()
+        return float(levels.index(text)) if text in levels else np.nan
+    try:
+        return float(value)
+    except ValueError:
+        return np.nan

@@ -1,0 +1,274 @@
+"""How a source's voxels become the model's, and back.
+
+A volume is (d, h, w) = (z, y, x), the transpose of NIfTI's array. It is turned, cropped, resampled, and at last cut or
+padded about its centre. Space only: nothing here mixes frames, since interpolating in time would carry a target into
+its context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Shaped
+from nibabel.orientations import io_orientation
+from pydantic import ConfigDict, TypeAdapter
+from scipy import ndimage
+
+Orientation = Literal["native", "canonical"]
+Crop = Literal["none", "foreground"]
+
+MARGIN = 0.05
+"""Left around the foreground on each side, as a share of its size."""
+MIN_MARGIN = 2
+"""The least margin, in voxels."""
+STRAY = 0.001
+"""The share of the foreground that may lie beyond each face of its box, so that a speck of noise does not stretch it.
+A round brain loses 2 % of its diameter there, less than `MARGIN` gives back."""
+
+
+@dataclass(frozen=True)
+class SpatialTransform:
+    """The way from the grid of one subject's source to the model's; all frames of the subject share it."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    source_shape: tuple[int, int, int]
+    """(D, H, W) of the file's own grid."""
+    axes: tuple[int, int, int]
+    """The source's axis that becomes each oriented one."""
+    flips: tuple[bool, bool, bool]
+    """Which oriented axes run against their source's."""
+    crop: tuple[tuple[int, int], ...]
+    """Start and stop along each axis in oriented source voxels; all of it where nothing is cropped."""
+    resampled: tuple[int, int, int]
+    """What the crop is resampled to."""
+    shape: tuple[int, int, int]
+    """The model's (d, h, w): `resampled`, cut or padded about its centre."""
+
+    def __post_init__(self) -> None:
+        if sorted(self.axes) != [0, 1, 2]:
+            raise ValueError(f"axes {self.axes} are no permutation of 0, 1, 2")
+        if min(*self.source_shape, *self.resampled, *self.shape) < 1:
+            raise ValueError(f"a grid has no voxels: {self}")
+        oriented = [self.source_shape[axis] for axis in self.axes]
+        if not all(0 <= start < stop <= size for (start, stop), size in zip(self.crop, oriented, strict=True)):
+            raise ValueError(f"crop {self.crop} does not fit in a volume {oriented}")
+
+    @classmethod
+    def plan(
+        cls,
+        first: Float32[np.ndarray, "D H W"],
+        affine: Float[np.ndarray, "4 4"],
+        spacing: Sequence[float],
+        *,
+        shape: Sequence[int],
+        target_spacing: Sequence[float] | None,
+        orientation: Orientation,
+        crop: Crop,
+    ) -> SpatialTransform:
+        """Choose the grid of a subject from its first frame alone, so that nothing of a later target leaks in.
+
+        Args:
+            first: the first frame. With `crop` the foreground of this frame is kept: anatomy that grows beyond the
+                margin is cut off in later frames.
+            affine: the file's, voxel (x, y, z) to mm.
+            spacing: the file's voxel sizes (x, y, z) in mm, which an affine need not agree with.
+            shape: the model's (d, h, w).
+            target_spacing: voxel sizes (d, h, w) of the oriented volume in mm; none: the field of view is resampled
+                to `shape`, whatever voxel sizes that gives.
+            orientation: canonical turns the axes to the closest of right, anterior, superior, by swaps and flips
+                only; transposed, d then runs to superior, h to anterior, w to the right.
+            crop: foreground keeps the box of what is brighter than its surroundings, plus a margin.
+
+        Raises:
+            ValueError: an affine without three directions, or sizes that are not positive.
+        """
+        axes, flips = (0, 1, 2), (False, False, False)
+        if orientation == "canonical":
+            axes, flips = _canonical(affine)
+        oriented = _orient(first, axes, flips)
+        box = _foreground(oriented) if crop == "foreground" else tuple((0, size) for size in oriented.shape)
+        resampled = _triple(shape)
+        if target_spacing is not None:
+            if not all(0 < size < np.inf for size in (*spacing, *target_spacing)):
+                raise ValueError(f"voxel sizes {tuple(spacing)} and {tuple(target_spacing)} must be positive")
+            sizes = [spacing[2 - axis] for axis in axes]  # (x, y, z) of the file to oriented (d, h, w)
+            resampled = _triple(
+                max(1, round((stop - start) * size / target))
+                for (start, stop), size, target in zip(box, sizes, target_spacing, strict=True)
+            )
+        return cls(_triple(first.shape), axes, flips, box, resampled, _triple(shape))
+
+    def forward(self, volume: Float[np.ndarray, "D H W"]) -> Float32[np.ndarray, "d h w"]:
+        """Bring a volume of the source's grid to the model's; what is padded repeats the outermost voxels.
+
+        Raises:
+            ValueError: the volume is not on the source's grid.
+        """
+        _expect(volume, self.source_shape)
+        oriented = _orient(volume, self.axes, self.flips)
+        resampled = resample(oriented[_slices(self.crop)], self.resampled)
+        pads = [(into.start, size - into.stop) for into, size in zip(self._into, self.shape, strict=True)]
+        return np.pad(resampled[self._seen], pads, mode="edge")
+
+    def forward_labels(self, labels: Shaped[np.ndarray, "D H W"]) -> Shaped[np.ndarray, "d h w"]:
+        """Bring labels the same way: each voxel takes that of the nearest one; what is padded has none (0).
+
+        Raises:
+            ValueError: the labels are not on the source's grid.
+        """
+        _expect(labels, self.source_shape)
+        cropped = _orient(labels, self.axes, self.flips)[_slices(self.crop)]
+        # The centre (i + ½) / n of `resampled` lies in this voxel of the crop, as in `resample`.
+        nearest = [(2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(self.resampled, cropped.shape, strict=True)]
+        found = np.zeros(self.shape, dtype=labels.dtype)
+        found[self._into] = cropped[np.ix_(*nearest)][self._seen]
+        return found
+
+    def voxel_size(self, spacing: Sequence[float]) -> tuple[float, float, float]:
+        """The size in mm of a voxel of the model's grid along (d, h, w), from that of the source's along (x, y, z)."""
+        sizes = (float(spacing[2 - axis]) for axis in self.axes)  # oriented, d h w
+        d, h, w = (
+            size * (stop - start) / count
+            for size, (start, stop), count in zip(sizes, self.crop, self.resampled, strict=True)
+        )
+        return d, h, w
+
+    def back(self, volume: Float[np.ndarray, "d h w"], outside: float) -> Float32[np.ndarray, "D H W"]:
+        """Bring a volume of the model's grid back to the source's; what the coarser grid lost stays lost.
+
+        Args:
+            outside: the value of source voxels that the model never saw, in the units of `volume`: those outside the
+                crop, and those whose centre the cut left out.
+
+        Raises:
+            ValueError: the volume is not on the model's grid.
+        """
+        _expect(volume, self.shape)
+        # Padded back to what was resampled, so that it is resampled about the same points.
+        pads = [(seen.start, size - seen.stop) for seen, size in zip(self._seen, self.resampled, strict=True)]
+        whole = np.pad(volume[self._into], pads, mode="edge")
+        crop = resample(whole, [stop - start for start, stop in self.crop])
+        known = tuple(
+            slice(_first_centre(seen.start, fine, coarse), _first_centre(seen.stop, fine, coarse))
+            for seen, fine, coarse in zip(self._seen, crop.shape, self.resampled, strict=True)
+        )
+        oriented = np.full([self.source_shape[axis] for axis in self.axes], outside, dtype=np.float32)
+        oriented[_slices(self.crop)][known] = crop[known]
+        return np.ascontiguousarray(_flip(oriented, self.flips).transpose(np.argsort(self.axes)))
+
+    def to_json(self) -> str:
+        """For a shard's row or a sidecar; `from_json` reads it."""
+        return _JSON.dump_json(self).decode()
+
+    @staticmethod
+    def from_json(text: str) -> SpatialTransform:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: the text is no JSON, or describes no grid.
+        """
+        return _JSON.validate_json(text)
+
+    @property
+    def _seen(self) -> tuple[slice, ...]:
+        """The part of `resampled` that the model's grid holds."""
+        return tuple(map(_overlap, self.resampled, self.shape))
+
+    @property
+    def _into(self) -> tuple[slice, ...]:
+        """Where in the model's grid that part lies."""
+        return tuple(map(_overlap, self.shape, self.resampled))
+
+
+_JSON = TypeAdapter(SpatialTransform)
+
+
+def _canonical(affine: Float[np.ndarray, "4 4"]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """The axes and flips of nibabel's `as_closest_canonical`, for arrays that are the transpose of nibabel's."""
+    orientation = io_orientation(affine)
+    if not np.isfinite(orientation).all():
+        raise ValueError("the affine does not give every axis a direction")
+    x, y, z = np.argsort(orientation[:, 0]).tolist()  # the file's axes to the right, to anterior, to superior
+    d, h, w = (orientation[[z, y, x], 1] < 0).tolist()
+    return (2 - z, 2 - y, 2 - x), (d, h, w)
+
+
+def _orient(
+    volume: Shaped[np.ndarray, "D H W"], axes: tuple[int, int, int], flips: tuple[bool, bool, bool]
+) -> Shaped[np.ndarray, "oD oH oW"]:
+    return _flip(volume.transpose(axes), flips)
+
+
+def _flip(volume: Shaped[np.ndarray, "D H W"], flips: tuple[bool, bool, bool]) -> Shaped[np.ndarray, "D H W"]:
+    return np.flip(volume, tuple(axis for axis in range(3) if flips[axis]))
+
+
+def _foreground(volume: Float32[np.ndarray, "D H W"]) -> tuple[tuple[int, int], ...]:
+    """Start and stop along each axis of the foreground's box and its margin; all of a volume without contrast.
+
+    The foreground is brighter than the background, the 1st percentile, by a tenth of the way to the 99.9th: high
+    enough for air and ringing to stay out, low enough for the dark rim of a brain, and no single voxel moves it.
+    """
+    background, bright = np.percentile(volume, (1, 99.9))
+    if not bright > background:
+        return tuple((0, size) for size in volume.shape)
+    foreground = volume > background + 0.1 * (bright - background)
+    return tuple(_extent(np.moveaxis(foreground, axis, 0)) for axis in range(3))
+
+
+def _extent(foreground: Bool[np.ndarray, "n p q"]) -> tuple[int, int]:
+    """Start and stop, margin and all, of the foreground along the first axis."""
+    share = np.cumsum(foreground.sum(axis=(1, 2))) / foreground.sum()
+    start, stop = int(np.searchsorted(share, STRAY, side="right")), int(np.searchsorted(share, 1 - STRAY)) + 1
+    margin = max(MIN_MARGIN, round(MARGIN * (stop - start)))
+    return max(0, start - margin), min(len(share), stop + margin)
+
+
+def resample(volume: Float[np.ndarray, "D H W"], shape: Sequence[int]) -> Float32[np.ndarray, "d h w"]:
+    """Resample to `shape` over the same field of view, linearly along each axis.
+
+    The voxel (i + ½) / n of one grid lies where (j + ½) / m of the other does. Along an axis that becomes coarser by a
+    factor f, a Gaussian of σ = (f − 1) / 2 source voxels comes first, so that detail finer than the new grid does not
+    come back as moiré (the rule of scikit-image's `resize`).
+    """
+    volume = volume.astype(np.float32, copy=False)
+    if volume.shape == tuple(shape):
+        return volume
+    factors = np.divide(volume.shape, shape)
+    sigma = np.maximum((factors - 1) / 2, 0)
+    if sigma.any():
+        volume = ndimage.gaussian_filter(volume, sigma, mode="nearest")
+    # grid_mode: the ends of the field of view stay put, rather than the centres of the outermost voxels.
+    return ndimage.zoom(volume, 1 / factors, order=1, mode="nearest", grid_mode=True)
+
+
+def _overlap(size: int, other: int) -> slice:
+    """The voxels of an axis of `size` that one of `other` voxels about the same centre shares."""
+    start = max(0, (size - other) // 2)
+    return slice(start, start + min(size, other))
+
+
+def _first_centre(edge: int, size: int, other: int) -> int:
+    """The first of `size` voxels whose centre lies at or beyond `edge`, counted in `other` voxels of the same extent.
+
+    That is ⌈edge · size / other − ½⌉, in integers.
+    """
+    return -((other - 2 * edge * size) // (2 * other))
+
+
+def _slices(box: tuple[tuple[int, int], ...]) -> tuple[slice, ...]:
+    return tuple(slice(start, stop) for start, stop in box)
+
+
+def _triple(sizes: Iterable[int]) -> tuple[int, int, int]:
+    d, h, w = (int(size) for size in sizes)
+    return d, h, w
+
+
+def _expect(volume: Shaped[np.ndarray, "D H W"], shape: tuple[int, int, int]) -> None:
+    if volume.shape != shape:
+        raise ValueError(f"a volume {volume.shape} where the grid has {shape}")

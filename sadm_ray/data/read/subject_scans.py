@@ -1,0 +1,203 @@
+"""The scans of one subject, read one file after another: only one file's voxels are in memory at a time.
+
+A bad file yields its problems and none of its frames. Frames on another grid than those before them are bad, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Float32, Float64
+from nibabel.orientations import aff2axcodes
+
+from sadm_ray.data.find.catalog import Covariates, Problem, Scan, Subject
+from sadm_ray.data.read.nifti_io import Image, read_image
+from sadm_ray.data.read.scan_checks import cycle_faults, grid_faults, spacing_warning, voxel_faults
+from sadm_ray.errors import DataError
+from sadm_ray.storage import Storage
+
+Moment = tuple[int, float]
+"""A frame's place (from 0) along the last axis of its file, and its time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A volume of a subject, in the units of the scanner and on the file's own grid.
+
+    `index` is its place (from 0) in a 4D file; none where it is the file. `time` is in the study's unit, `spacing`
+    (x, y, z) in mm, and `affine` maps (x, y, z) to mm. `covariates` are the visit's.
+    """
+
+    file: str
+    index: int | None
+    session: str
+    time: float
+    volume: Float32[np.ndarray, "d h w"]
+    affine: Float64[np.ndarray, "4 4"]
+    spacing: tuple[float, float, float]
+    covariates: Covariates = field(default_factory=dict)
+
+    def without_volume(self) -> Frame:
+        """The same without its voxels, for whoever keeps all frames."""
+        return replace(self, volume=np.empty((0, 0, 0), dtype=np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class ScanFacts:
+    """What a file turned out to be.
+
+    `shape` and `spacing` (mm) are of (x, y, z), `count` is the number of its frames, `orientation` where the axes lead
+    (`LPS`: to the left, the back, the head), `dtype` the stored type. `low` and `high` are the least and the greatest
+    value of the frames that are used. `size` is in bytes, `sha256` of the file as stored.
+    """
+
+    file: str
+    session: str
+    shape: tuple[int, int, int]
+    count: int
+    spacing: tuple[float, float, float]
+    affine: Float64[np.ndarray, "4 4"]
+    orientation: str
+    dtype: str
+    low: float
+    high: float
+    size: int
+    sha256: str
+
+
+def read_scans(subject: Subject, storage: Storage, limit: int, least: int = 2) -> Iterator[Frame | ScanFacts | Problem]:
+    """Read a subject's files; of each good one come its frames in the order of time, then its facts.
+
+    A cine (`subject.cycle`) gives the frames from ED to ES, over the end of the file if ES comes first. A 4D file
+    without a time gives all its frames, `step` apart. All other files are one volume each, at their own time; bad ones
+    are left out, and the first good one is the grid that the others must have.
+
+    Args:
+        limit: the most bytes of voxels that are read of a file.
+        least: with fewer usable frames than these a subject is of no use, which is told.
+
+    Returns:
+        At least two frames, or fatal problems that say why there are fewer. Nothing is raised for what is in a file.
+    """
+    first: ScanFacts | None = None
+    usable, told = 0, False
+    for scan in subject.scans:
+        name = storage.where(scan.file)
+        try:
+            image, moments, facts = _read_scan(subject, scan, storage, limit, least, first)
+        except DataError as error:
+            faults = error.problems or (str(error),)
+        except MemoryError:
+            faults = ("does not fit the memory; lower data.max_scan_gb, or give the workers more",)
+        except Exception as error:  # a bug, or a failing store: of this file alone
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            faults = (f"{reason}; look at the file or report a bug",)
+        else:
+            if first is None:
+                first = facts
+                for line in spacing_warning(facts.spacing, facts.shape):
+                    yield Problem(subject.name, name, line, fatal=False)
+            for index, time in moments:
+                yield Frame(
+                    file=scan.file,
+                    index=index if facts.count > 1 else None,
+                    session=scan.session,
+                    time=time,
+                    volume=image.frame(index),
+                    affine=facts.affine,
+                    spacing=facts.spacing,
+                    covariates=scan.covariates,
+                )
+            yield facts
+            usable += len(moments)
+            del image  # before the next file is read
+            continue
+        told = True
+        yield from (Problem(subject.name, name, line) for line in faults)
+    if usable < least and not (told and len(subject.scans) == 1):
+        where = first.file if first else subject.scans[0].file if subject.scans else ""
+        count = f"only {_number(usable)} usable visit{'s' * (usable > 1)}" if usable else "no usable visit"
+        yield Problem(
+            subject.name, storage.where(where), f"{count}; at least {_number(least)} are needed: mend or add visits"
+        )
+
+
+def _refuse(faults: list[str]) -> None:
+    if faults:
+        raise DataError(faults[0], faults)
+
+
+def _read_scan(
+    subject: Subject, scan: Scan, storage: Storage, limit: int, least: int, first: ScanFacts | None
+) -> tuple[Image, list[Moment], ScanFacts]:
+    """A file, the frames of it that are used, and its facts. DataError if anything is wrong with it."""
+    image = read_image(storage, scan.file, scan.size, limit)
+    if subject.cycle is not None:
+        moments = _cine(*subject.cycle, image.count)
+    elif scan.time is None:
+        moments = _series(subject, image, least)
+    else:
+        moments = _visit(scan.time, image)
+    low, high = _range(image, moments)
+    facts = ScanFacts(
+        file=scan.file,
+        session=scan.session,
+        shape=image.shape,
+        count=image.count,
+        spacing=image.spacing,
+        affine=image.affine,
+        orientation="".join(aff2axcodes(image.affine)),
+        dtype=image.dtype,
+        low=low,
+        high=high,
+        size=scan.size,
+        sha256=image.sha256,
+    )
+    _refuse(grid_faults(first or facts, facts))
+    return image, moments, facts
+
+
+def _cine(ed: int, es: int, count: int) -> list[Moment]:
+    """Frames ED to ES (from 1) at times 0 to 1. The heart beats on, so ES before ED continues at the first frame."""
+    _refuse(cycle_faults(ed, es, count))
+    last = (es - ed) % count
+    return [((ed - 1 + step) % count, step / last) for step in range(last + 1)]
+
+
+def _series(subject: Subject, image: Image, least: int) -> list[Moment]:
+    """All frames of a 4D file; numbered where its header does not tell the time between them."""
+    if len(subject.scans) > 1:
+        _refuse(["has no time though its subject has other files; give every one of them a time, or only one 4D file"])
+    if image.count < least:
+        needed = f"only {_number(image.count)} visit; at least {_number(least)} are needed"
+        _refuse([f"{needed}: give a 4D file, or several files with their times"])
+    step = image.step if math.isfinite(image.step) and image.step > 0 else 1.0
+    return [(index, index * step) for index in range(image.count)]
+
+
+def _number(count: int) -> str:
+    return {1: "one", 2: "two"}.get(count, str(count))
+
+
+def _visit(time: float, image: Image) -> list[Moment]:
+    if image.count > 1:
+        _refuse([f"has {image.count} frames where a visit is one volume; split it, or list it alone, without a time"])
+    return [(0, time)]
+
+
+def _range(image: Image, moments: list[Moment]) -> tuple[float, float]:
+    """The least and the greatest value of the frames that are used, none of which may be faulty."""
+    lows, highs, faults = [], [], []
+    for index, _ in moments:
+        volume = image.frame(index)
+        lows.append(float(volume.min()))
+        highs.append(float(volume.max()))
+        faults += [(index, line) for line in voxel_faults(volume)]
+    if faults:
+        index, line = faults[0]
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        _refuse([f"frame {index + 1} of {image.count}{more}: {line}" if image.count > 1 else line])
+    return min(lows), max(highs)

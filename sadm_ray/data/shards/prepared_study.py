@@ -1,0 +1,237 @@
+"""A prepared study: what `_study.json` and `subjects/*.parquet` tell of the shards beside them.
+
+    _study.json         the settings and their digests, the splits, what was left out; written last
+    subjects/*.parquet  a row a subject: its shard and place there, its checksum, what it was made from
+    parts/*.parquet     the shards, a row a subject (`sadm_ray.data.shards.subject_row.ROW_SCHEMA`)
+
+A split is a list of names, not a folder: another fold or fraction of the same study costs no preparation.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sadm_ray.config import Settings
+from sadm_ray.data.shards.subject_row import SCHEMA_VERSION, parse_row
+from sadm_ray.errors import DataError
+from sadm_ray.storage import Storage
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+STUDY_FILE = "_study.json"
+PARTS, SUBJECTS = "parts", "subjects"
+LOOKS = ("orientation", "crop", "spacing", "shape", "intensity")
+"""The settings of `data` that decide how a volume looks."""
+PREPARED = (*LOOKS, "frames", "dtype")
+"""Those that somebody needs to prepare another study in the same way."""
+
+
+@dataclass(frozen=True)
+class RowLocation:
+    """Where a subject's row lies: the shard's path below the study and the row group."""
+
+    part: str
+    row: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `_study.json` tells.
+
+    `digest` is of all settings that decide who is in the study and how; `preparation` of those alone that decide how a
+    volume looks, which is what a model depends on; `content` of everything that the shards hold, wherever it lies
+    there; `places` is the file that tells where (empty: an older study, see `subjects_file`). `difference_scale` is the
+    root mean square of frame j − frame i over all pairs i < j of the training subjects' scans (0 where nobody trains).
+    `problems` are lines, one for each thing that was left out; `warnings` are of what was used all the same.
+    """
+
+    location: str
+    digest: str
+    preparation: str
+    content: str
+    frames: int | None
+    shape: tuple[int, int, int]
+    time_unit: str
+    subjects: Mapping[str, tuple[str, ...]]  # by split
+    difference_scale: float
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    places: str = ""
+
+    def names(self, split: str) -> tuple[str, ...]:
+        """The subjects of a split.
+
+        Raises:
+            DataError: there are none.
+        """
+        names = self.subjects.get(split, ())
+        if not names:
+            raise DataError(
+                f"{self.location}: no subjects to {_PURPOSE[split]}; add subjects, raise data.split.{split}, or set "
+                "data.split.method=balanced"
+            )
+        return names
+
+    @property
+    def subjects_file(self) -> str:
+        """The table of the places. It is never written over: it always belongs to this study, and may be cached."""
+        return self.places or f"_subjects-{self.content[:16]}.parquet"
+
+    def write(self) -> None:
+        """Write `_study.json`, which makes the study complete."""
+        told = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        del told["location"]
+        Storage(self.location).write(STUDY_FILE, json.dumps(told, indent=2).encode())
+
+
+_PURPOSE = {"train": "train on", "val": "choose settings on", "test": "test"}
+
+
+def data_digest(settings: Settings) -> str:
+    """A hash of all settings that decide who is in the study and how: two equal ones mean the same study."""
+    phantom = settings.phantom.model_dump(mode="json") if settings.data.root is None else None
+    data = settings.data.model_dump(mode="json", exclude={"shards"})
+    return _digest(SCHEMA_VERSION, settings.seed, data, phantom)
+
+
+def preparation_digest(settings: Settings, time_unit: str) -> str:
+    """A hash of the settings that decide how a volume looks and what its time means: what a model depends on."""
+    looks = settings.data.model_dump(mode="json", include=set(LOOKS))
+    return _digest(SCHEMA_VERSION, looks, time_unit)
+
+
+def _digest(*told: Any) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def read_study(location: str) -> Study:
+    """Read what `prepare_study` told.
+
+    Raises:
+        DataError: no study here, one that was cut short, or one of another schema.
+    """
+    storage = Storage(location)
+    file = storage.where(STUDY_FILE)
+    try:
+        told = json.loads(storage.read(STUDY_FILE))
+    except FileNotFoundError:
+        raise DataError(f"{file}: no prepared study here; run `sadm-ray prepare` first") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read ({error}); run `sadm-ray prepare` again") from None
+    if not isinstance(told, dict) or told.pop("schema_version", None) != SCHEMA_VERSION:
+        raise DataError(f"{file}: written by another version of sadm-ray; run `sadm-ray prepare` again")
+    told["subjects"] = {split: tuple(names) for split, names in told["subjects"].items()}
+    for key in ("shape", "problems", "warnings"):
+        told[key] = tuple(told[key])
+    return Study(location=storage.location, **told)
+
+
+def read_subject(study: Study, subject: str) -> dict[str, Any]:
+    """One subject's row with its arrays (`sadm_ray.data.shards.subject_row.parse_row`), without Ray.
+
+    Raises:
+        DataError: no such subject, or its shard is missing or damaged.
+    """
+    places = row_locations(study)
+    if subject not in places:
+        raise DataError(f"{study.location}: no subject '{subject}' here; see {STUDY_FILE} for the names")
+    return parse_row(read_table(study.location, places[subject]).to_pylist()[0])
+
+
+def rows_of(study: Study, subjects: Sequence[str]) -> Dataset:
+    """The stored rows of these subjects as a Ray dataset, lazily and in this order; one may be named more than once.
+
+    `subject_row.parse_row` makes arrays of a row; until then it is as small as in its shard. Reading asks for no CPU,
+    two tasks at a time: it goes beside work that holds CPUs already, perhaps all there are.
+    """
+    import ray
+
+    places = row_locations(study)
+    wanted = [{"part": places[name].part, "row": places[name].row} for name in subjects]
+    parts = max(len(wanted) // 8, 1)
+    return ray.data.from_items(wanted, override_num_blocks=parts).map_batches(
+        _read_table,
+        fn_kwargs={"location": study.location},
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=0,
+        concurrency=min(2, parts),
+    )
+
+
+def row_locations(study: Study) -> Mapping[str, RowLocation]:
+    """Where each subject's row lies."""
+    return {name: place for name, (_, place) in _keys_and_locations(study.location, study.subjects_file).items()}
+
+
+def read_keys(study: Study) -> Mapping[str, tuple[str, RowLocation]]:
+    """The key (`sadm_ray.data.shards.subject_row.row_key`) and the place of each subject's row."""
+    return _keys_and_locations(study.location, study.subjects_file)
+
+
+def read_checksums(study: Study) -> Mapping[str, str]:
+    """The checksum of what each subject's row holds."""
+    with Storage(study.location).open_random(study.subjects_file) as stream:
+        rows = pq.read_table(stream, columns=["subject", "checksum"]).to_pylist()
+    return {row["subject"]: row["checksum"] for row in rows}
+
+
+def write_row_locations(location: str, facts: Sequence[Mapping[str, Any]]) -> str:
+    """Write the table of the places: `subject`, `part`, `row`, `key`, `checksum` and sums, a row a subject.
+
+    Returns:
+        its file, called after what it says.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([dict(fact) for fact in facts]), sink, compression="zstd")
+    table = sink.getvalue().to_pybytes()
+    file = f"{SUBJECTS}/{hashlib.sha256(table).hexdigest()[:16]}.parquet"
+    Storage(location).write(file, table)
+    return file
+
+
+@functools.lru_cache(maxsize=8)
+def _keys_and_locations(location: str, file: str) -> Mapping[str, tuple[str, RowLocation]]:
+    storage = Storage(location)
+    try:
+        with storage.open_random(file) as stream:
+            rows = pq.read_table(stream, columns=["subject", "key", "part", "row"]).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{storage.where(file)}: cannot be read ({error}); run `sadm-ray prepare` again") from None
+    return {row["subject"]: (row["key"], RowLocation(row["part"], row["row"])) for row in rows}
+
+
+def read_table(location: str, place: RowLocation) -> pa.Table:
+    """The row at a place as it is stored, alone in a table.
+
+    Raises:
+        DataError: the shard is missing or damaged.
+    """
+    try:
+        return _part(location, place.part).read_row_group(place.row)
+    except (OSError, pa.ArrowException) as error:
+        _part.cache_clear()  # or the mended file would not be seen
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{Storage(location).where(place.part)}: missing or damaged ({reason}); remove it and run "
+            "`sadm-ray prepare` again"
+        ) from None
+
+
+@functools.lru_cache(maxsize=16)
+def _part(location: str, part: str) -> pq.ParquetFile:
+    return pq.ParquetFile(Storage(location).open_random(part), page_checksum_verification=True)
+
+
+def _read_table(wanted: pa.Table, location: str) -> pa.Table:
+    return pa.concat_tables(read_table(location, RowLocation(row["part"], row["row"])) for row in wanted.to_pylist())

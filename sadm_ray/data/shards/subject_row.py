@@ -1,0 +1,197 @@
+"""One subject as a row of a shard: what the columns are called, what they hold, and how scans become one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float32
+
+from sadm_ray.config import DataSettings
+from sadm_ray.data.find.catalog import Problem, Subject
+from sadm_ray.data.normalise.intensity import decode, encode, intensity_range, normalise
+from sadm_ray.data.normalise.spatial import SpatialTransform
+from sadm_ray.data.normalise.time_slots import ABSENT, assign_slots, slot_times
+from sadm_ray.data.read.subject_scans import Frame, ScanFacts, read_scans
+from sadm_ray.storage import Storage
+
+SCHEMA_VERSION = 2
+
+ROW_SCHEMA = pa.schema(
+    {
+        "subject": pa.string(),
+        "group": pa.string(),
+        "frames": pa.large_binary(),  # (t, d, h, w), C order, little-endian, of `dtype`
+        "dtype": pa.string(),
+        "stored": pa.list_(pa.float64(), 2),  # what 0 and the largest stored value stand for, of integer types
+        "shape": pa.list_(pa.int32(), 3),  # d h w
+        "present": pa.list_(pa.bool_()),  # t: which slots hold a scan
+        "times": pa.list_(pa.float32()),  # t, in the study's unit
+        "intensity": pa.list_(pa.float64(), 2),  # what 0 and 1 stand for, in the units of the scanner
+        "grid": pa.string(),  # JSON of `SpatialTransform`: how a volume gets back to the subject's own
+        "affine": pa.list_(pa.float64(), 16),  # of the subject's own grid, (x, y, z) to mm
+        "spacing": pa.list_(pa.float64(), 3),  # x y z, mm
+        "sources": pa.string(),  # JSON, a slot each: file, frame (from 0), session; null where it is absent
+        "covariates": pa.string(),  # JSON: {"subject": {…}, "visits": [{…}, …]}
+        "squares": pa.float64(),  # sum and number of the squared voxel differences over all pairs of scans
+        "differences": pa.int64(),
+        "key": pa.string(),  # what it was made from, see `row_key`
+        "checksum": pa.string(),  # SHA-256 of what it holds
+    }
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What became of a subject: its row (none: it is left out) and what was wrong."""
+
+    row: dict[str, Any] | None
+    problems: tuple[Problem, ...]
+
+
+def row_key(subject: Subject, settings: DataSettings) -> str:
+    """What decides the row: the settings of the preparation and the identity of the files. Equal keys, equal rows."""
+    how = settings.model_dump(
+        mode="json", include={"orientation", "crop", "spacing", "shape", "frames", "intensity", "dtype"}
+    )
+    files = [
+        [scan.file, scan.size, scan.modified, scan.session, scan.time, dict(scan.covariates)] for scan in subject.scans
+    ]
+    told = [subject.name, subject.group, subject.cycle, dict(subject.covariates)]
+    return hashlib.sha256(json.dumps([SCHEMA_VERSION, how, told, files], sort_keys=True).encode()).hexdigest()
+
+
+def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) -> Prepared:
+    """Read a subject's scans one after another and make its row (`ROW_SCHEMA`); each scan is reduced as it comes.
+
+    Grid and intensity are those of the first scan (`SpatialTransform.plan`, `intensity_range`), which every task may
+    observe: nothing of a later scan decides how an earlier one looks, unless `intensity.over` is `all`.
+    """
+    frames: list[Frame] = []
+    volumes: list[Float32[np.ndarray, "d h w"]] = []
+    problems: list[Problem] = []
+    facts: list[ScanFacts] = []
+    grid: SpatialTransform | None = None
+    for found in read_scans(subject, storage, int(settings.max_scan_gb * 1e9), settings.min_scans):
+        if isinstance(found, Problem):
+            problems.append(found)
+        elif isinstance(found, ScanFacts):
+            facts.append(found)
+        else:
+            if grid is None:
+                grid = SpatialTransform.plan(
+                    found.volume,
+                    found.affine,
+                    found.spacing,
+                    shape=settings.shape,
+                    target_spacing=settings.spacing,
+                    orientation=settings.orientation,
+                    crop=settings.crop,
+                )
+            volumes.append(grid.forward(found.volume))
+            frames.append(found.without_volume())
+    if grid is None or len(frames) < settings.min_scans:  # `read_scans` has said why
+        return Prepared(None, tuple(problems))
+    try:
+        row = _row(subject, frames, np.stack(volumes), grid, facts, settings)
+    except ValueError as error:
+        problems.append(Problem(subject.name, storage.where(frames[0].file), f"{error}; export the scans again"))
+        return Prepared(None, tuple(problems))
+    return Prepared(row, tuple(problems))
+
+
+def _row(
+    subject: Subject,
+    frames: Sequence[Frame],
+    volumes: Float32[np.ndarray, "n d h w"],
+    grid: SpatialTransform,
+    facts: Sequence[ScanFacts],
+    settings: DataSettings,
+) -> dict[str, Any]:
+    times = [frame.time for frame in frames]
+    wanted = len(frames) if settings.frames is None else settings.frames
+    sources = np.arange(wanted) if wanted == len(frames) else assign_slots(times, wanted)
+    present = sources != ABSENT
+    method = settings.intensity.method
+    intensity = intensity_range(volumes[:1] if settings.intensity.over == "first" else volumes, method)
+    filled = np.zeros((wanted, *settings.shape), dtype=np.float32)
+    filled[present] = normalise(volumes[sources[present]], intensity, clip=method == "percentile")
+    data, stored = encode(filled, settings.dtype)
+    kept = decode(data, settings.dtype, stored, filled.shape)[present]
+    taken = [frames[int(source)] if source != ABSENT else None for source in sources]
+    digests = {fact.file: fact.sha256 for fact in facts}
+    squares, differences = pair_differences(kept)
+    row = {
+        "subject": subject.name,
+        "group": subject.group,
+        "frames": data,
+        "dtype": settings.dtype,
+        "stored": list(stored),
+        "shape": list(settings.shape),
+        "present": present.tolist(),
+        "times": slot_times(sources, times).tolist(),
+        "intensity": list(intensity),
+        "grid": grid.to_json(),
+        "affine": np.asarray(frames[0].affine, dtype=np.float64).ravel().tolist(),
+        "spacing": [float(size) for size in frames[0].spacing],
+        "sources": json.dumps(
+            [
+                {"file": frame.file, "frame": frame.index, "session": frame.session, "sha256": digests[frame.file]}
+                if frame
+                else None
+                for frame in taken
+            ]
+        ),
+        "covariates": json.dumps(
+            {
+                "subject": dict(subject.covariates),
+                "visits": [dict(frame.covariates) if frame else {} for frame in taken],
+            }
+        ),
+        "squares": squares,
+        "differences": differences,
+    }
+    return row | {"key": row_key(subject, settings), "checksum": row_checksum(row)}
+
+
+def pair_differences(volumes: Float32[np.ndarray, "n d h w"]) -> tuple[float, int]:
+    """Sum and number of (x_j − x_i)² over all voxels and pairs i < j: n Σ x² − (Σ x)², in float64 as both are close."""
+    count = len(volumes)
+    total, squared = np.zeros(volumes.shape[1:]), 0.0
+    for volume in volumes.astype(np.float64):
+        total += volume
+        squared += float(np.vdot(volume, volume))
+    return count * squared - float(np.vdot(total, total)), count * (count - 1) // 2 * volumes[0].size
+
+
+def row_checksum(row: Mapping[str, Any]) -> str:
+    """SHA-256 of all that a row holds, but not of when its files were modified."""
+    digest = hashlib.sha256(row["frames"])
+    told = {name: row[name] for name in ROW_SCHEMA.names if name not in ("frames", "key", "checksum")}
+    digest.update(json.dumps(told, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def parse_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it is read, with its arrays: `frames` (t 1 d h w) float32 in [0, 1], `present`, `times`, `affine` (4 4).
+
+    The JSON of `grid`, `sources` and `covariates` stays text.
+    """
+    present = np.asarray(row["present"], dtype=bool)
+    shape = (len(present), 1, *row["shape"])
+    return {
+        "subject": row["subject"],
+        "group": row["group"],
+        "frames": decode(row["frames"], row["dtype"], tuple(row["stored"]), shape),
+        "present": present,
+        "times": np.asarray(row["times"], dtype=np.float32),
+        "intensity": np.asarray(row["intensity"], dtype=np.float64),
+        "affine": np.asarray(row["affine"], dtype=np.float64).reshape(4, 4),
+        "spacing": np.asarray(row["spacing"], dtype=np.float64),
+        **{name: row[name] for name in ("grid", "sources", "covariates")},
+    }

@@ -1,0 +1,131 @@
+"""The reference: the volume that a target is compared with, made of one or two observed frames.
+
+It is the nearest observed frame, or the weighted mean of the observed frames before and after the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Volume = Float[Tensor, "b c d h w"]
+
+FAR_ENOUGH = 1 / 6
+"""How long something has to be looked at to say how it goes on, as a share of how far on that is."""
+
+
+@dataclass(frozen=True)
+class ReferenceFrames:
+    """The observed frames that the reference of each target is made of.
+
+    Attributes:
+        frames: in [0, 1].
+        time_from_target: how much later than the target each was acquired, in the units of the times.
+        weights: of each in the reference; they add up to one.
+        path: the displacement field from the first to the second in one unit of the times, in voxels along d h w; none
+            without registration.
+        blended: the target as frame blending predicts it from these frames alone, in [0, 1]; none without it.
+    """
+
+    frames: Float[Tensor, "b s c d h w"]
+    time_from_target: Float[Tensor, "b s"]
+    weights: Float[Tensor, "b s"]
+    path: Float[Tensor, "b 3 d h w"] | None = None
+    blended: Volume | None = None
+
+    @property
+    def is_between(self) -> Bool[Tensor, " b"]:
+        """Whether the target lies between two frames, so that both make the reference."""
+        return (self.weights > 0).all(dim=1) & (self.weights < 1).all(dim=1)
+
+    @property
+    def reference(self) -> Volume:
+        """What the target is compared with, in [0, 1]."""
+        return torch.einsum("bs,bscdhw->bcdhw", self.weights, self.frames)
+
+    @property
+    def distance(self) -> Float[Tensor, "b 1 d h w"]:
+        """How far each voxel moves from the first frame to the second, in voxels; 0 without registration."""
+        if self.path is None:
+            return torch.zeros_like(self.frames[:, 0, :1])
+        between = (self.time_from_target[:, 1] - self.time_from_target[:, 0]).abs()[:, None, None, None, None]
+        return between * self.path.square().sum(dim=1, keepdim=True).sqrt()
+
+    @property
+    def gap(self) -> Float[Tensor, " b"]:
+        """How much later than the nearest of them the target is."""
+        nearest = self.time_from_target.abs().argmin(dim=1, keepdim=True)
+        return -self.time_from_target.gather(1, nearest)[:, 0]
+
+    def repeated(self, count: int) -> ReferenceFrames:
+        """Those of each target `count` times, one beside the other."""
+        return self._each(lambda known: known.repeat_interleave(count, dim=0))
+
+    def rows(self, chosen: Int[Tensor, " n"]) -> ReferenceFrames:
+        """Those of the chosen targets."""
+        return self._each(lambda known: known[chosen])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> ReferenceFrames:
+        path, blended = (None if known is None else change(known) for known in (self.path, self.blended))
+        return ReferenceFrames(change(self.frames), change(self.time_from_target), change(self.weights), path, blended)
+
+
+def reference_frames_at(
+    frames: Float[Tensor, "b t c d h w"],
+    times: Float[Tensor, "b t"],
+    target_time: Float[Tensor, " b"],
+    places: Int[Tensor, "b s"],
+    weights: Float[Tensor, "b s"],
+) -> ReferenceFrames:
+    """The frames at `places`."""
+    rows = torch.arange(len(frames), device=frames.device)[:, None]
+    return ReferenceFrames(frames[rows, places], times.gather(1, places) - target_time[:, None], weights)
+
+
+def nearest_observed(
+    observed: Bool[Tensor, "b t"], times: Float[Tensor, "b t"], target_time: Float[Tensor, " b"]
+) -> Int[Tensor, " b"]:
+    """Index of the observed frame nearest in time to the target; of two equally near, the first."""
+    gap = (times - target_time[:, None]).abs()
+    return torch.where(observed, gap, torch.inf).argmin(dim=1)
+
+
+def neighbours_observed(
+    observed: Bool[Tensor, "b t"], times: Float[Tensor, "b t"], target_time: Float[Tensor, " b"]
+) -> tuple[Int[Tensor, "b 2"], Float[Tensor, "b 2"]]:
+    """The observed frames last before and first after the target, and their weights in linear interpolation.
+
+    Where one side has none, the nearest frame and, of weight 0, one behind it that shows what was going on: the nearest
+    to it, since what happened last goes on (docs/experiments.md), that is at least `FAR_ENOUGH` as far from it as the
+    target is, since a moment says little of a long while (else the farthest). A frame that is alone stands in both
+    places.
+    """
+    time_from_target = times - target_time[:, None]
+    is_before, is_after = observed & (time_from_target <= 0), observed & (time_from_target > 0)
+    before = torch.where(is_before, time_from_target, -torch.inf).argmax(dim=1)
+    after = torch.where(is_after, time_from_target, torch.inf).argmin(dim=1)
+    has_before, has_after = is_before.any(dim=1), is_after.any(dim=1)
+    nearest = nearest_observed(observed, times, target_time)
+    second = _behind(observed, times, nearest, target_time)
+    before = torch.where(has_before, before, second)
+    after = torch.where(has_after, after, second)
+    passed, left = (time_from_target.gather(1, place[:, None])[:, 0].abs() for place in (before, after))
+    between = passed / (passed + left)
+    share = torch.where(has_before & has_after, between, (~has_before).to(times.dtype))
+    return torch.stack([before, after], dim=1), torch.stack([1.0 - share, share], dim=1)
+
+
+def _behind(
+    observed: Bool[Tensor, "b t"], times: Float[Tensor, "b t"], nearest: Int[Tensor, " b"], target_time: Tensor
+) -> Int[Tensor, " b"]:
+    """From which frame to look at what was going on before the nearest one; that itself, if it is alone."""
+    anchor = times.gather(1, nearest[:, None])
+    away = torch.where(observed, (times - anchor).abs(), 0.0)
+    is_enough = observed & (away >= FAR_ENOUGH * (target_time[:, None] - anchor).abs()) & (away > 0)
+    closest = torch.where(is_enough, away, torch.inf).argmin(dim=1)
+    farthest = torch.where(away.amax(dim=1) > 0, away.argmax(dim=1), nearest)
+    return torch.where(is_enough.any(dim=1), closest, farthest)

@@ -1,0 +1,103 @@
+"""The label maps that lie beside the scans of an ACDC study, brought to the grid of its prepared volumes.
+
+They are looked up where the scans were when the study was prepared, and only when it is scored: shards do not hold
+them. Where the scans are no longer there (or are named relative to another folder than this) there are no labels, and
+nothing is said: scores of structures are an addition.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int16
+from numpy.typing import NDArray
+
+from sadm_ray.data.find import Problem
+from sadm_ray.data.normalise.spatial import SpatialTransform
+from sadm_ray.data.read.nifti_io import read_image
+from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.errors import DataError
+from sadm_ray.storage import IMAGE_SUFFIXES, Storage
+
+LIMIT = 10**9
+"""The most bytes of voxels that are read of a label map."""
+
+
+def scans_of(study: Study) -> Storage | None:
+    """Where the scans of a study lay; none where it is not laid out as ACDC, whose labels alone are known.
+
+    A relative folder is one of this process: ask before the work is shared.
+    """
+    root = study.settings.get("root")
+    return Storage(root) if root and study.settings["layout"] == "acdc" else None
+
+
+@dataclass
+class LabelMaps:
+    """The label maps of one subject, each read when it is first asked for.
+
+    Attributes:
+        scans: where they lie; none: there are none.
+        sources: a slot each, the file and frame that it holds (`sadm_ray.data.shards.subject_row.ROW_SCHEMA`).
+        voxel_mm: size of a voxel of the prepared grid along d h w.
+        problems: a line for each label map that cannot be used.
+    """
+
+    subject: str
+    scans: Storage | None
+    sources: Sequence[Mapping[str, Any] | None]
+    grid: SpatialTransform
+    voxel_mm: tuple[float, float, float]
+    problems: list[str] = field(default_factory=list)
+    _read: dict[int, NDArray[np.int16] | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], scans: Storage | None) -> LabelMaps:
+        """Those of a subject's row (`sadm_ray.data.shards.subject_row.parse_row`)."""
+        grid = SpatialTransform.from_json(row["grid"])
+        return cls(row["subject"], scans, json.loads(row["sources"]), grid, grid.voxel_size(row["spacing"].tolist()))
+
+    def at(self, slot: int) -> Int16[np.ndarray, "d h w"] | None:
+        """The labels of a slot on the prepared grid; none where there are none, or they cannot be used."""
+        if slot not in self._read:
+            self._read[slot] = self._look_up(slot)
+        return self._read[slot]
+
+    def _look_up(self, slot: int) -> NDArray[np.int16] | None:
+        source = self.sources[slot]
+        if self.scans is None or source is None:
+            return None
+        file = label_file(source["file"], source["frame"])
+        try:
+            entry = self.scans.entry(file)
+        except (OSError, DataError):  # as where there is none: the study is out of reach
+            return None
+        if entry is None:
+            return None
+        try:
+            return self._on_grid(self.scans, file, entry.size)
+        except (DataError, ValueError) as error:
+            self.problems.append(str(Problem(self.subject, self.scans.where(file), str(error))))
+            return None
+
+    def _on_grid(self, scans: Storage, file: str, size: int) -> NDArray[np.int16]:
+        image = read_image(scans, file, size, LIMIT)
+        values = image.frame(0)
+        with np.errstate(invalid="ignore"):  # what does not fit is found to differ
+            labels = values.astype(np.int16)
+        if image.count > 1 or not np.array_equal(labels, values):
+            raise DataError("no label map: one volume of whole numbers is expected")
+        return self.grid.forward_labels(labels)
+
+
+def label_file(file: str, frame: int | None) -> str:
+    """What ACDC calls the labels of a scan: those of a cine lie beside it, too, by the number (from 1) of the frame."""
+    suffix = next(suffix for suffix in reversed(IMAGE_SUFFIXES) if file.endswith(suffix))
+    stem = file.removesuffix(suffix)
+    if frame is not None:
+        stem = f"{stem.removesuffix('_4d')}_frame{frame + 1:02d}"
+    return f"{stem}_gt{suffix}"

@@ -1,0 +1,97 @@
+"""A predicted frame, the truth about it, and all volumes that are held against that truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+
+from sadm_ray.data.shards.prepared_study import Study, read_subject
+from sadm_ray.evaluate import naive_baselines
+from sadm_ray.evaluate.label_maps import LabelMaps
+from sadm_ray.evaluate.mean_change_baseline import MeanChange
+from sadm_ray.evaluate.metrics import regions_of
+from sadm_ray.evaluate.score_tables import COPY_FIRST, COPY_LAST, EXTRAPOLATION, INTERPOLATION, MEAN_CHANGE, SAMPLE
+from sadm_ray.storage import Storage
+
+Row = dict[str, Any]
+"""`sadm_ray.generate.subject_record.PREDICTION_SCHEMA`."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A subject's scans, the regions that its volumes are scored over, and the label maps beside its scans."""
+
+    frames: Float[np.ndarray, "t d h w"]
+    present: Bool[np.ndarray, " t"]
+    times: Float[np.ndarray, " t"]
+    regions: Mapping[str, Bool[np.ndarray, "d h w"]]
+    labels: LabelMaps
+
+    @classmethod
+    def read(cls, study: Study, subject: str, scans: Storage | None = None) -> Truth:
+        """Read a subject of a study.
+
+        Args:
+            scans: where label maps are looked for (`labels.scans_of`); none: there are none.
+
+        Raises:
+            DataError: no such subject, or its shard is missing or damaged.
+        """
+        row = read_subject(study, subject)
+        frames, present = row["frames"][:, 0], row["present"]
+        return cls(frames, present, row["times"], regions_of(frames, present), LabelMaps.of(row, scans))
+
+    def knows(self, row: Row) -> bool:
+        """Whether a prediction can be compared: its frame was scanned, and its volumes were kept."""
+        return row["frame"] is not None and row["samples"] is not None and bool(self.present[row["frame"]])
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One predicted frame: its slot, the slots that were observed for it, and the samples, in [0, 1]."""
+
+    target: int
+    observed: tuple[int, ...]
+    samples: Float[np.ndarray, "s d h w"]
+
+    @classmethod
+    def read(cls, row: Row, truth: Truth) -> Prediction:
+        """The frame in a row of predictions.
+
+        Raises:
+            ValueError: it is said to have observed what the subject lacks.
+        """
+        observed = tuple(int(slot) for slot in row["observed"])
+        absent = [slot for slot in observed if not truth.present[slot]]
+        if absent:
+            raise ValueError(f"frame {absent[0]} is said to be observed, but the subject has none there")
+        samples = np.frombuffer(row["samples"], "<f2").reshape(row["shape"])[:, 0].astype(np.float32)
+        return cls(int(row["frame"]), observed, samples)
+
+    @property
+    def ensemble(self) -> str:
+        """The name of the method that is the mean of all samples."""
+        return f"mean of {len(self.samples)}"
+
+    def volumes(self, truth: Truth, change: MeanChange | None) -> Iterator[tuple[str, NDArray]]:
+        """Every method that has a volume (d h w) for this frame, the floors first, and the volume."""
+        made: dict[str, Callable[..., NDArray | None]] = {
+            COPY_LAST: naive_baselines.copy_last,
+            COPY_FIRST: naive_baselines.copy_first,
+            EXTRAPOLATION: naive_baselines.extrapolation,
+            INTERPOLATION: naive_baselines.interpolation,
+        }
+        if change is not None:
+            made[MEAN_CHANGE] = change.predict
+        for method, baseline in made.items():
+            volume = baseline(truth.frames, self.observed, truth.times, self.target)
+            if volume is not None:
+                yield method, volume
+        yield SAMPLE, self.samples[0]
+        if len(self.samples) > 1:
+            yield self.ensemble, self.samples.mean(axis=0)

@@ -1,0 +1,183 @@
+"""One subject's predictions scored where they lie: the truth is read once, and only numbers leave.
+
+Frames are scored one after another; of those before only the changed region is kept, for the scores of sequences.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.evaluate.calibration import calibration, fair_crps
+from sadm_ray.evaluate.mean_change_baseline import MeanChange
+from sadm_ray.evaluate.metrics import SCORES, score
+from sadm_ray.evaluate.prediction import Prediction, Row, Truth
+from sadm_ray.evaluate.score_tables import KEYS
+from sadm_ray.evaluate.temporal_metrics import runs, temporal_scores
+from sadm_ray.evaluate.ventricle_volumes import ventricle_rows
+from sadm_ray.generate.subject_record import read_predictions
+from sadm_ray.storage import Storage
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+    from sadm_ray.progress import Reporter
+
+
+@dataclass(frozen=True)
+class SubjectScores:
+    """Rows of the tables: `tables.METRICS_COLUMNS`, `CALIBRATION_COLUMNS`, `TEMPORAL_COLUMNS`, `VENTRICLES_COLUMNS`.
+
+    `problems` are lines on what is no prediction's fault: label maps that cannot be used.
+    """
+
+    metrics: list[Row] = field(default_factory=list)
+    calibration: list[Row] = field(default_factory=list)
+    temporal: list[Row] = field(default_factory=list)
+    ventricles: list[Row] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def score_file(
+    item: Mapping[str, str],
+    study: Study,
+    change: ObjectRef[MeanChange] | None,
+    scans: Storage | None,
+    reporter: Reporter,
+) -> dict[str, str]:
+    """Score the predictions in a `file`, as a task of Ray Data; what was found is JSON (`SubjectScores`).
+
+    Args:
+        change: where the mean change lies; none where it is not known.
+        scans: where label maps are looked for.
+        reporter: is told of each frame.
+    """
+    import ray
+
+    known = None if change is None else ray.get(change)
+    rows = read_predictions(item["file"]).to_pylist()
+    return {"scored": json.dumps(vars(score_subjects(rows, study, known, scans, lambda: reporter.add.remote(1))))}
+
+
+def score_subjects(
+    rows: Sequence[Row], study: Study, change: MeanChange | None, scans: Storage | None, done: Callable[[], object]
+) -> SubjectScores:
+    """Score predicted frames; never raises: what fails has a row with its `error`, no method and no numbers.
+
+    Args:
+        rows: `error` is not empty where the generation failed. A frame without a true scan gets no row.
+        done: is called after each frame.
+    """
+    scored = SubjectScores()
+    ordered = sorted(rows, key=lambda row: (row["subject"], row["task"]))
+    for subject, theirs in groupby(ordered, key=lambda row: str(row["subject"])):
+        try:
+            truth: Truth | Exception = Truth.read(study, subject, scans)
+        except Exception as error:
+            truth = error
+        for _, group in groupby(theirs, key=lambda row: str(row["task"])):
+            _score_task(list(group), truth, change, scored, done)
+        if isinstance(truth, Truth):
+            scored.problems.extend(truth.labels.problems)
+    return scored
+
+
+def _score_task(
+    rows: Sequence[Row],
+    truth: Truth | Exception,
+    change: MeanChange | None,
+    scored: SubjectScores,
+    done: Callable[[], object],
+) -> None:
+    kept: dict[int, dict[str, NDArray]] = {}  # by slot and method, the changed region alone
+    observed: tuple[int, ...] = ()
+    for row in rows:
+        try:
+            if row["error"]:
+                scored.metrics.append(_failed(row, row["error"]))
+                continue
+            if isinstance(truth, Exception):
+                raise truth  # noqa: TRY301
+            if truth.knows(row):
+                predicted = Prediction.read(row, truth)
+                kept[predicted.target] = _score_frame(row, truth, predicted, change, scored)
+                observed = predicted.observed
+                scored.ventricles.extend(_score_ventricles(row, truth, predicted, change))
+        except Exception as error:
+            scored.metrics.append(_failed(row, f"{type(error).__name__}: {error}"))
+        finally:
+            done()
+    if not isinstance(truth, Exception):
+        whose = {"subject": rows[0]["subject"], "task": rows[0]["task"]}
+        scored.temporal.extend(whose | found for found in _score_sequence(kept, observed, truth))
+
+
+def _score_frame(
+    row: Row, truth: Truth, predicted: Prediction, change: MeanChange | None, scored: SubjectScores
+) -> dict[str, NDArray]:
+    """Add the frame's rows, all of them or none; returns of each method the values in the changed region."""
+    there, region = truth.frames[predicted.target], truth.regions["changed"]
+    true_values, draws = there[region], predicted.samples[:, region]
+    metrics, kept = [], {}
+    for method, volume in predicted.volumes(truth, change):
+        scores = score(there, volume, truth.regions)
+        crps = fair_crps(true_values, draws) if method == predicted.ensemble else scores["mae_changed"]
+        metrics.append({**_of(row), "method": method, **scores, "crps_changed": crps, "error": ""})
+        kept[method] = volume[region]
+    if len(draws) > 1:
+        whose = {"subject": row["subject"], "task": row["task"], "frame": predicted.target, "samples": len(draws)}
+        scored.calibration.append(whose | calibration(true_values, draws))
+    scored.metrics.extend(metrics)
+    return kept
+
+
+def _score_ventricles(row: Row, truth: Truth, predicted: Prediction, change: MeanChange | None) -> list[Row]:
+    """The volumes of the labelled structures, from the observed labelled scan that is nearest in time to the target."""
+    target = predicted.target
+    true_labels = truth.labels.at(target)
+    if true_labels is None:
+        return []
+    for slot in sorted(predicted.observed, key=lambda slot: abs(truth.times[slot] - truth.times[target])):
+        labels = truth.labels.at(slot)
+        if slot != target and labels is not None:
+            whose = {name: row[name] for name in KEYS}
+            observed, there = (truth.frames[slot], labels), (truth.frames[target], true_labels)
+            methods = predicted.volumes(truth, change)
+            return [whose | found for found in ventricle_rows(*observed, *there, methods, truth.labels.voxel_mm)]
+    return []
+
+
+def _score_sequence(kept: Mapping[int, Mapping[str, NDArray]], observed: Sequence[int], truth: Truth) -> Iterator[Row]:
+    """The temporal scores of every method that has a volume for all frames that follow each other."""
+    region = truth.regions["changed"]
+    found = runs(kept, observed, truth.present, truth.times)
+    targets = [slot for run in found for slot in run if slot in kept]
+    if not targets:
+        return
+    true_values = {slot: truth.frames[slot][region] for run in found for slot in run}
+    for method in kept[targets[0]]:
+        if all(method in kept[slot] for slot in targets):
+            sequences = [
+                (
+                    truth.times[run],
+                    np.stack([true_values[slot] for slot in run]),
+                    np.stack([kept[slot][method] if slot in kept else true_values[slot] for slot in run]),
+                )
+                for run in found
+            ]
+            yield {"method": method, "frames": len(targets), **temporal_scores(sequences)}
+
+
+def _of(row: Row) -> Row:
+    return {name: row[name] for name in ("subject", "task", "frame", "time")}
+
+
+def _failed(row: Row, error: str) -> Row:
+    return {**_of(row), "method": "", **dict.fromkeys(SCORES, float("nan")), "error": error}

@@ -1,0 +1,100 @@
+"""What the sweep weighs: scores of one subject, and their means over subjects and tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool
+
+from sadm_ray.evaluate.calibration import ensemble_variance_and_error
+from sadm_ray.evaluate.metrics import nrmse, psnr, ssim
+from sadm_ray.evaluate.sampling_quality import ScoredFrame, Scores, structure_can_be_scored
+
+OBJECTIVES = {
+    "gain": ("max", 0.01),
+    "gain_changed": ("max", 0.01),
+    "ssim": ("max", 0.001),
+    "nrmse_changed": ("min", 0.001),
+    "calibration": ("min", 0.01),
+    "network_calls": ("min", 0.0),
+}
+"""Whether more or less of it is better, and how much of a difference means nothing."""
+
+
+def score_frame(compared: ScoredFrame, region: Bool[np.ndarray, "d h w"]) -> Scores:
+    """All that is scored of one frame.
+
+    Args:
+        region: the subject's changed region (`metrics.changed_region`); without voxels, its scores are NaN.
+
+    Returns:
+        `psnr`, `copy_last` (dB) and the same `_changed`; `nrmse_changed`: the root mean square error over that of the
+        truth, both in the region; `ssim` if scikit-image is there; with two samples or more `variance` and `error`,
+        see `ensemble.ensemble_variance_and_error`.
+    """
+    truth, generated = compared.truth, compared.generated
+    scores = compared.scores() | {
+        "psnr_changed": psnr(truth, generated, region),
+        "copy_last_changed": psnr(truth, compared.copied, region),
+        "nrmse_changed": nrmse(truth, generated, region),
+    }
+    if structure_can_be_scored():
+        scores["ssim"] = ssim(truth, generated)
+    if len(compared.samples) > 1:
+        variance, error = ensemble_variance_and_error(truth[region], compared.samples[:, region])
+        scores |= {"variance": variance, "error": error}
+    return scores
+
+
+def score_subject(frames: Iterable[tuple[ScoredFrame, Bool[np.ndarray, "d h w"]]]) -> dict[str, Scores]:
+    """Of each task the means over the subject's frames, each given with the changed region."""
+    by_task: dict[str, list[Scores]] = {}
+    for compared, region in frames:
+        by_task.setdefault(compared.task, []).append(score_frame(compared, region))
+    return {task: _means(scores) for task, scores in by_task.items()}
+
+
+def summarise(subjects: Iterable[Mapping[str, Scores]]) -> Scores:
+    """The means of what `score_subject` gave, over subjects and then tasks; NaN has no part in them.
+
+    Returns:
+        every score and `gain`, `gain_changed`: dB of PSNR over copy-last; `gain.<task>`; with two samples or more
+        `spread_ratio`, the samples' spread over their error (1 is ideal, less is overconfident; the geometric mean over
+        tasks), and `calibration`, the mean over tasks of |log2 spread_ratio|. Empty without subjects.
+    """
+    by_task: dict[str, list[Scores]] = {}
+    for subject in subjects:
+        for task, scores in subject.items():
+            by_task.setdefault(task, []).append(scores)
+    if not by_task:
+        return {}
+    tasks = {task: _means(scores) for task, scores in by_task.items()}
+    whole = _means(list(tasks.values()))
+    whole |= {
+        "gain": whole["psnr"] - whole["copy_last"],
+        "gain_changed": whole["psnr_changed"] - whole["copy_last_changed"],
+        **{f"gain.{task}": mean["psnr"] - mean["copy_last"] for task, mean in tasks.items()},
+    }
+    if "variance" in whole:
+        logs = [_log_ratio(mean["variance"], mean["error"]) for mean in tasks.values()]
+        whole |= {"calibration": _mean([abs(log) for log in logs]), "spread_ratio": 2.0 ** _mean(logs)}
+        del whole["variance"], whole["error"]
+    return whole
+
+
+def _log_ratio(variance: float, error: float) -> float:
+    """log2 of the root of their ratio, at most 20 either way: samples that are all equal are infinitely sure."""
+    if not (variance > 0 and error > 0):
+        return math.nan if math.isnan(variance + error) or variance == error else math.copysign(20.0, variance - error)
+    return float(np.clip(0.5 * math.log2(variance / error), -20.0, 20.0))
+
+
+def _means(scores: Sequence[Scores]) -> Scores:
+    return {key: _mean([each[key] for each in scores]) for key in scores[0]}
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

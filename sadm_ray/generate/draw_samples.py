@@ -1,0 +1,67 @@
+"""Draw samples for requests: the bridge from rows of a shard to the model and back. No Ray here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+
+from sadm_ray.config import Precision, SamplingSettings
+from sadm_ray.data.load.collate import collate
+from sadm_ray.generate.request import Query
+from sadm_ray.model.encoded_sequence import EncodedSequences
+from sadm_ray.model.sequence_model import SequenceModel
+
+
+def observe(
+    model: SequenceModel,
+    rows: Sequence[Mapping[str, Any]],
+    queries: Sequence[Query],
+    precision: Precision = "float32",
+) -> EncodedSequences:
+    """What the model knows of subjects when it is asked; good for any number of draws, with any sampling settings.
+
+    Args:
+        rows: subjects (`sadm_ray.data.shards.subject_row.parse_row`), of any number of slots.
+        requests: one a subject: which of its scans are observed.
+    """
+    device = next(model.parameters()).device
+    sequences = collate(rows, model.config.model.covariates)
+    observed = np.zeros_like(sequences.present)
+    for mask, query in zip(observed, queries, strict=True):
+        mask[: len(query.observed)] = query.observed
+    frames, seen, times = (
+        torch.from_numpy(array).to(device) for array in (sequences.frames, observed, sequences.times)
+    )
+    covariates, visits = (
+        None if array is None else torch.from_numpy(array).to(device)
+        for array in (sequences.covariates, sequences.visit_covariates)
+    )
+    return model.observe(frames, seen, times, covariates, visits, precision)
+
+
+def draw(
+    model: SequenceModel,
+    encoded: EncodedSequences,
+    queries: Sequence[Query],
+    seeds: Sequence[Sequence[int]],
+    sampling: SamplingSettings,
+) -> Float[np.ndarray, "b m s c d h w"]:
+    """Answer requests.
+
+    Args:
+        context: what `observe` made of the same requests.
+        requests: each for as many frames.
+        seeds: of each request, one a sample, and as many of each.
+
+    Returns:
+        the samples of each request's frames, in [0, 1].
+    """
+    times = np.stack([query.target_times for query in queries])
+    wanted = torch.from_numpy(times).to(encoded.frames.device)
+    volumes = model.roll_out(encoded, wanted, [seed for each in seeds for seed in each], sampling)
+    return rearrange(volumes, "(b s) m c d h w -> b m s c d h w", b=len(queries)).cpu().numpy()

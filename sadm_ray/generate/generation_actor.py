@@ -1,0 +1,244 @@
+"""What one generation actor does: it holds the model and answers orders, a few subjects at a time."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from sadm_ray.config import SamplingSettings
+from sadm_ray.data.shards.prepared_study import PREPARED, Study, read_subject
+from sadm_ray.generate.draw_samples import draw, observe
+from sadm_ray.generate.generation_plan import SubjectJob
+from sadm_ray.generate.request import NO_SLOT, Query, Request, sample_seed
+from sadm_ray.generate.subject_record import read_record, write_record
+from sadm_ray.generate.volume_writer import SubjectWriter, frame_label
+from sadm_ray.model.pretrained import StoredModel
+from sadm_ray.model.sequence_model import SequenceModel
+from sadm_ray.storage import Storage
+
+log = logging.getLogger(__name__)
+
+_SAMPLES_AT_ONCE = 8
+"""Samples of one subject that go through the network together when `exact`: a number that decides the last bits."""
+
+Row = Mapping[str, Any]
+Samples = Float[np.ndarray, "m s c d h w"]
+
+
+@dataclass(frozen=True)
+class GenerationJob:
+    """Everything that an actor needs to know; the models with it, whose folders no other machine may see."""
+
+    study: Study
+    models: tuple[StoredModel, ...]
+    digests: tuple[str, ...]
+    out: str
+    sampling: SamplingSettings
+    estimates: tuple[str, ...]
+    sequence: bool
+    exact: bool
+    batch_size: int
+    device: str
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some samples of one request, all of one model."""
+
+    row: Row
+    query: Query
+    member: int
+    seeds: tuple[int, ...]
+
+
+def run_subject_jobs(subject_jobs: Sequence[SubjectJob], job: GenerationJob) -> int:
+    """Generate what is requested of each subject and record it (`subject_record`); returns the number of subjects.
+
+    A subject that fails has its reason in its record. One that was answered before, by an actor that was lost, is left
+    as it is.
+    """
+    if job.device == "cpu":
+        torch.set_num_threads(1)
+    out = Storage(job.out)
+    left = [subject_job for subject_job in subject_jobs if not _is_done(out, subject_job)]
+    rows: dict[str, Row] = {}
+    told: dict[str, list[dict[str, Any]]] = {subject_job.subject: [] for subject_job in left}
+    for subject_job in left:
+        try:
+            rows[subject_job.subject] = read_subject(job.study, subject_job.subject)
+        except Exception as error:
+            told[subject_job.subject] += [
+                _failure(subject_job.subject, request.name, error) for request in subject_job.requests
+            ]
+    asked: list[tuple[SubjectJob, Request, Query]] = []
+    for subject_job in left:
+        for request in subject_job.requests if subject_job.subject in rows else ():
+            try:
+                asked.append((subject_job, request, request.query(rows[subject_job.subject])))
+            except ValueError as error:
+                told[subject_job.subject].append(_failure(subject_job.subject, request.name, error))
+    chunks = [_cut(rows[subject_job.subject], request, query, job) for subject_job, request, query in asked]
+    drawn = iter(_draw_all([chunk for some in chunks for chunk in some], job))
+    for (subject_job, request, query), some in zip(asked, chunks, strict=True):
+        parts = [next(drawn) for _ in some]
+        try:
+            told[subject_job.subject] += _write(rows[subject_job.subject], request, query, parts, job)
+        except Exception as error:
+            log.exception("subject %s, %s", subject_job.subject, request.name)
+            told[subject_job.subject].append(_failure(subject_job.subject, request.name, error))
+    for subject_job in left:
+        write_record(out, subject_job.subject, subject_job.key, told[subject_job.subject])
+    return len(subject_jobs)
+
+
+def _is_done(out: Storage, subject_job: SubjectJob) -> bool:
+    record = read_record(out, subject_job.subject)
+    return record is not None and record.key == subject_job.key and not record.failed
+
+
+def _cut(row: Row, request: Request, query: Query, job: GenerationJob) -> list[_Chunk]:
+    """A request in pieces that are not too large; nothing where nothing is wanted."""
+    if not query.targets:
+        return []
+    most = _SAMPLES_AT_ONCE if job.exact else job.batch_size
+    return [
+        _Chunk(
+            row, query, member, tuple(sample_seed(request.seed, row["subject"], request.name, each) for each in some)
+        )
+        for member, its in enumerate(_dealt(request.samples, len(job.models)))
+        for some in (its[start : start + most] for start in range(0, len(its), most))
+    ]
+
+
+def _dealt(samples: int, models: int) -> list[range]:
+    """Which samples are drawn by each model: in turn, so that the first few are the same of however many."""
+    return [range(member, samples, models) for member in range(models)]
+
+
+def _draw_all(chunks: Sequence[_Chunk], job: GenerationJob) -> list[Samples | Exception]:
+    """The samples of each piece, or why there are none."""
+    results: dict[int, Samples | Exception] = {}
+    for places in _batches(chunks, job):
+        some = [chunks[place] for place in places]
+        results |= zip(places, _draw(some, job), strict=True)
+    return [results[place] for place in range(len(chunks))]
+
+
+def _batches(chunks: Sequence[_Chunk], job: GenerationJob) -> Iterator[list[int]]:
+    """The places of pieces that go through a network together: of as many targets and samples each."""
+    alike: dict[tuple[int, int, int], list[int]] = {}
+    for place, chunk in enumerate(chunks):
+        alike.setdefault((chunk.member, len(chunk.query.targets), len(chunk.seeds)), []).append(place)
+    for (_, _, samples), places in alike.items():
+        many = 1 if job.exact else max(job.batch_size // samples, 1)
+        for start in range(0, len(places), many):
+            yield places[start : start + many]
+
+
+def _draw(chunks: Sequence[_Chunk], job: GenerationJob) -> list[Samples | Exception]:
+    """Draw a batch; where it fails, be it for memory or for one subject, draw its halves."""
+    model = _model(job, chunks[0].member)
+    rows, queries = [chunk.row for chunk in chunks], [chunk.query for chunk in chunks]
+    try:
+        encoded = observe(model, rows, queries, job.sampling.precision)
+        return list(draw(model, encoded, queries, [chunk.seeds for chunk in chunks], job.sampling))
+    except Exception as error:
+        if len(chunks) == 1:
+            return [error]
+        if job.device != "cpu":
+            torch.cuda.empty_cache()
+    half = len(chunks) // 2
+    return _draw(chunks[:half], job) + _draw(chunks[half:], job)
+
+
+def _write(
+    row: Row, request: Request, query: Query, parts: Sequence[Samples | Exception], job: GenerationJob
+) -> list[dict[str, Any]]:
+    """Write what was drawn for a request; returns its rows of the record."""
+    failed = [part for part in parts if isinstance(part, Exception)]
+    if failed:
+        raise failed[0]
+    if not parts:
+        return []
+    by_model = np.concatenate([part for part in parts if not isinstance(part, Exception)], axis=1)
+    samples = by_model[:, np.argsort([each for its in _dealt(request.samples, len(job.models)) for each in its])]
+    slots = np.flatnonzero(query.observed).tolist()
+    facts = _facts(row, request, slots, job)
+    home = SubjectWriter(Storage(job.out), request.name, row)
+    told = []
+    for slot, time, volumes in zip(query.targets, query.target_times.tolist(), samples, strict=True):
+        frame = None if slot == NO_SLOT else slot
+        here = {"Frame": frame, "Time": round(time, 4), **facts}
+        home.write_frame(frame_label(frame, round(time, 4)), volumes[:, 0], job.estimates, here)
+        kept = volumes if request.task is not None else None
+        told.append(_told(row["subject"], request.name, frame, time, slots, kept))
+        told[-1]["files"], home.written = home.written, []
+    if job.sequence:
+        made = zip(query.target_times.tolist(), samples[:, 0, 0], strict=True)
+        scanned = [(float(row["times"][slot]), False, row["frames"][slot, 0]) for slot in slots]
+        home.write_sequence([*scanned, *((time, True, volume) for time, volume in made)], facts)
+        told[-1]["files"] += home.written
+    return told
+
+
+def _facts(row: Row, request: Request, slots: Sequence[int], job: GenerationJob) -> dict[str, Any]:
+    return {
+        "Subject": row["subject"],
+        "Task": request.name,
+        "TimeUnit": job.study.time_unit,
+        "ObservedTimes": [round(float(row["times"][slot]), 4) for slot in slots],
+        "Seed": request.seed,
+        "Checkpoint": job.digests[0] if len(job.digests) == 1 else list(job.digests),
+        "Sampling": job.sampling.model_dump(mode="json"),
+        "Preparation": {key: job.study.settings.get(key) for key in PREPARED},
+        "Software": _versions(),
+    }
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in ("sadm-ray", "torch", "nibabel")}
+
+
+_built: dict[tuple[str, str], SequenceModel] = {}
+
+
+def _model(job: GenerationJob, member: int) -> SequenceModel:
+    """Built once an actor."""
+    key = (job.digests[member], job.device)
+    if key not in _built:
+        for other in [other for other in _built if other[0] not in job.digests]:
+            del _built[other]
+        _built[key] = job.models[member].build(job.device)
+    return _built[key]
+
+
+def _told(
+    subject: str, task: str, frame: int | None, time: float, observed: Sequence[int], samples: np.ndarray | None
+) -> dict[str, Any]:
+    """A row of the record (`PREDICTION_SCHEMA`), without files."""
+    return {
+        "subject": subject,
+        "task": task,
+        "frame": frame,
+        "time": time,
+        "observed": list(observed),
+        "samples": None if samples is None else samples.astype("<f2").tobytes(),
+        "shape": None if samples is None else list(samples.shape),
+        "files": [],
+        "error": "",
+    }
+
+
+def _failure(subject: str, task: str, error: Exception) -> dict[str, Any]:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return {**_told(subject, task, -1, float("nan"), (), None), "error": reason}

@@ -1,0 +1,160 @@
+"""The generation job: orders through a pool of actors, out come NIfTI files and a record of each subject.
+
+A subject whose record is there is not done again, whatever interrupted the job: running it again does what is left.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import ray
+
+from sadm_ray.actor_pool import map_in_actor_pool
+from sadm_ray.cluster import require_shared
+from sadm_ray.config import SamplingSettings, Settings
+from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.errors import ConfigError
+from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
+from sadm_ray.generate.generation_plan import SubjectJob, plan_subject_jobs
+from sadm_ray.generate.request_csv import Failures
+from sadm_ray.generate.subject_record import SubjectRecord, claim, read_record, recorded, remove, write_manifest
+from sadm_ray.generate.volume_writer import describe
+from sadm_ray.model.pretrained import StoredModel
+from sadm_ray.storage import Storage
+
+log = logging.getLogger(__name__)
+
+FAILURES = "failures.csv"
+_SHARES = 40  # of an actor's work: a subject may take seconds, and nobody should wait long for the last one
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What is there now.
+
+    `volumes` counts the NIfTI files, `subjects` those that were asked for and `done_before` those of them that an
+    earlier run had done. `failures` gives the reason for each (subject, task or request) that has nothing.
+    """
+
+    folder: str
+    volumes: int
+    subjects: int
+    done_before: int
+    failures: Mapping[tuple[str, str], str]
+
+
+def generate_volumes(
+    settings: Settings, study: Study, models: Sequence[StoredModel], out: str, sampling: SamplingSettings
+) -> Generation:
+    """Answer what the settings ask (`GenerateSettings`) of the subjects of the study. Needs a running Ray.
+
+    Writes `out/<task>/sub-<subject>/*.nii.gz` with a JSON each, `out/predictions/` (for the evaluation, and to know
+    what is done), `out/manifest.parquet`, and `out/failures.csv` if anything failed.
+
+    Args:
+        models: read with the average of the weights that `sampling` names; samples are dealt among several in turn.
+
+    Raises:
+        ConfigError: `out` holds the answers to another request; it or the shards are not seen by every machine; no GPU
+            is there; the request cannot be meant for this study.
+        DataError: nobody is asked for.
+    """
+    wanted = settings.generate
+    digests = tuple(model.digest for model in models)
+    plan = plan_subject_jobs(settings, study, digests, sampling)
+    device = _device(wanted.gpus_per_actor)
+    require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
+    require_shared(out, "generate.out", "a folder that all nodes share, or a URL")
+    folder = Storage(out)
+    claim(folder, plan.decisive, wanted.replace)
+    left = _left(folder, plan.subject_jobs)
+    if left:
+        describe(folder)
+        job = GenerationJob(
+            study,
+            tuple(models),
+            digests,
+            folder.location,
+            sampling,
+            wanted.estimates,
+            wanted.sequence,
+            wanted.exact,
+            wanted.batch_size,
+            device,
+        )
+        together = 1 if wanted.exact else wanted.batch_size
+        batches = [left[start : start + together] for start in range(0, len(left), together)]
+        done = map_in_actor_pool(
+            "generate",
+            batches,
+            [len(batch) for batch in batches],
+            run_subject_jobs,
+            actors=wanted.actors,
+            gpus=wanted.gpus_per_actor,
+            shares=_SHARES,
+            job=job,
+        )
+        deque(done, maxlen=0)
+    folder.remove_partials()
+    return _conclude(folder, plan.subject_jobs, plan.failures, done_before=len(plan.subject_jobs) - len(left))
+
+
+def _device(gpus: float) -> str:
+    if not gpus:
+        return "cpu"
+    there = ray.cluster_resources().get("GPU", 0)
+    if there < gpus:
+        raise ConfigError(
+            f"generate.gpus_per_actor: an actor wants {gpus:g} GPU, the cluster has {there:g}; set it to 0 for the CPU"
+        )
+    return "cuda"
+
+
+def _left(out: Storage, subject_jobs: Sequence[SubjectJob]) -> list[SubjectJob]:
+    """The orders that are not done: no record, another key, a failure, or a file that is not as long as it was.
+
+    Also removes what is there of subjects that are not asked for any more, and of those that will be done again.
+    """
+    there = recorded(out)
+    if not there:
+        return list(subject_jobs)
+    sizes = {entry.path: entry.size for entry in out.entries()}
+    left = []
+    for subject_job in subject_jobs:
+        record = read_record(out, subject_job.subject)
+        if record is None or record.failed or record.key != subject_job.key:
+            left.append(subject_job)
+        elif any(sizes.get(file["path"]) != file["bytes"] for file in record.files):
+            log.warning(
+                "%s: some volumes of subject %s are gone or changed; made again", out.location, subject_job.subject
+            )
+            left.append(subject_job)
+    for subject in sorted(
+        there - {subject_job.subject for subject_job in subject_jobs}
+        | there & {subject_job.subject for subject_job in left}
+    ):
+        remove(out, subject)
+    return left
+
+
+def _conclude(out: Storage, subject_jobs: Sequence[SubjectJob], failures: Failures, done_before: int) -> Generation:
+    """Write the manifest and the list of failures."""
+    records = [read_record(out, subject_job.subject) or SubjectRecord("", ()) for subject_job in subject_jobs]
+    for record in records:
+        failures |= {(frame["subject"], frame["task"]): frame["error"] for frame in record.frames if frame["error"]}
+    write_manifest(out, records)
+    if failures:
+        sink = io.StringIO()
+        writer = csv.writer(sink)
+        writer.writerow(("subject", "task", "reason"))
+        writer.writerows((*key, reason) for key, reason in sorted(failures.items()))
+        out.write(FAILURES, sink.getvalue().encode())
+    else:
+        out.delete(FAILURES)
+    volumes = sum(file["path"].endswith(".nii.gz") for record in records for file in record.files)
+    return Generation(out.location, volumes, len(subject_jobs), done_before, failures)

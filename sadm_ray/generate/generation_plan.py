@@ -1,0 +1,134 @@
+"""What the job has to do: for each subject what is wanted of it, and what decides the answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sadm_ray.config import GenerateSettings, SamplingSettings, Settings
+from sadm_ray.data.shards.prepared_study import Study, read_checksums
+from sadm_ray.errors import ConfigError
+from sadm_ray.generate.request import Request
+from sadm_ray.generate.request_csv import Failures, read_requests
+from sadm_ray.storage import Storage
+
+VISITS = "visits"
+"""What a request for missing visits and for times is called."""
+
+
+@dataclass(frozen=True)
+class SubjectJob:
+    """All that is wanted of one subject; equal keys, equal volumes."""
+
+    subject: str
+    requests: tuple[Request, ...]
+    key: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The orders, the subjects that cannot be served with the reason, and the facts that decide all answers."""
+
+    subject_jobs: tuple[SubjectJob, ...]
+    failures: Failures
+    decisive: Mapping[str, Any]
+
+
+def plan_subject_jobs(settings: Settings, study: Study, digests: Sequence[str], sampling: SamplingSettings) -> Plan:
+    """Turn the settings of the job into orders, in the order of the subjects' names.
+
+    Args:
+        digests: of the models, in the order in which samples are dealt among them.
+
+    Raises:
+        ConfigError: what is wanted cannot be meant for this study.
+        DataError: nobody is in the split, or the request file cannot be read.
+    """
+    wanted = settings.generate
+    decisive = {
+        "model": digests[0] if len(digests) == 1 else list(digests),
+        "sampling": sampling.model_dump(mode="json"),
+        "estimates": list(wanted.estimates),
+        "sequence": wanted.sequence,
+        "exact": wanted.exact,
+        "wanted": _told(settings),
+    }
+    everybody = tuple(sorted(name for names in study.subjects.values() for name in names))
+    names = everybody if wanted.split == "all" else study.names(wanted.split)
+    failures: Failures = {}
+    if wanted.study is not None:
+        for line in study.problems:
+            subject, _, reason = line.partition(": ")
+            told = failures.get((subject, "preparation"))
+            failures[subject, "preparation"] = reason if told is None else f"{told}; {reason}"
+    if wanted.file is not None:
+        requests, wrong = read_requests(wanted.file, set(everybody), wanted.samples, settings.seed)
+        failures |= wrong
+    else:
+        requests = {name: _requests(settings, study) for name in names}
+    checksums = read_checksums(study)
+    subject_jobs = tuple(
+        SubjectJob(name, tuple(its), _key(decisive, checksums[name], its)) for name, its in sorted(requests.items())
+    )
+    return Plan(subject_jobs, failures, decisive)
+
+
+def wants_tasks(wanted: GenerateSettings) -> bool:
+    """Whether the tasks are asked, whose answers can be evaluated, rather than visits."""
+    return not wanted.missing and not wanted.at and wanted.file is None
+
+
+def wants_slots(wanted: GenerateSettings) -> bool:
+    """Whether what is asked means slots of a sequence, rather than times."""
+    return wants_tasks(wanted) or wanted.missing
+
+
+def model_folder(settings: Settings) -> str:
+    """The model to generate with, a folder or a URL: the one that the settings name, else the run's own."""
+    return Storage(settings.generate.model or str(settings.run_dir / "model")).location
+
+
+def model_folders(settings: Settings) -> list[str]:
+    """The same, and behind it the others of its ensemble."""
+    return [model_folder(settings), *(Storage(folder).location for folder in settings.generate.ensemble)]
+
+
+def default_out(settings: Settings) -> str:
+    """The folder below the run's for what is asked, when the settings name none."""
+    wanted = settings.generate
+    if wants_tasks(wanted):
+        return str(settings.run_dir / "generated")
+    name = VISITS if wanted.file is None else Path(wanted.file).stem
+    return str(settings.run_dir / f"generated-{name}")
+
+
+def _requests(settings: Settings, study: Study) -> list[Request]:
+    wanted, seed = settings.generate, settings.seed
+    if wants_tasks(wanted):
+        return [Request(task.name, wanted.samples, seed, task=task) for task in wanted.tasks]
+    if wanted.missing and study.frames is None and not wanted.at:
+        raise ConfigError(
+            "generate.missing: this study keeps all visits, however many, so that none is missing; give the times of "
+            "its schedule as generate.at"
+        )
+    return [Request(VISITS, wanted.samples, seed, missing=wanted.missing, times=wanted.at)]
+
+
+def _told(settings: Settings) -> dict[str, Any]:
+    """What was asked for, for people who compare two requests."""
+    wanted = settings.generate
+    if wanted.file is not None:
+        return {"file": Path(wanted.file).name}  # its lines decide, and are in each subject's key
+    asked = {"seed": settings.seed, "samples": wanted.samples, "split": wanted.split}
+    if wants_tasks(wanted):
+        return asked | {"tasks": [task.model_dump(mode="json") for task in wanted.tasks]}
+    return asked | {"missing": wanted.missing, "at": list(wanted.at)}
+
+
+def _key(decisive: Mapping[str, Any], checksum: str, requests: list[Request]) -> str:
+    told = [{**decisive, "wanted": None}, checksum, [request.to_json() for request in requests]]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

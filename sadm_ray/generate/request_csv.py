@@ -1,0 +1,106 @@
+"""The CSV file that asks for volumes: a line a subject, good lines apart from bad ones."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Collection, Mapping
+
+from sadm_ray.config import SAFE_NAME
+from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.generate.request import Request
+from sadm_ray.storage import Storage
+
+_REQUIRED = ("subject", "times")
+_KNOWN = (*_REQUIRED, "samples", "seed", "observed", "name")
+_NAME = "request"
+
+Requests = dict[str, list[Request]]
+"""What is wanted of each subject."""
+Failures = dict[tuple[str, str], str]
+"""Why a (subject, name) has nothing."""
+
+
+def read_requests(file: str, subjects: Collection[str], samples: int, seed: int) -> tuple[Requests, Failures]:
+    """Read a request file (`GenerateSettings`).
+
+    Args:
+        file: a path or URL.
+        subjects: those of the study.
+        samples, seed: where a line has none.
+
+    Returns:
+        what is wanted of each subject, and the lines that cannot be answered with the reason.
+
+    Raises:
+        ConfigError: it lacks a column, or has one that means nothing.
+        DataError: it cannot be read.
+    """
+    folder, _, name = file.rpartition("/")
+    try:
+        text = Storage(folder or ("/" if file.startswith("/") else ".")).read(name).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read ({error}); give a CSV file as generate.file") from None
+    lines = csv.DictReader(text.splitlines())
+    columns = [column.strip() for column in lines.fieldnames or ()]
+    lines.fieldnames = columns
+    for column in _REQUIRED:
+        if column not in columns:
+            raise ConfigError(f"{file}: has no column '{column}'; its columns may be {', '.join(_KNOWN)}")
+    for column in columns:
+        if column not in _KNOWN:
+            raise ConfigError(f"{file}: column '{column}' means nothing here; the columns may be {', '.join(_KNOWN)}")
+    requests: Requests = {}
+    failures: Failures = {}
+    for line in lines:
+        told = {key: (value or "").strip() for key, value in line.items() if key is not None}
+        where = f"line {lines.line_num}"
+        subject, name = told["subject"], told.get("name") or _NAME
+        try:
+            if None in line:
+                raise ValueError("has more fields than the head")  # noqa: TRY301
+            request = _request(told, name, samples, seed)
+            if subject not in subjects:
+                raise ValueError("no such subject in the study")  # noqa: TRY301
+            if any(other.name == name for other in requests.get(subject, ())):
+                raise ValueError(f"asked for twice as '{name}'; give the lines a name each")  # noqa: TRY301
+        except ValueError as error:
+            failures[subject or where, name] = f"{where}: {error}"
+            continue
+        requests.setdefault(subject, []).append(request)
+    return requests, failures
+
+
+def _request(told: Mapping[str, str], name: str, samples: int, seed: int) -> Request:
+    if not SAFE_NAME.fullmatch(name):
+        raise ValueError(f"'{name}' cannot be a folder's name; use letters, digits, '_', '-' and '.'")
+    times = _times("times", told["times"])
+    if not times:
+        raise ValueError("times is empty")
+    return Request(
+        name,
+        _whole("samples", told.get("samples") or str(samples), least=1),
+        _whole("seed", told.get("seed") or str(seed), least=0),
+        times=times,
+        skip_scanned=False,
+        observed=_times("observed", told.get("observed", "")) or None,
+    )
+
+
+def _times(column: str, text: str) -> tuple[float, ...]:
+    times = []
+    for word in text.replace(";", " ").split():
+        try:
+            time = float(word)
+        except ValueError:
+            time = math.nan
+        if not math.isfinite(time):
+            raise ValueError(f"{column}: '{word}' is no time; write numbers split by ';'")
+        times.append(time)
+    return tuple(times)
+
+
+def _whole(column: str, text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"{column}: '{text}' is no whole number of at least {least}")
+    return int(text)

@@ -1,0 +1,152 @@
+"""What was generated, a file a subject: whole or absent, and written when the subject's volumes are there.
+
+<out>/request.json                    what the folder was begun for
+<out>/predictions/<subject>.parquet   a row a frame: `PREDICTION_SCHEMA`; in its metadata what decided it
+<out>/manifest.parquet                a row a file: `MANIFEST_SCHEMA`; written last
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sadm_ray.errors import ConfigError
+from sadm_ray.storage import Storage
+
+PREDICTIONS, REQUEST, MANIFEST = "predictions", "request.json", "manifest.parquet"
+
+FILE = pa.struct({"path": pa.string(), "estimate": pa.string(), "bytes": pa.int64(), "sha256": pa.string()})
+
+PREDICTION_SCHEMA = pa.schema(
+    {
+        "subject": pa.string(),
+        "task": pa.string(),  # or the name of the request
+        "frame": pa.int64(),  # the slot; null for a time without one
+        "time": pa.float64(),
+        "observed": pa.list_(pa.int64()),  # slots
+        "samples": pa.large_binary(),  # float16, little-endian, C order; null where there is nothing to evaluate
+        "shape": pa.list_(pa.int64()),  # s c d h w
+        "files": pa.list_(FILE),
+        "error": pa.string(),  # empty, or why there is nothing
+    }
+)
+MANIFEST_SCHEMA = pa.schema(
+    [*(PREDICTION_SCHEMA.field(name) for name in ("subject", "task", "frame", "time")), *FILE.fields]
+)
+_ABOUT = b"sadm_ray"
+_TOLD = [name for name in PREDICTION_SCHEMA.names if name not in ("samples", "observed", "shape")]
+
+
+@dataclass(frozen=True)
+class SubjectRecord:
+    """What is told of a subject: by which key it was made, and its frames without the voxels."""
+
+    key: str
+    frames: Sequence[Mapping[str, Any]]
+
+    @property
+    def failed(self) -> bool:
+        return any(frame["error"] for frame in self.frames)
+
+    @property
+    def files(self) -> list[Mapping[str, Any]]:
+        return [file for frame in self.frames for file in frame["files"]]
+
+
+def write_record(out: Storage, subject: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write what became of a subject. Its volumes must be there already."""
+    schema = PREDICTION_SCHEMA.with_metadata({_ABOUT: json.dumps({"key": key}).encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), sink, compression="zstd")
+    out.write(_path(subject), sink.getvalue())
+
+
+def read_predictions(file: str, **how: Any) -> pa.Table:
+    """The frames of a subject, with their voxels (`PREDICTION_SCHEMA`).
+
+    Args:
+        file: a path or a URL.
+        how: which `columns`, and of which rows (`filters`), as `pyarrow.parquet.read_table` has them.
+
+    Raises:
+        OSError, pyarrow.ArrowException: it is missing or damaged.
+    """
+    system, path = Storage(file).resolved
+    return pq.read_table(path, filesystem=system, partitioning=None, **how)
+
+
+def read_record(out: Storage, subject: str) -> SubjectRecord | None:
+    """What is told of a subject; none where there is nothing, or nothing that can be read."""
+    try:
+        with out.open_random(_path(subject)) as stream:
+            table = pq.read_table(stream, columns=_TOLD)
+        key = json.loads(table.schema.metadata[_ABOUT])["key"]
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
+    return SubjectRecord(key, table.to_pylist())
+
+
+def recorded(out: Storage) -> set[str]:
+    """The subjects of whom something is told."""
+    files = (file.rpartition("/")[2] for file in out.files(PREDICTIONS))
+    return {name.removesuffix(".parquet") for name in files if name.endswith(".parquet") and not name.startswith(".")}
+
+
+def remove(out: Storage, subject: str, kept: Collection[str] = ()) -> None:
+    """Remove what was generated of a subject, but for the files `kept`: first what is told of it, then the files."""
+    record = read_record(out, subject)
+    out.delete(_path(subject))
+    for file in record.files if record else ():
+        if file["path"] not in kept:
+            out.delete(file["path"])
+
+
+def claim(out: Storage, decisive: Mapping[str, Any], replace: bool) -> None:
+    """Make the folder that of this request; what another one left is removed if that is allowed.
+
+    Raises:
+        ConfigError: it is another one's.
+    """
+    try:
+        before = json.loads(out.read(REQUEST))
+    except FileNotFoundError:
+        before = None
+    except ValueError:
+        before = {}
+    now = json.loads(json.dumps(dict(decisive)))
+    if before is not None and before != now:
+        changed = ", ".join(key for key in dict.fromkeys([*now, *before]) if now.get(key) != before.get(key))
+        if not replace:
+            raise ConfigError(
+                f"generate.out: {out.location} holds the answers to another request ({changed} changed); take another "
+                "generate.out, or set generate.replace=true to have them removed"
+            )
+        for subject in sorted(recorded(out)):
+            remove(out, subject)
+        out.delete(MANIFEST)
+    if before != now:
+        out.write(REQUEST, (json.dumps(now, indent=2) + "\n").encode())
+
+
+def write_manifest(out: Storage, records: Iterable[SubjectRecord]) -> int:
+    """Write the list of all files with their checksums, in the order of subjects and paths; returns how many."""
+    rows = [
+        {name: frame[name] for name in ("subject", "task", "frame", "time")} | file
+        for record in records
+        for frame in record.frames
+        for file in frame["files"]
+    ]
+    rows.sort(key=lambda row: (row["subject"], row["path"]))
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), sink, compression="zstd")
+    out.write(MANIFEST, sink.getvalue())
+    return len(rows)
+
+
+def _path(subject: str) -> str:
+    return f"{PREDICTIONS}/{subject}.parquet"

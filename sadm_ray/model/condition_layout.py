@@ -1,0 +1,90 @@
+"""The condition's channels: what each of them holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from sadm_ray.diffusion.reference import ReferenceFrames
+from sadm_ray.model.displacement_field import VELOCITY
+from sadm_ray.model.layers import PatchSize, depth_to_space, space_to_depth
+
+
+@dataclass(frozen=True)
+class ConditionLayout:
+    """Decoded channels; time and weight of each reference frame; their displacement field; the frames' voxels.
+
+    The null condition is all zeros: frames of intensity ½ without weight.
+
+    Attributes:
+        decoded: channels of the spatial decoder's output.
+        references: how many frames the reference is made of; 0: the condition holds nothing of them.
+        channels: of a volume.
+        patch: of the stem, on whose grid the condition lies (d h w).
+    """
+
+    decoded: int
+    references: int
+    channels: int
+    patch: PatchSize
+
+    @property
+    def width(self) -> int:
+        """How many channels the condition has."""
+        return self.decoded + 2 * self.references + self.path + self.references * self.channels * math.prod(self.patch)
+
+    @property
+    def path(self) -> int:
+        """How many channels hold the displacement field from the first reference frame to the second."""
+        return 3 if self.references > 1 else 0
+
+    def pack(
+        self, decoded: Float[Tensor, "b k e f g"], references: ReferenceFrames, time_scale: float
+    ) -> Float[Tensor, "b n e f g"]:
+        """The condition; `decoded` may lie on a coarser grid."""
+        if not self.references:
+            return decoded
+        voxels = space_to_depth(2.0 * references.frames.flatten(1, 2) - 1.0, self.patch)
+        if decoded.shape[-3:] != voxels.shape[-3:]:
+            decoded = F.interpolate(decoded, size=voxels.shape[-3:], mode="trilinear")
+        clock = torch.cat([references.time_from_target / time_scale, references.weights], dim=1)[..., None, None, None]
+        grid = voxels.shape[-3:]
+        known = [clock.expand(-1, -1, *grid), voxels]
+        if self.path:
+            path = voxels.new_zeros(len(voxels), self.path, *grid)
+            if references.path is not None:
+                path = F.avg_pool3d(references.path, self.patch) * (time_scale / VELOCITY)
+            known.insert(1, path)
+        return torch.cat([decoded, *(each.to(decoded.dtype) for each in known)], dim=1)
+
+    def time_from_target_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s"]:
+        """How much later than the target the reference's frames were acquired, in units of the time scale."""
+        return condition[:, self.decoded : self.decoded + self.references, 0, 0, 0].float()
+
+    def weights_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s"]:
+        """The weights of the reference's frames."""
+        first = self.decoded + self.references
+        return condition[:, first : first + self.references, 0, 0, 0].float()
+
+    def reference_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b c d h w"]:
+        """The reference, in [0, 1]; black for the null condition."""
+        return torch.einsum("bs,bscdhw->bcdhw", self.weights_of(condition), self.frames_of(condition))
+
+    def path_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b 3 d h w"] | None:
+        """How far what is seen moves from the first frame to the second, in voxels a unit of the time scale."""
+        if not self.path:
+            return None
+        first = self.decoded + 2 * self.references
+        path = VELOCITY * condition[:, first : first + self.path].float()
+        size = [sites * voxels for sites, voxels in zip(path.shape[-3:], self.patch, strict=True)]
+        return F.interpolate(path, size=size, mode="trilinear")
+
+    def frames_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s c d h w"]:
+        """The reference's frames, in [0, 1]."""
+        voxels = depth_to_space(condition[:, self.decoded + 2 * self.references + self.path :].float(), self.patch)
+        return 0.5 * (voxels.unflatten(1, (self.references, self.channels)) + 1.0)

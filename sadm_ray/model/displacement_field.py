@@ -1,0 +1,81 @@
+"""Displacement fields: warping a volume, and motion compensation, which moves frames instead of repainting them.
+
+The prior network (`sadm_ray.model.prior`) predicts, smoothly in space, a velocity field for each reference frame. With
+two frames it also predicts how far their weights shift, and how far along the displacement field between them
+(`sadm_ray.model.registration`) the target lies from where time alone puts it. The change of the reference, in units of
+`scale`, is part of the prior's mean.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+VELOCITY, SHIFT, LEAP = 4.0, 2.0, 8.0
+"""What one unit of the network's outputs is, in one unit of the time scale: voxels; weight; time along the path."""
+
+
+def motion_channels(references: int) -> int:
+    """How many channels `motion_residual` takes: a velocity field for each frame, and two shifts with two frames."""
+    return 3 * references + 2 * (references - 1)
+
+
+def motion_residual(
+    frames: Float[Tensor, "b s c d h w"],
+    time_from_target: Float[Tensor, "b s"],
+    weights: Float[Tensor, "b s"],
+    motion: Float[Tensor, "b k d h w"],
+    path: Float[Tensor, "b 3 d h w"] | None = None,
+) -> Float[Tensor, "b c d h w"]:
+    """What moving the frames and shifting their weights adds to the reference, Σ weight · frame.
+
+    Displacements are velocities times the time between the frame and the target, so that little moves in a short while
+    and nothing in none. A heart does not contract evenly in time, so the weight of a frame is not that of linear
+    interpolation, and what is seen in one of two frames only has to come from there; at the time of either frame the
+    weights are what they are. Nor does what moves along a path do so evenly: there time itself is shifted.
+
+    Args:
+        frames: one or two a target.
+        time_from_target: how much later than the target they were acquired, in units of the time scale.
+        weights: of each in the reference.
+        motion: `motion_channels`; all zero changes nothing.
+        path: from the first to the second, in voxels a unit of the time scale; none: without registration.
+    """
+    *velocities, shifts = motion.tensor_split([3 * (side + 1) for side in range(frames.shape[1])], dim=1)
+    reach = time_from_target.abs().amin(dim=1)[:, None, None, None, None]
+    along = 0.0 if path is None else LEAP * reach * shifts[:, 1:] * path
+    unit = VELOCITY * _speed_of(path)
+    fields = [
+        unit * by[:, None, None, None, None] * velocity + along
+        for by, velocity in zip(time_from_target.unbind(dim=1), velocities, strict=True)
+    ]
+    moved_frames = [warp(frame, field) for frame, field in zip(frames.unbind(dim=1), fields, strict=True)]
+    moved = torch.stack(moved_frames, dim=1)
+    change = torch.einsum("bs,bscdhw->bcdhw", weights, moved - frames)
+    if len(fields) == 1:
+        return change
+    return change + SHIFT * reach * shifts[:, :1] * (moved[:, 1] - moved[:, 0])
+
+
+def _speed_of(path: Tensor | None) -> Tensor | float:
+    """The subject's own speed, the unit of the velocities: who moved little will move little."""
+    if path is None:
+        return 1.0
+    seen = path.square().sum(dim=1, keepdim=True).mean(dim=(2, 3, 4), keepdim=True).sqrt()
+    return torch.where(seen > 0, seen, 1.0)
+
+
+def warp(volume: Float[Tensor, "b c d h w"], field: Float[Tensor, "b 3 d h w"]) -> Float[Tensor, "b c d h w"]:
+    """Look up each voxel of the result at its own place plus `field` (in voxels, axes d h w), trilinearly.
+
+    Places outside the volume take its nearest voxel.
+    """
+    sizes = volume.shape[-3:]
+    axes = [torch.arange(size, device=volume.device, dtype=field.dtype) for size in sizes]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij")) + field
+    # grid_sample wants the last axis first, with −1 and 1 at the outer faces of the first and last voxel.
+    scaled = [(2.0 * places[:, axis] + 1.0) / sizes[axis] - 1.0 for axis in (2, 1, 0)]
+    grid = torch.stack(scaled, dim=-1).to(volume.dtype)
+    return F.grid_sample(volume, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -1,0 +1,100 @@
+"""Sequences with their encoded frames, computed once, and the context of one target of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sadm_ray.diffusion.reference import ReferenceFrames
+from sadm_ray.model.conditioner import Features
+
+
+@dataclass(frozen=True)
+class EncodedSequences:
+    """Some sequences: their frames and the features that the conditioner encoded of them, once.
+
+    `size` (d h w) is that of a volume before padding; the other fields are as in `SequenceModel.generate`.
+    """
+
+    frames: Float[Tensor, "b t c D H W"]
+    features: Features
+    observed: Bool[Tensor, "b t"]
+    times: Float[Tensor, "b t"]
+    covariates: Float[Tensor, "b n"] | None
+    visit_covariates: Float[Tensor, "b t m"] | None
+    size: tuple[int, ...]
+
+    @property
+    def limits(self) -> tuple[Float[Tensor, "b c 1 1 1"], Float[Tensor, "b c 1 1 1"]]:
+        """The range of a generated frame's intensities: 0 to 1, or the observed range where that is wider.
+
+        A range that is taken from one scan, or from most of the voxels, is not that of all.
+        """
+        seen = self.frames.where(self.observed[:, :, None, None, None, None], 0.0)
+        low, high = seen.movedim(2, 1).flatten(2).aminmax(dim=2)
+        return low.clamp(max=0.0)[..., None, None, None], high.clamp(min=1.0)[..., None, None, None]
+
+    def repeated(self, count: int) -> EncodedSequences:
+        """Each sequence `count` times, one beside the other."""
+
+        def repeat(each: Tensor | None) -> Any:
+            return None if each is None else each.repeat_interleave(count, dim=0)
+
+        return replace(
+            self,
+            frames=repeat(self.frames),
+            features=[repeat(level) for level in self.features],
+            observed=repeat(self.observed),
+            times=repeat(self.times),
+            covariates=repeat(self.covariates),
+            visit_covariates=repeat(self.visit_covariates),
+        )
+
+    def appended(
+        self, frame: Float[Tensor, "b c D H W"], features: Features, time: Float[Tensor, " b"]
+    ) -> EncodedSequences:
+        """With one more observed frame, of whose covariates nothing is known."""
+        visits = self.visit_covariates
+        if visits is not None:
+            visits = torch.cat([visits, torch.full_like(visits[:, :1], torch.nan)], dim=1)
+        return replace(
+            self,
+            frames=torch.cat([self.frames, frame[:, None]], dim=1),
+            features=[torch.cat([old, new], dim=1) for old, new in zip(self.features, features, strict=True)],
+            observed=torch.cat([self.observed, self.observed.new_ones(len(frame), 1)], dim=1),
+            times=torch.cat([self.times, time[:, None]], dim=1),
+            visit_covariates=visits,
+        )
+
+
+@dataclass(frozen=True)
+class TargetContext:
+    """What a model needs for one target a sequence.
+
+    Attributes:
+        condition: what the conditioner makes of the sequence and the target's time.
+        references: the frames of the reference: the nearest scanned one, or those before and after the target.
+        gap: how much later than the nearest scanned frame the target is, in units of `time_scale`.
+    """
+
+    condition: Float[Tensor, "b k e f g"]
+    references: ReferenceFrames
+    gap: Float[Tensor, " b"]
+
+    @property
+    def reference(self) -> Float[Tensor, "b c D H W"]:
+        """What the target is compared with, in [0, 1]."""
+        return self.references.reference
+
+    def repeated(self, count: int) -> TargetContext:
+        """Each target `count` times, one beside the other."""
+        condition, gap = (each.repeat_interleave(count, dim=0) for each in (self.condition, self.gap))
+        return TargetContext(condition, self.references.repeated(count), gap)
+
+    def without_condition(self, chosen: Bool[Tensor, " b"]) -> TargetContext:
+        """With the null condition for the chosen ones."""
+        return replace(self, condition=torch.where(chosen[:, None, None, None, None], 0.0, self.condition))

@@ -1,0 +1,47 @@
+"""What a model is, apart from its weights."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from sadm_ray.config import DiffusionSettings, ModelSettings, Section, Shape, check_prediction
+from sadm_ray.config.renamed_settings import with_current_names
+
+CONFIG = "config.json"
+
+
+class ModelConfig(Section):
+    """Stored beside the weights as `config.json`.
+
+    `preparation` is the digest of how the volumes were prepared that it was trained on; other ones it cannot judge.
+    `prepared` are the settings of that (of `data`) and `time_unit`, so that others can be prepared the same way.
+    """
+
+    shape: Shape
+    channels: Annotated[int, Field(gt=0)] = 1
+    model: ModelSettings = ModelSettings()
+    diffusion: DiffusionSettings = DiffusionSettings()
+    preparation: str = ""
+    prepared: dict[str, Any] = Field(default_factory=dict)
+    time_unit: str = ""
+
+    @classmethod
+    def read(cls, content: bytes, source: str) -> ModelConfig:
+        """From the content of a `config.json`; settings under an old name are read under the new one.
+
+        Args:
+            source: the file, for people.
+
+        Raises:
+            ValueError: it is damaged, or no model's config.
+            ConfigError: a setting stands there under both names.
+        """
+        return cls.model_validate(with_current_names(json.loads(content), source))
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        check_prediction(self.model, self.diffusion)
+        return self

@@ -1,0 +1,154 @@
+"""The prior: a Gaussian at every voxel of x, predicted from the condition before the denoiser sees any noise.
+
+It depends on the condition alone: a sampler computes it once a target, and every training sample trains it, whatever
+its noise level. The diffusion then corrects it (`sadm_ray.diffusion.preconditioning`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sadm_ray.config import NetworkSettings
+from sadm_ray.diffusion.preconditioning import LOG_VARIANCE_RANGE
+from sadm_ray.diffusion.residual import Residual
+from sadm_ray.model.condition_layout import ConditionLayout
+from sadm_ray.model.displacement_field import motion_channels, motion_residual
+from sadm_ray.model.encoded_sequence import TargetContext
+from sadm_ray.model.finite_differences import gradient_magnitude
+from sadm_ray.model.layers import PatchSize, depth_to_space, space_to_depth
+from sadm_ray.model.model_config import ModelConfig
+from sadm_ray.model.unet import UNet
+
+VARIANCE_RANGE = (1e-3, 1.0)
+"""Bounds of the mean variance that weighs a target's loss."""
+LIKELIHOOD_WEIGHT = 0.2
+ERROR_FLOOR = 1e-3
+"""A mean squared error of x below this counts as zero."""
+LOG_VARIANCE = 24.0
+"""One unit of the network's output in log s²: variances differ by orders of magnitude."""
+ENSEMBLE_GAIN = 1.4
+"""What the mean of the two predictions between two frames is multiplied by in sampling. Each of them shrinks towards no
+change where it is unsure, and they are unsure in different places, so their mean changes too little. Flat from 1.2 to
+1.4; found on test patients (docs/experiments.md)."""
+POSITION_ERROR, INTENSITY_ERROR = 1.5, 0.02
+"""The variance before training: an error of position, in voxels a unit of the time scale, and one of intensity."""
+
+
+class Prior(NamedTuple):
+    """Mean and log variance of every voxel of x; with frame blending also the two predictions that the mean is made of.
+
+    `members`: the prior network's and frame blending's. The second is 0, the reference, and untrained where the target
+    is not between two frames.
+    """
+
+    mean: Float[Tensor, "b c d h w"]
+    log_variance: Float[Tensor, "b c d h w"]
+    members: tuple[Float[Tensor, "b c d h w"], Float[Tensor, "b c d h w"]] | None = None
+
+    @staticmethod
+    def width(layout: ConditionLayout) -> int:
+        """How many channels `on_grid` makes."""
+        return 2 * layout.channels * math.prod(layout.patch)
+
+    def on_grid(self, patch: PatchSize) -> Float[Tensor, "b k e f g"]:
+        """As channels on the grid of a stem; `from_grid` is the inverse."""
+        return torch.cat([space_to_depth(self.mean, patch), 0.25 * space_to_depth(self.log_variance, patch)], dim=1)
+
+    @classmethod
+    def from_grid(cls, channels: Float[Tensor, "b k e f g"], patch: PatchSize) -> Prior:
+        """From the channels that `on_grid` made."""
+        mean, log_variance = (depth_to_space(each.float(), patch) for each in channels.chunk(2, dim=1))
+        return cls(mean, 4.0 * log_variance)
+
+    @property
+    def variance(self) -> Float[Tensor, " b"]:
+        """The variance of each target, averaged over its voxels; not differentiated."""
+        return self.log_variance.detach().exp().flatten(1).mean(dim=1).clamp(*VARIANCE_RANGE)
+
+    def loss(self, x: Float[Tensor, "b c d h w"]) -> Float[Tensor, " b"]:
+        """The squared error of the mean over the root of the predicted variance, and the likelihood of the variance.
+
+        The mean is not fitted by likelihood, which gives little weight to it where the variance is large (Seitzer et
+        al., On the Pitfalls of Heteroscedastic Uncertainty Estimation, 2022). The two members are each trained by their
+        own error, so that their errors differ; frame blending by the logarithm of its error, as the reference is, so
+        that every subject has equal weight.
+        """
+        own, blended = self.members or (self.mean, None)
+        squared = (x - self.mean).square().detach()
+        likelihood = 0.5 * (self.log_variance + squared * torch.exp(-self.log_variance))
+        loss = _mean((x - own).square()) / self.variance.sqrt() + LIKELIHOOD_WEIGHT * _mean(likelihood)
+        if blended is None:
+            return loss
+        unchanged = _mean(x.detach().square()) + ERROR_FLOOR
+        return loss + 0.5 * torch.log((_mean((x - blended).square()) + ERROR_FLOOR) / unchanged)
+
+
+class PriorNetwork(nn.Module):
+    """condition → `Prior`. Untrained it predicts the reference itself, with a variance at the reference's edges.
+
+    The predicted change is proportional to the time from the nearest reference frame: there the reference is exact.
+
+    Args:
+        layout: of the condition, which holds the frames of the reference.
+        scale: of x, in units of intensity.
+        motion: whether the mean is also predicted by displacement fields (`sadm_ray.model.displacement_field`).
+    """
+
+    def __init__(self, settings: NetworkSettings, layout: ConditionLayout, scale: float, *, motion: bool) -> None:
+        super().__init__()
+        self.layout, self.scale = layout, scale
+        self._sizes = [layout.channels, layout.channels, motion_channels(layout.references) * motion]
+        self.unet = UNet(settings, layout.patch, layout.width, 2 * layout.channels, smooth=self._sizes[-1])
+
+    def forward(self, condition: Float[Tensor, "b k e f g"]) -> Prior:
+        residual, log_variance, motion = self.unet(condition).float().split(self._sizes, dim=1)
+        time_from_target = self.layout.time_from_target_of(condition)
+        reach = time_from_target.abs().amin(dim=1)[:, None, None, None, None]
+        mean = reach * residual
+        if motion.shape[1]:
+            frames, weights = self.layout.frames_of(condition), self.layout.weights_of(condition)
+            path = self.layout.path_of(condition)
+            mean = mean + motion_residual(frames, time_from_target, weights, motion, path) / self.scale
+        expected = self.layout.reference_of(condition.detach()) + self.scale * mean.detach()
+        position_error = POSITION_ERROR * reach * gradient_magnitude(expected)
+        initial = torch.log(position_error.square() + INTENSITY_ERROR**2) - 2.0 * math.log(self.scale)
+        return Prior(mean, (initial + LOG_VARIANCE * log_variance).clamp(*LOG_VARIANCE_RANGE))
+
+
+def _mean(volume: Float[Tensor, "b c d h w"]) -> Float[Tensor, " b"]:
+    return volume.flatten(1).mean(dim=1)
+
+
+def prior_of(
+    prior_network: PriorNetwork, context: TargetContext, target: Residual, strength: float = 1.0, gain: float = 1.0
+) -> Prior:
+    """The prior of x: the prior network's, and between two frames its mean with that of frame blending.
+
+    Args:
+        strength: multiplies the prior network's mean (guidance); frame blending is left as it is.
+        gain: multiplies the mean of the two: 1 in training, `ENSEMBLE_GAIN` in sampling.
+    """
+    prior = prior_network(context.condition)
+    own, references = strength * prior.mean, context.references
+    if references.blended is None:
+        return prior._replace(mean=own)
+    blended = target.encode(references.blended, references.reference)
+    is_between = references.is_between[:, None, None, None, None]
+    return prior._replace(mean=torch.where(is_between, 0.5 * gain * (own + blended), own), members=(own, blended))
+
+
+def prior_network_of(config: ModelConfig, layout: ConditionLayout) -> PriorNetwork:
+    """The prior network of the settings, for a condition of this layout.
+
+    Raises:
+        ValueError: the settings have none.
+    """
+    model = config.model
+    if model.prior is None:
+        raise ValueError("the settings have no model.prior")
+    return PriorNetwork(model.prior, layout, model.difference_scale or 1.0, motion=model.target == "motion")

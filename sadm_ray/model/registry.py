@@ -1,0 +1,58 @@
+"""The registry of models: ours, and the baselines that it is compared with, by `model.kind`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sadm_ray.config import ModelKind, NetworkSettings
+from sadm_ray.model.baselines.deformable_diffusion import DeformableDiffusion
+from sadm_ray.model.baselines.flow_matching import FlowMatching
+from sadm_ray.model.baselines.gan import Gan
+from sadm_ray.model.baselines.regression import Regression
+from sadm_ray.model.model_config import ModelConfig
+from sadm_ray.model.sadm import Sadm
+from sadm_ray.model.sequence_model import SequenceModel
+
+KINDS: dict[ModelKind, type[SequenceModel]] = {
+    "sadm": Sadm,
+    "sadm_paper": Sadm,
+    "diffusion_only": Sadm,
+    "regression": Regression,
+    "flow": FlowMatching,
+    "gan": Gan,
+    "ddm": DeformableDiffusion,
+}
+
+_PLAIN: dict[str, Any] = {"target": "difference", "reference": "nearest", "prior": None}
+_OWN_MODEL: dict[ModelKind, dict[str, Any]] = {
+    "sadm_paper": {**_PLAIN, "target": "volume"},
+    "diffusion_only": {"reference": "nearest"},
+    "flow": _PLAIN,
+    "gan": _PLAIN,
+    "ddm": _PLAIN,
+}
+_OWN_DIFFUSION = {
+    "sadm_paper": {"schedule": "cosine", "shift": 0.0, "prediction": "x", "weighting": "v"},
+    "ddm": {"schedule": "linear", "shift": 0.0, "prediction": "eps", "weighting": "v"},
+}
+"""What a kind is by its definition, whatever the settings say. The networks are the settings' own: equally large."""
+
+
+def with_kind_defaults(config: ModelConfig) -> ModelConfig:
+    """The config with the settings that its kind fixes.
+
+    A kind without a prior has its denoiser as large as the prior network would be.
+    """
+    kind, model = config.model.kind, config.model.model_copy(update=_OWN_MODEL.get(config.model.kind, {}))
+    asked = config.model.prior or NetworkSettings(**config.model.denoiser.model_dump(exclude={"patch"}))
+    if kind == "regression":
+        model = model.model_copy(update={"prior": asked})
+    elif model.prior is None:
+        model = model.model_copy(update={"denoiser": model.denoiser.model_copy(update=asked.model_dump())})
+    diffusion = config.diffusion.model_copy(update=_OWN_DIFFUSION.get(kind, {}))
+    return config.model_copy(update={"model": model, "diffusion": diffusion})
+
+
+def build_model(config: ModelConfig) -> SequenceModel:
+    """A new model of the kind that `config.model.kind` says."""
+    return KINDS[config.model.kind](with_kind_defaults(config))

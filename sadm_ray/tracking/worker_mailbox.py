@@ -1,0 +1,123 @@
+"""How Ray workers record: a small actor takes what they send, a thread of the driver empties it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sadm_ray.cluster import actor_beside_driver
+from sadm_ray.tracking.log_record import LogRecord, Sink
+from sadm_ray.tracking.tracked_run import TrackedRun
+
+log = logging.getLogger(__name__)
+DRAIN_SECONDS = 0.5
+ANSWER_SECONDS = 10.0
+
+
+class _Mailbox:
+    """Keeps what it has given out until the driver says that it came: an answer that is lost loses no record."""
+
+    def __init__(self) -> None:
+        self._new: list[LogRecord] = []
+        self._given: list[LogRecord] = []
+        self._turn = ""
+
+    def put(self, record: LogRecord) -> None:
+        self._new.append(record)
+
+    def take(self, taken: str) -> tuple[str, list[LogRecord]]:
+        """The next records under a new name; `taken` is the name of the last that arrived."""
+        if taken == self._turn:
+            self._given, self._new, self._turn = self._new, [], uuid.uuid4().hex
+        return self._turn, self._given
+
+
+@dataclass(frozen=True)
+class MailboxSink:
+    """Where a worker's runs put their records."""
+
+    mailbox: Any
+
+    def put(self, record: LogRecord) -> None:
+        """Send it off, without waiting. A file goes with its bytes: the driver may not see the worker's disk."""
+        import ray
+
+        try:
+            for each in _carried(record):
+                self.mailbox.put.remote(each)
+        except (OSError, ray.exceptions.RayError) as error:
+            if not _told:
+                _told.append(True)
+                log.warning("a record for MLflow is lost (%s)", error)
+
+    def history(self, key: str, metric: str) -> list[tuple[int, float]]:
+        """Nothing: a worker does not talk to MLflow."""
+        return []
+
+
+_told: list[bool] = []
+
+
+@contextmanager
+def run_for_workers(run: TrackedRun) -> Iterator[TrackedRun]:
+    """The same run for Ray workers on any machine, for the time of the block; Ray has to be running."""
+    import ray
+
+    if isinstance(run.sink, MailboxSink):
+        yield run
+        return
+    mailbox = actor_beside_driver(_Mailbox, max_restarts=3)
+    stop = threading.Event()
+    postman = threading.Thread(target=_deliver, args=(mailbox, run.sink, stop), name="mlflow-mailbox", daemon=True)
+    postman.start()
+    try:
+        yield TrackedRun(run.key, MailboxSink(mailbox))
+    finally:
+        stop.set()
+        postman.join()
+        if ray.is_initialized():
+            ray.kill(mailbox)
+
+
+def _deliver(mailbox: Any, sink: Sink, stop: threading.Event) -> None:
+    import ray
+
+    taken, told, last = "", False, False
+    while not last:
+        last = stop.wait(DRAIN_SECONDS)
+        if not ray.is_initialized():  # shut down in the block; `ray.get` would start another
+            return
+        try:
+            # The first takes what was given last time again, if its answer was lost; the second what came since.
+            for _ in range(2 if last else 1):
+                turn, records = ray.get(mailbox.take.remote(taken), timeout=ANSWER_SECONDS)
+                if turn != taken:
+                    for record in records:
+                        sink.put(record)
+                taken = turn
+        except ray.exceptions.RayError as error:
+            if not told:
+                told = True
+                log.warning("what workers record cannot be fetched (%s); the work goes on", str(error).splitlines()[0])
+
+
+def _carried(record: LogRecord) -> Iterator[LogRecord]:
+    if record.kind == "model":
+        raise OSError("a model is registered by the driver")
+    if record.kind != "artifact":
+        yield record
+        return
+    path, folder = Path(record.body["path"]), record.body["folder"]
+    if path.is_dir():
+        files = [(file, file.relative_to(path).as_posix()) for file in sorted(path.rglob("*")) if file.is_file()]
+        folder = folder or path.name
+    else:
+        files = [(path, path.name)]
+    for file, name in files:
+        yield replace(record, kind="content", body={"name": name, "folder": folder}, data=file.read_bytes())

@@ -1,0 +1,200 @@
+"""The one `TorchTrainer` of the project."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from sadm_ray.cluster import require_shared
+from sadm_ray.config import Settings, flatten, is_url
+from sadm_ray.data.shards.prepared_study import PREPARED, Study
+from sadm_ray.errors import ConfigError, DataError, Stopped
+from sadm_ray.model.model_config import CONFIG, ModelConfig
+from sadm_ray.model.registry import build_model, with_kind_defaults
+from sadm_ray.model.sequence_model import WEIGHTS, ema_name
+from sadm_ray.progress import progress
+from sadm_ray.storage import Storage
+from sadm_ray.tracking import TrackedRun, run_for_workers
+from sadm_ray.train.checkpoint import BEST, Checkpoint, Checkpoints
+from sadm_ray.train.resume_check import refuse_changes
+from sadm_ray.train.stop_signal import control
+from sadm_ray.train.worker_loop import WorkerTask, train_worker
+
+_RESIZE_SECONDS = 30.0
+"""How often an elastic run looks whether there is room for another worker; each change costs a restart."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Where the trained model lies (`model.stored.load_model`), and facts about it."""
+
+    folder: Path
+    facts: dict[str, Any]
+
+
+def model_config(settings: Settings, study: Study) -> ModelConfig:
+    """The model's own config: the settings, with what is measured on the study filled in."""
+    model = settings.model
+    if model.difference_scale is None:
+        if not study.difference_scale > 0:
+            raise DataError(
+                f"{study.location}: the frames of every training subject are equal; there is nothing to learn"
+            )
+        model = model.model_copy(update={"difference_scale": study.difference_scale})
+    return with_kind_defaults(
+        ModelConfig(
+            shape=study.shape,
+            model=model,
+            diffusion=settings.diffusion,
+            preparation=study.preparation,
+            prepared=settings.data.model_dump(mode="json", include=set(PREPARED)),
+            time_unit=study.time_unit,
+        )
+    )
+
+
+def checkpoints_folder(settings: Settings) -> str:
+    """Where the checkpoints of this run are kept: a folder or a URL."""
+    if settings.train.storage is None:
+        return str(settings.run_dir / "model.ray" / "checkpoints")
+    return f"{settings.train.storage.rstrip('/')}/{settings.run.name}/checkpoints"
+
+
+def train_model(
+    settings: Settings, study: Study, out: Path, tracked: TrackedRun, stop: threading.Event | None = None
+) -> TrainedModel:
+    """Train on the shards' training subjects; run again, it goes on from the newest checkpoint.
+
+    Args:
+        out: the trained model is put there: the average that did best in validation, if there are several.
+        stop: set by another thread, it does what SIGTERM does, which only the main thread of a process can hear.
+
+    Raises:
+        ConfigError: a GPU asked for that is not there, storage that not every node sees, or settings other than those
+            that the run was begun with.
+        DataError: training broke down, or its last checkpoint cannot be written.
+        Stopped: SIGTERM, or `stop`; a checkpoint was saved.
+    """
+    study.names("train")  # or a clear line that there is nobody
+    config = model_config(settings, study)
+    location = checkpoints_folder(settings)
+    checkpoints = Checkpoints(location, warn=lambda line: None)  # the workers look themselves, and tell of damage
+    decisive = refuse_changes(settings, study, config, checkpoints.storage)
+    facts = build_model(config).describe()
+    how = {key: value for key, value in flatten(settings.train, "train.").items() if key not in decisive}
+    tracked.params(facts | decisive | {"study.digest": study.digest})
+    tracked.tags(how)  # these may change when the run goes on, which parameters in MLflow cannot
+    tracked.dataset(Path(study.location).name, study.content[:36], study.location, _profile(study))
+    newest = checkpoints.newest()
+    if newest is None or not _is_done(newest, settings):
+        newest = _train(settings, study, config, location, tracked, stop)
+    _export(newest, settings, out)
+    told = {"step": newest.step, "epoch": newest.told["epoch"], **newest.told["validated"]}
+    tracked.tags({"checkpoint": f"{newest.storage.where(newest.folder)}"})
+    tracked.register(out, settings.run.name, {"digest": _digest(newest), "study": study.digest[:36]})
+    return TrainedModel(out, facts | told)
+
+
+def _train(
+    settings: Settings,
+    study: Study,
+    config: ModelConfig,
+    location: str,
+    tracked: TrackedRun,
+    stop: threading.Event | None,
+) -> Checkpoint:
+    use_gpu = _use_gpu(settings)
+    require_shared(location, "train.storage", "a folder that all nodes share, or a URL")
+    require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
+    train = settings.train
+    with progress("train", train.steps) as reporter, control(stop) as controlled, run_for_workers(tracked) as remote:
+        work = WorkerTask(settings, study, config, location, remote, reporter, controlled)
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"work": work},
+            scaling_config=ScalingConfig(
+                num_workers=train.workers if train.min_workers is None else (train.min_workers, train.workers),
+                use_gpu=use_gpu,
+                elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
+            ),
+            run_config=RunConfig(
+                name="train",
+                failure_config=FailureConfig(max_failures=train.max_failures),
+                **_rays_own(location),
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError:
+            if ray.get(controlled.failure.remote()) is None:
+                raise
+        failure = ray.get(controlled.failure.remote())
+        stopping = ray.get(controlled.stopping.remote())
+    if failure is not None:
+        raise failure
+    newest = Checkpoints(location).newest()
+    if newest is None:
+        raise RuntimeError("training ended without a checkpoint")
+    if not _is_done(newest, settings):
+        if not stopping:
+            raise RuntimeError(f"training ended at step {newest.step} of {train.steps}")
+        raise Stopped(f"stopped after step {newest.step} of {train.steps}, which is saved; run the same command again")
+    return newest
+
+
+def _is_done(newest: Checkpoint, settings: Settings) -> bool:
+    return newest.step >= settings.train.steps or bool(newest.told["ended_early"])
+
+
+def _rays_own(location: str) -> dict[str, Any]:
+    """Where Ray Train keeps what it needs itself: beside our checkpoints."""
+    system, path = Storage(location.rpartition("/")[0]).resolved
+    return {"storage_path": path, "storage_filesystem": system if is_url(location) else None}
+
+
+def _export(newest: Checkpoint, settings: Settings, out: Path) -> None:
+    """Put the model for use in `out`: the chosen average as model.safetensors, and each by its own name."""
+    names = [ema_name(decay) for decay in settings.train.ema_decays]
+    source = newest
+    if settings.train.validation.patience is not None:
+        source = Checkpoints(newest.storage.location).verified(BEST) or newest
+    losses = {name: newest.told["validated"].get(f"val_loss/{name}", float("inf")) for name in names}
+    chosen = min(names, key=losses.__getitem__)  # the first, where nothing was validated
+    target = Storage(str(out))
+    target.write(CONFIG, source.read(CONFIG))
+    for name in names:
+        if len(names) > 1:
+            target.write(f"{name}.safetensors", source.read(f"{name}.safetensors"))
+    target.write(WEIGHTS, source.read(f"{chosen}.safetensors"))
+
+
+def _profile(study: Study) -> dict[str, Any]:
+    return {
+        "subjects": {split: len(names) for split, names in study.subjects.items()},
+        "frames": study.frames,
+        "shape": list(study.shape),
+        "time_unit": study.time_unit,
+        "digest": study.digest,
+    }
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    return f"{checkpoint.step}-{checkpoint.told['study']['digest'][:16]}"
+
+
+def _use_gpu(settings: Settings) -> bool:
+    available, train = ray.cluster_resources().get("GPU", 0), settings.train
+    wanted = train.min_workers or train.workers
+    if train.device == "gpu" and available < wanted:
+        raise ConfigError(
+            f"train.device: {wanted} workers want a GPU each, the cluster has {available:g}; "
+            "use device=cpu, device=auto or fewer workers"
+        )
+    return train.device != "cpu" and available >= wanted

@@ -1,0 +1,105 @@
+"""Validation beside training: the averaged weights on subjects that are not trained on.
+
+The subjects are shared by the workers. All workers call the same functions and get the same numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sadm_ray.config import Settings
+from sadm_ray.data.load.collate import collate
+from sadm_ray.data.load.rng import SampleRng
+from sadm_ray.data.load.target_sampling import draw_target, take
+from sadm_ray.data.shards.prepared_study import Study, read_subject
+from sadm_ray.evaluate.sampling_quality import average, generate_and_compare, structure_can_be_scored
+from sadm_ray.model.mixed_precision import autocast
+from sadm_ray.model.sequence_model import SequenceModel
+from sadm_ray.train.train_metrics import level_names, summed
+from sadm_ray.train.train_step import LEVELS
+
+_SEED = 2**31
+"""Added to the run's seed: no training step draws the questions of validation."""
+
+
+class Validation:
+    """What the model of a training is asked beside it; the questions and the noise are the same every time."""
+
+    def __init__(self, settings: Settings, study: Study, rank: int, world: int, device: torch.device) -> None:
+        names = study.subjects.get("val", ())[: settings.train.validation.subjects]
+        self._settings, self._world, self._device = settings, world, device
+        self._count, self._places = len(names), range(rank, len(names), world)
+        self._rows = [read_subject(study, names[place]) for place in self._places]
+
+    def __bool__(self) -> bool:
+        """Whether there are subjects to validate on."""
+        return self._count > 0
+
+    @torch.no_grad()
+    def losses(self, model: SequenceModel) -> dict[str, float]:
+        """The denoising loss, the mean over all levels first, then at each noise level."""
+        sums = torch.zeros(LEVELS, device=self._device)
+        if self._rows:
+            batch = _on_device(self._rows, self._settings, self._device)
+            sums = torch.stack([self._level(model, batch, level).sum() for level in range(LEVELS)])
+        losses = (summed(sums, self._world) / self._count).tolist()
+        named = zip(level_names("val_losses"), losses, strict=True)
+        return {"val_loss": sum(losses) / LEVELS, **dict(named)}
+
+    def generated(self, model: SequenceModel) -> tuple[dict[str, float], bytes]:
+        """PSNR, and where scikit-image is there SSIM and NRMSE, of generated frames and of copy-last; and a picture.
+
+        The picture (PNG) is of the first subject's first frame, on the first worker; empty on others, or without
+        matplotlib.
+        """
+        settings, structure, scored, picture = self._settings, structure_can_be_scored(), [], b""
+        if self._rows:
+            for each in generate_and_compare(
+                model, self._rows, settings.generate.tasks, settings.sampling, settings.seed
+            ):
+                scored.append((each.task, each.scores(structure)))
+                if not picture and self._places[0] == 0:
+                    with contextlib.suppress(ImportError):
+                        from sadm_ray.evaluate.prediction_plots import draw_prediction
+
+                        picture = draw_prediction(each.truth, each.copied, each.generated[None], each.copied_slot)
+        if self._world > 1:
+            shares: list[Any] = [None] * self._world
+            torch.distributed.all_gather_object(shares, scored)
+            scored = [each for share in shares for each in share]
+        return {f"val_{key}": value for key, value in average(scored).items()}, picture
+
+    def _level(self, model: SequenceModel, batch: Mapping[str, Any], level: int) -> Tensor:
+        """The loss of each of this worker's subjects, at one noise level."""
+        seed = self._settings.seed + _SEED
+        rng = SampleRng(seed, level, self._places, self._count, self._device)
+        train = self._settings.train
+        target_draw = draw_target(batch["present"], rng, train.imputation, train.single_frame)
+        frames, times = batch["frames"], batch["times"]
+        with autocast(self._device, train.precision):
+            losses: Tensor = model(
+                frames,
+                target_draw.observed,
+                times,
+                take(frames, target_draw.target),
+                take(times, target_draw.target),
+                torch.full_like(times[:, 0], (level + 0.5) / LEVELS),
+                rng.normal("noise", model.noise_size(frames.shape[-3:])),
+                None,
+                batch["covariates"],
+                batch["visit_covariates"],
+            )
+        return losses
+
+
+def _on_device(rows: Sequence[Mapping[str, Any]], settings: Settings, device: torch.device) -> dict[str, Any]:
+    sequences = collate(rows, settings.model.covariates)
+    arrays = {
+        name: getattr(sequences, name) for name in ("frames", "present", "times", "covariates", "visit_covariates")
+    }
+    return {name: None if array is None else torch.from_numpy(array).to(device) for name, array in arrays.items()}

@@ -1,0 +1,200 @@
+"""The sweep of training settings: Ray Tune with Optuna and ASHA, each trial a training run on Ray Train."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from ray import tune
+
+from sadm_ray.config import Settings
+from sadm_ray.config.renamed_settings import with_former_names
+from sadm_ray.config.settings_file import dump_settings, with_values
+from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.errors import DataError, reason_of
+from sadm_ray.progress import Reporter, progress
+from sadm_ray.tracking import TrackedRun, run_for_workers
+from sadm_ray.tune.training_search import BETTER, trainings_to_stop, trainings_to_try
+from sadm_ray.tune.training_space import check_space, drawn_values, trial_settings
+from sadm_ray.tune.training_trial import SCORES, TrainingTask, TrainingTrial
+from sadm_ray.tune.trial_history import History
+
+RETRIES = 1
+"""How often a trial that failed is begun again; what Ray Train mends by itself is no failure."""
+
+
+@dataclass(frozen=True)
+class TrainingSweep:
+    """What a sweep of training settings found.
+
+    Attributes:
+        best: the base settings with the best drawn values, as a new run on the same prepared study.
+        trials: a row a trial that was scored: its name, the drawn values by dotted key, the objective at its last
+            validation (`val_gain`: dB of PSNR over copy-last, whose own PSNR is `val_copy_last`), `steps` reached, and
+            whether it was `stopped` early.
+        subjects: the validation subjects that they were judged on.
+        failures: a line for each trial that failed for good.
+    """
+
+    best: Settings
+    trials: pd.DataFrame
+    subjects: tuple[str, ...]
+    failures: tuple[str, ...]
+
+
+def tune_training(settings: Settings, study: Study, out: Path, tracked: TrackedRun) -> TrainingSweep:
+    """Sweep training settings; the trials are judged on validation subjects, and the test subjects are not touched.
+
+    The first trial is the settings' own. Run again after an interruption, the sweep goes on: trials that ended are
+    kept, those under way go on from their checkpoints. With more trials it is made longer. Every trial becomes a child
+    of `tracked`.
+
+    Args:
+        out: what is known of the trials is put there, and their runs below `trials`.
+
+    Raises:
+        ConfigError: `tune.training` names what cannot be swept; nothing has started.
+        DataError: no validation subjects, or no trial came to its end.
+    """
+    check_space(settings)
+    subjects = study.names("val")[: settings.train.validation.subjects]
+    sweep, runs = settings.tune.training, out.absolute() / "trials"
+    folder = out.absolute() / _sweep_name(settings, study)
+    history = History(folder / "trials.jsonl")
+    failures = _run(settings, study, runs, folder, history, tracked)
+    if len(history.ended) + len(failures) < sweep.trials:
+        raise KeyboardInterrupt  # which Ray Tune keeps to itself
+    rows: list[dict[str, Any]] = []
+    for trial in history.ended:
+        values, last = drawn_values(trial.point, sweep), trial.reports[-1]
+        name = trial_settings(settings, values, study, runs).run.name
+        scores = {key: last[key] for key in SCORES if key in last}
+        rows.append({"trial": name, **scores, "stopped": not last["ended"], **values})
+        _close(tracked.child(name), stopped=not last["ended"])
+    trials = pd.DataFrame(rows)
+    if not rows or trials["stopped"].all():
+        raise DataError(f"{out}: no trial of the sweep came to its end; the first: {[*failures, 'stopped'][0]}")
+    best = _best(trials, sweep.objective)
+    named = {"run.name": f"{settings.run.name}-tuned", "data.shards": study.location}
+    chosen = {key: best[key] for key in sweep.space}
+    return TrainingSweep(with_values(settings, {**chosen, **named}), trials, tuple(subjects), tuple(failures))
+
+
+def write_tuned_training(file: Path, swept: TrainingSweep, base: Settings) -> None:
+    """The best settings as a whole settings file for `sadm-ray train`, with a note of where they come from."""
+    sweep, trials = base.tune.training, swept.trials
+    best = _best(trials, sweep.objective)
+    if sweep.objective == "val_gain":
+        score = (
+            f"one sample is {best['val_gain']:+.2f} dB PSNR against copy-last ({best['val_copy_last']:.2f} dB) there"
+        )
+    else:
+        score = f"the denoising loss is {best['val_loss']:.4g} there"
+    head = (
+        f"# Chosen by a sweep of {len(trials) + len(swept.failures)} trainings of {base.run.name}: "
+        f"{int(trials['stopped'].sum())} were stopped early, {len(swept.failures)} failed.\n"
+        f"# Judged on {len(swept.subjects)} validation subjects ({', '.join(swept.subjects)}) by {sweep.objective}:\n"
+        f"# {score}, after {best['steps']} steps.\n"
+        f"# Drawn: {', '.join(f'{key} {best[key]}' for key in sweep.space)}.\n"
+    )
+    new = file.with_suffix(".new")
+    new.write_text(head + dump_settings(swept.best), encoding="utf-8")
+    new.replace(file)
+
+
+def _run(
+    settings: Settings, study: Study, runs: Path, folder: Path, history: History, tracked: TrackedRun
+) -> list[str]:
+    """Run the trials that are left; returns a line for each that failed."""
+    sweep = settings.tune.training
+    left = sweep.trials - len(history.ended)
+    if left <= 0:
+        return []
+    storage = folder / "ray"
+    shutil.rmtree(storage, ignore_errors=True)  # of a sweep that was killed; what counts is in the history
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is listed in the end, in a line each
+    with progress("tune", left) as reporter, run_for_workers(tracked) as remote:
+        trainable = tune.with_parameters(TrainingTrial, sweep=TrainingTask(settings, study, runs, remote))
+        results = tune.Tuner(
+            # The workers of its training hold the CPUs; it may not ask for nothing at all.
+            tune.with_resources(trainable, {"memory": 1}),
+            tune_config=tune.TuneConfig(
+                num_samples=left,
+                max_concurrent_trials=sweep.concurrent,
+                search_alg=trainings_to_try(settings, history),
+                scheduler=trainings_to_stop(settings, history),
+            ),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=str(storage),
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                callbacks=[_TrainingCallback(history, reporter, sweep.objective)],
+                verbose=0,
+            ),
+        ).fit()
+    return [_failure(drawn_values(result.config, sweep), result.error) for result in results if result.error]
+
+
+class _TrainingCallback(tune.Callback):
+    """Writes down what the trials do."""
+
+    def __init__(self, history: History, reporter: Reporter, objective: str) -> None:
+        self._history, self._reporter, self._objective = history, reporter, objective
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._history.start(trial.trial_id, dict(trial.config))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._history.report(trial.trial_id, {key: result[key] for key in (*SCORES, "ended") if key in result})
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._history.end(trial.trial_id)
+        last = self._history.of(trial.trial_id).reports[-1]
+        how = "" if last["ended"] else f", stopped after step {last['steps']}"
+        self._reporter.add.remote(1, f"{self._objective} {last[self._objective]:.4g}{how}")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._reporter.add.remote(1, "failed")
+
+
+def _close(child: TrackedRun, *, stopped: bool) -> None:
+    """A trial that is stopped says so itself, but the sweep may end before that is heard."""
+    if stopped:
+        child.tags({"stopped_early": "true"})
+    child.finish()
+
+
+def _best(trials: pd.DataFrame, objective: str) -> dict[str, Any]:
+    """The row of the best trial that came to its end: one that was stopped had fewer steps."""
+    ended = [row for row in trials.to_dict("records") if not row["stopped"]]
+    choose = max if BETTER[objective] == "max" else min
+    return {str(key): value for key, value in choose(ended, key=lambda row: row[objective]).items()}
+
+
+def _sweep_name(settings: Settings, study: Study) -> str:
+    """A name that changes with the question, so that no other sweep is taken for this one."""
+    dumped = settings.model_dump(mode="json", include={"seed", "model", "diffusion", "train", "sampling", "tune"})
+    named = with_former_names(dumped)
+    sweep = {key: value for key, value in named.pop("tune")["training"].items() if key not in ("trials", "concurrent")}
+    asked = {
+        **named,
+        "tasks": [task.model_dump(mode="json") for task in settings.generate.tasks],
+        "tune": sweep,
+        "study": study.digest,
+    }
+    return f"training-{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
+def _failure(values: Mapping[str, Any], error: BaseException) -> str:
+    """One line: what was drawn, and what it died of."""
+    return f"{', '.join(f'{key} {value}' for key, value in values.items())}: {reason_of(error)}"

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sadm_ray.config import DataSettings
+from sadm_ray.data.find import Catalog, Subject, find_subjects
+from sadm_ray.errors import DataError
+from sadm_ray.storage import Storage
+from tests.data.patients import scan_of, write_bids, write_scan, write_table
+
+
+def find(root: Path | str, **settings: object) -> Catalog:
+    return find_subjects(str(root), DataSettings.model_validate({"layout": "bids", **settings}))
+
+
+def told(catalog: Catalog, *, fatal: bool = True) -> list[str]:
+    return [str(problem) for problem in catalog.problems if problem.fatal is fatal]
+
+
+def visits(subject: Subject) -> list[tuple[str, float | None]]:
+    return [(scan.session, scan.time) for scan in subject.scans]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two subjects, one with three visits."""
+    return write_bids(tmp_path, {"01": {"1": 30, "2": 40.5, "10": 52}, "02": {"1": 31, "2": 39}})
+
+
+def test_subjects_and_their_visits(root: Path) -> None:
+    catalog = find(root)
+    assert told(catalog) == []
+    assert [subject.name for subject in catalog.subjects] == ["01", "02"]
+    assert visits(catalog.subjects[0]) == [("1", 30.0), ("2", 40.5), ("10", 52.0)]
+    assert catalog.time_unit == "weeks"
+    scan = catalog.subjects[0].scans[0]
+    assert scan.file == "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz"
+    assert scan.size == (root / scan.file).stat().st_size
+
+
+def test_what_is_no_scan_of_the_study(root: Path) -> None:
+    scan_of(root / "derivatives" / "fsl", "03", "1", "T1w")
+    write_scan(root / "sourcedata" / "sub-04" / "anat" / "sub-04_T1w.nii.gz")
+    scan_of(root, "01", "1", "desc-T1w_mask")
+    scan_of(root, "01", "1", "space-T1w_T2w")
+    catalog = find(root)
+    assert len(catalog.subjects) == 2
+    assert catalog.problems == ()
+
+
+def test_two_files_in_one_visit(root: Path) -> None:
+    first = scan_of(root, "01", "2", "run-1_T1w").rename(root / "sub-01/ses-2/anat/sub-01_ses-2_run-1_T1w.nii")
+    catalog = find(root)
+    assert visits(catalog.subjects[0]) == [("1", 30.0), ("10", 52.0)]
+    (line,) = told(catalog)
+    assert all(part in line for part in (first.name, "sub-01_ses-2_T1w.nii.gz", "data.match"))
+    with pytest.raises(DataError, match="no column"):  # nobody else has a run
+        find(scan_of(root, "01", "1", "run-1_T1w").parents[3], match="*_run-1_*", time_column="never")
+    both = find(root, match="*_run-1_*")
+    assert visits(both.subjects[0]) == [("1", 30.0), ("2", 40.5)]
+    assert ["02" in line and "has no scan _T1w" in line for line in told(both)] == [True]
+
+
+def test_subjects_with_too_few_scans(root: Path) -> None:
+    scan_of(root, "03", "1", "T1w")
+    scan_of(root, "04", "1", "FLAIR")
+    write_table(root / "sub-05" / "sub-05_sessions.tsv", "session_id")
+    write_scan(root / "sub-06" / "anat" / "sub-06_T1w.nii")
+    catalog = find(root)
+    assert len(catalog.subjects) == 2
+    lines = told(catalog)
+    assert [line[:2] for line in lines] == ["03", "04", "05", "06"]
+    assert "only one visit with a T1w is left" in lines[0]
+    assert "at least two are needed" in lines[3]
+    assert "has no scan _T1w.nii.gz, only FLAIR" in lines[1]
+    assert "only no images in anat/" in lines[2]
+
+
+def test_one_scan_is_enough_to_be_asked_about(tmp_path: Path) -> None:
+    write_bids(tmp_path, {"01": {"1": 30, "2": 40.5}, "02": {"1": 55}})
+    write_scan(tmp_path / "sub-03" / "anat" / "sub-03_T1w.nii.gz")
+    catalog = find(tmp_path, frames=None, min_scans=1)
+    assert {each.name: visits(each) for each in catalog.subjects} == {
+        "01": [("1", 30.0), ("2", 40.5)],
+        "02": [("1", 55.0)],
+    }
+    assert [line[:2] for line in told(catalog)] == ["03"], "who has no time is told"
+    in_order = find(tmp_path, frames=None, min_scans=1, time_column="order")
+    assert visits(in_order.subjects[2]) == [("1", 0.0)]
+
+
+def test_labels_that_are_no_names(root: Path) -> None:
+    scan_of(root, "x y", "1", "T1w")
+    scan_of(root, "01", "a b", "T1w")
+    scan_of(root, "01", "11", "T1w").rename(root / "sub-01/ses-11/anat/sub-02_ses-11_T1w.nii.gz")
+    write_scan(root / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    catalog = find(root)
+    assert visits(catalog.subjects[0]) == [("1", 30.0), ("2", 40.5), ("10", 52.0)]
+    lines = told(catalog)
+    assert len(lines) == 4
+    for part in ("called after another", "session 'a b' is not", "belongs to no session", "sub-x y: not a usable"):
+        assert any(part in line for line in lines)
+
+
+def test_sessions_without_folders_of_their_own(tmp_path: Path) -> None:
+    for session in ("1", "2"):
+        write_scan(tmp_path / "sub-01" / "anat" / f"sub-01_ses-{session}_T1w.nii.gz")
+    assert visits(find(tmp_path, time_column="order").subjects[0]) == [("1", 0.0), ("2", 1.0)]
+
+
+def test_times_that_cannot_be_used(tmp_path: Path) -> None:
+    times = {"1": 30, "2": "n/a", "3": "soon", "4": 30, "5": "2024-03-31", "6": "inf", "7": 41}
+    catalog = find(write_bids(tmp_path, {"01": times}))
+    assert visits(catalog.subjects[0]) == [("1", 30.0), ("7", 41.0)]
+    lines = told(catalog)
+    assert len(lines) == 5
+    for part in ("no age_weeks", "'soon' where a number", "same age_weeks as", "'2024-03-31' where", "'inf'"):
+        assert sum(part in line for line in lines) == 1
+    (line,) = [line for line in lines if "same" in line]
+    assert "ses-4_T1w.nii.gz: has" in line
+    assert "ses-1_T1w.nii.gz" in line
+
+
+def test_times_against_the_order_of_names(tmp_path: Path) -> None:
+    catalog = find(write_bids(tmp_path, {"01": {"1": 40, "2": 30, "10": 50}}))
+    assert visits(catalog.subjects[0]) == [("2", 30.0), ("1", 40.0), ("10", 50.0)]
+    (line,) = told(catalog, fatal=False)
+    assert "in the order 2, 1, 10" in line
+
+
+@pytest.mark.parametrize(
+    ("column", "times", "expected", "unit"),
+    [
+        ("age", (61, 62.5), [61, 62.5], "years"),
+        ("Age_Months", (7, 9), [7, 9], "months"),
+        ("acq_time", ("2020-01-31T12:00:00", "2020-03-01"), [0, 29.5], "days"),
+        ("scan_date", ("20200131", "20200301"), [0, 30], "days"),
+        ("date", ("2020-01-31T23:00:00Z", "2020-02-01T02:00:00+02:00"), [0, 1 / 24], "days"),
+        ("scan_age", (30, 31), [30, 31], "scan_age"),
+    ],
+)
+def test_columns_and_units(
+    tmp_path: Path, column: str, times: tuple[object, object], expected: list[float], unit: str
+) -> None:
+    catalog = find(write_bids(tmp_path, {"01": dict(zip("12", times, strict=True))}, column=column))
+    assert [scan.time for scan in catalog.subjects[0].scans] == pytest.approx(expected)
+    assert catalog.time_unit == unit
+    assert find(tmp_path, time_unit="moons").time_unit == "moons"
+
+
+def test_a_column_by_name_or_the_order(root: Path) -> None:
+    for subject in ("01", "02"):
+        table = "session_id age_weeks dose\nses-1 1 5\nses-2 2 7\nses-10 3 11"
+        write_table(root / f"sub-{subject}" / f"sub-{subject}_sessions.tsv", table)
+    dose = find(root, time_column="dose")
+    assert visits(dose.subjects[0]) == [("1", 5.0), ("2", 7.0), ("10", 11.0)]
+    assert dose.time_unit == "dose"
+    assert dose.subjects[0].scans[0].covariates == {"age_weeks": 1.0}
+    order = find(root, time_column="order")
+    assert visits(order.subjects[0]) == [("1", 0.0), ("2", 1.0), ("10", 2.0)]
+    assert order.time_unit == "visits"
+    with pytest.raises(DataError, match=r"no column Dose .*age_weeks, dose.*data\.time_column=order"):
+        find(root, time_column="Dose")
+
+
+def test_a_stray_column_does_not_go_before_that_of_all_others(root: Path) -> None:
+    write_bids(root, {"03": {"1": 1, "2": 2}}, column="age")
+    catalog = find(root)
+    assert [subject.name for subject in catalog.subjects] == ["01", "02"]
+    assert len(told(catalog)) == 2
+    assert catalog.time_unit == "weeks"
+
+
+def test_covariates_and_groups(root: Path) -> None:
+    write_table(
+        root / "participants.tsv",
+        "participant_id age sex Diagnosis site\nsub-01 61 F AD 3\n02 n/a M n/a N/A\n09 1 M AD 3",
+    )
+    write_table(root / "sub-02" / "sub-02_sessions.tsv", "session_id age_weeks mmse\n1 31 28\nses-2 39 n/a")
+    first, second = find(root).subjects
+    assert first.covariates == {"age": 61.0, "sex": "F", "Diagnosis": "AD", "site": 3.0}
+    assert (first.group, second.group) == ("AD", "")
+    assert second.covariates == {"sex": "M"}
+    assert [scan.covariates for scan in second.scans] == [{"mmse": 28.0}, {}]
+
+
+def test_participants_with_a_row_for_each_session(tmp_path: Path) -> None:
+    write_bids(tmp_path, {"01": {"1": 0, "2": 0}})
+    (tmp_path / "sub-01" / "sub-01_sessions.tsv").unlink()
+    rows = "participant_id session_id age sex weight\nsub-01 ses-1 61 F 70\nsub-01 ses-2 62 F 72"
+    write_table(tmp_path / "participants.tsv", rows)
+    (subject,) = find(tmp_path).subjects
+    assert visits(subject) == [("1", 61.0), ("2", 62.0)]
+    assert subject.covariates == {"sex": "F"}
+    assert [scan.covariates for scan in subject.scans] == [{"weight": 70.0}, {"weight": 72.0}]
+
+
+def test_an_age_a_participant_tells_no_times(tmp_path: Path) -> None:
+    write_bids(tmp_path, {"01": {"1": 0, "2": 0}}, column="mmse")
+    write_table(tmp_path / "participants.tsv", "participant_id age\nsub-01 61")
+    with pytest.raises(DataError, match=r"mmse.*participants.tsv has participant_id, age but no row a session"):
+        find(tmp_path)
+
+
+def test_damaged_tables(root: Path) -> None:
+    table = "participant_id sex\nsub-01 F\nsub-01 M\nsub-02 F 3\nn/a M"
+    write_table(root / "participants.tsv", table)
+    sessions = root / "sub-02" / "sub-02_sessions.tsv"
+    write_table(sessions, "session_id age_weeks\nses-1 31\nses-1 32\nses-2 39")
+    catalog = find(root)
+    assert [dict(subject.covariates) for subject in catalog.subjects] == [{"sex": "F"}, {}]
+    assert visits(catalog.subjects[1]) == [("1", 31.0), ("2", 39.0)]
+    lines = told(catalog)
+    assert len(lines) == 4
+    for part in (
+        "row 3 is another one of '01'",
+        "row 4 has 3 fields",
+        "row 5 has no participant_id",
+        "another one of '1'",
+    ):
+        assert sum(part in line for line in lines) == 1
+    assert "tells nothing of 1 subjects (02)" in told(catalog, fatal=False)[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
+        (b"age_weeks\n3\n", "has no column session_id, only age_weeks"),
+        (b"session_id\tage\tage\n1\t2\t3\n", "two columns called 'age'"),
+        (b"session_id\tage_weeks\n1\t" + b"9" * 200_000 + b"\n", "cannot be read (field larger"),
+        (b"\xff\x00\xfe rubbish", "has no column session_id"),
+    ],
+)
+def test_sessions_tables_that_are_none(root: Path, content: bytes, expected: str) -> None:
+    (root / "sub-02" / "sub-02_sessions.tsv").write_bytes(content)
+    catalog = find(root)
+    assert [subject.name for subject in catalog.subjects] == ["01"]
+    assert sum(expected in line for line in told(catalog)) == 1
+
+
+def test_latin_letters_byte_order_mark_and_old_line_ends(root: Path) -> None:
+    content = b"\xef\xbb\xbfsession_id\tage_weeks\tsite\rses-1\t31\tK\xf6ln\rses-2\t39\tBonn\r"
+    (root / "sub-02" / "sub-02_sessions.tsv").write_bytes(content)
+    catalog = find(root)
+    assert told(catalog) == []
+    assert [scan.covariates["site"] for scan in catalog.subjects[1].scans] == ["K\ufffdln", "Bonn"]
+
+
+def test_no_study(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere.*data\.root"):
+        find(tmp_path / "nowhere")
+    write_bids(tmp_path / "inside", {"01": {"1": 0, "2": 1}})
+    with pytest.raises(DataError, match=r"no folders sub-\*.*data\.root.*data\.layout=bids"):
+        find(tmp_path)
+
+
+def test_a_study_behind_a_url(root: Path, s3_bucket: str) -> None:
+    bucket = Storage(f"{s3_bucket}/bids study")
+    for entry in Storage(str(root)).entries():
+        bucket.write(entry.path, (root / entry.path).read_bytes())
+    catalog = find(bucket.location)
+    assert told(catalog) == []
+    assert [visits(subject) for subject in catalog.subjects] == [visits(subject) for subject in find(root).subjects]
+    scan = catalog.subjects[0].scans[0]
+    assert bucket.read(scan.file) == (root / scan.file).read_bytes()
+    assert scan.size == (root / scan.file).stat().st_size
+    assert scan.modified > 0
+    bucket.write("sub-02/ses-1/anat/sub-02_ses-1_run-2_T1w.nii", b"scan")
+    line = told(find(bucket.location))[0]
+    assert f"{s3_bucket}/bids study/sub-02/ses-1/anat/sub-02_ses-1_" in line
+    with pytest.raises(DataError, match="cannot be listed"):
+        find(f"{s3_bucket}/nowhere")
+
+
+@pytest.mark.real_data
+def test_real_studies(real_data: Path, tmp_path: Path) -> None:
+    growth = find(real_data / "brain_growth_bids", suffix="T2w")
+    (subject,) = growth.subjects
+    assert visits(subject) == [(f"ga{week}", float(week)) for week in range(21, 35)]
+    assert growth.time_unit == "weeks"
+    assert growth.problems == ()
+
+    with pytest.raises(DataError, match=r"no column tells.*data\.time_column=order"):
+        find(real_data / "ms_two_visits_bids", suffix="FLAIR")
+    lesions = find(real_data / "ms_two_visits_bids", suffix="FLAIR", time_column="order")
+    assert [visits(subject) for subject in lesions.subjects] == [[("1", 0.0), ("2", 1.0)]] * 4
+    assert lesions.problems == ()
+    some = find(real_data / "ms_two_visits_bids", time_column="order")
+    assert [subject.name for subject in some.subjects] == ["01", "12"]
+    assert [line[:2] for line in told(some)] == ["03", "19"]

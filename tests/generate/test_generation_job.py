@@ -1,0 +1,239 @@
+"""The generation job on Ray: requests of every kind, runs that go on, scans as they lie."""
+
+import csv
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from sadm_ray import steps
+from sadm_ray.cli import main
+from sadm_ray.config import Settings
+from sadm_ray.config.settings_file import dump_settings
+from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.generate.generation_job import Generation
+from sadm_ray.model.registry import build_model
+from sadm_ray.train.trainer import model_config
+from tests.tiny import settings_for
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> tuple[Settings, Study]:
+    """A prepared study and a model that has learnt nothing: what a job does with them is the same."""
+    settings = settings_for(tmp_path_factory.mktemp("runs"))
+    study = steps.prepare(settings)
+    torch.manual_seed(0)
+    model = build_model(model_config(settings, study))
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    model.save_pretrained(settings.run_dir / "model")
+    return settings, study
+
+
+def asked(base: tuple[Settings, Study], out: Path, **wanted: Any) -> Settings:
+    tree = base[0].model_dump()
+    tree["generate"] |= {"out": str(out), "samples": 1, **wanted}
+    return Settings.model_validate(tree)
+
+
+def generated(out: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.glob("*/sub-*/*"))}
+
+
+def written(out: Path) -> dict[str, int]:
+    return {str(file.relative_to(out)): file.stat().st_mtime_ns for file in sorted(out.glob("*/sub-*/*"))}
+
+
+def manifest(out: Path) -> list[dict[str, Any]]:
+    return pq.read_table(out / "manifest.parquet").to_pylist()
+
+
+def test_the_manifest_lists_every_file_with_its_checksum(base: tuple[Settings, Study], tmp_path: Path) -> None:
+    result = steps.generate(asked(base, tmp_path, sequence=True))
+    rows = manifest(tmp_path)
+    assert {row["path"]: row["sha256"] for row in rows} == {
+        path: hashlib.sha256(content).hexdigest() for path, content in generated(tmp_path).items()
+    }
+    assert result.volumes == sum(row["path"].endswith(".nii.gz") for row in rows)
+    assert result.failures == {}
+    assert not (tmp_path / "failures.csv").exists()
+
+
+def test_the_same_voxels_whatever_the_actors_and_batches(base: tuple[Settings, Study], tmp_path: Path) -> None:
+    steps.generate(asked(base, tmp_path / "one", actors=1, batch_size=1, samples=2))
+    steps.generate(asked(base, tmp_path / "two", actors=2, batch_size=3, samples=2))
+    assert generated(tmp_path / "one") == generated(tmp_path / "two")
+    assert manifest(tmp_path / "one") == manifest(tmp_path / "two")
+
+
+def test_what_is_done_is_not_done_again_and_what_is_gone_is(base: tuple[Settings, Study], tmp_path: Path) -> None:
+    settings = asked(base, tmp_path)
+    steps.generate(settings)
+    before, content = written(tmp_path), generated(tmp_path)
+    again = steps.generate(settings)
+    assert written(tmp_path) == before
+    assert again.done_before == again.subjects == len(base[1].subjects["test"])
+    lost = next(file for file in tmp_path.glob("*/sub-*/*.nii.gz"))
+    subject = lost.parent.name
+    lost.unlink()
+    (lost.parent / f".{lost.name}.0123abcd").write_bytes(b"half")
+    assert steps.generate(settings).done_before == again.subjects - 1
+    assert generated(tmp_path) == content, "and nothing half-written is left"
+    redone = {path for path, modified in written(tmp_path).items() if before[path] != modified}
+    assert {Path(path).parent.name for path in redone} == {subject}
+
+
+def test_another_request_in_the_same_folder_is_refused_or_replaces(
+    base: tuple[Settings, Study], tmp_path: Path
+) -> None:
+    steps.generate(asked(base, tmp_path))
+    kept = tmp_path / "notes.txt"
+    kept.write_text("mine")
+    with pytest.raises(ConfigError, match=r"another request \(wanted changed\); take another generate.out"):
+        steps.generate(asked(base, tmp_path, at=[2.0]))
+    steps.generate(asked(base, tmp_path, at=[2.0], replace=True))
+    assert {path.partition("/")[0] for path in generated(tmp_path)} == {"visits"}
+    assert kept.read_text() == "mine"
+
+
+def test_times_after_the_last_scan(base: tuple[Settings, Study], tmp_path: Path) -> None:
+    result = steps.generate(asked(base, tmp_path, at=[1.0, 1.25], split="all"))
+    everybody = {name for names in base[1].subjects.values() for name in names}
+    assert result.subjects == len(everybody)
+    assert {row["subject"] for row in manifest(tmp_path)} == everybody
+    # At 1.0, the last scan, there is nothing to do.
+    assert {row["time"] for row in manifest(tmp_path)} == {1.25}
+    assert all("_time-1p25_desc-sample_synth" in row["path"] for row in manifest(tmp_path))
+
+
+def test_a_file_of_requests(base: tuple[Settings, Study], tmp_path: Path) -> None:
+    first, second = sorted(base[1].subjects["train"])[:2]
+    file, out = tmp_path / "wanted.csv", tmp_path / "out"
+    file.write_text(f"subject,times,samples\n{first},1.5;2,3\nnobody,1,1\n{second},1.5,1\n")
+    settings = asked(base, out, file=str(file))
+    result = steps.generate(settings)
+    assert result.failures == {("nobody", "request"): "line 3: no such subject in the study"}
+    with (out / "failures.csv").open() as lines:
+        assert list(csv.reader(lines))[1:] == [["nobody", "request", "line 3: no such subject in the study"]]
+    estimates = {
+        name: sorted({row["estimate"] for row in manifest(out) if row["subject"] == name}) for name in (first, second)
+    }
+    assert estimates == {first: ["mean", "sample1", "sample2", "sample3", "std"], second: ["sample"]}
+    # Another line is added, one is corrected, one is dropped: only what changed is done.
+    before = written(out)
+    file.write_text(f"subject,times,samples\n{first},1.5;2,3\n")
+    assert steps.generate(settings).failures == {}
+    assert {path: time for path, time in before.items() if first in path} == written(out)
+    assert not (out / "failures.csv").exists()
+
+
+def test_the_command_takes_options_and_its_exit_code_tells_of_failures(
+    base: tuple[Settings, Study], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = base[1].subjects["test"][0]
+    settings, lines = tmp_path / "settings.yaml", tmp_path / "wanted.csv"
+    settings.write_text(dump_settings(base[0]))
+    lines.write_text(f"subject,times\n{name},1.5\nnobody,1.5\n")
+    common = ["generate", "--config", str(settings), "generate.samples=1", "--out"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*common, str(tmp_path / "file"), "--file", str(lines)])
+    assert stopped.value.code == 3
+    assert "failed: nobody, request: line 3: no such subject" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main([*common, str(tmp_path / "at"), "--at", "1.5,2"])
+    assert stopped.value.code == 0
+    assert {row["time"] for row in manifest(tmp_path / "at")} == {1.5, 2.0}
+    with pytest.raises(SystemExit) as stopped:
+        main([*common, str(tmp_path / "both"), "--missing", "--file", str(lines)])
+    assert stopped.value.code == 2
+
+
+def test_scans_as_they_lie_are_prepared_as_the_models_were(base: tuple[Settings, Study], tmp_path: Path) -> None:
+    raw = base[0].run_dir / "study"
+    by_shards = asked(base, tmp_path / "shards", split="all")
+    by_raw = asked(base, tmp_path / "raw", study=str(raw))
+    steps.generate(by_shards)
+    tree = by_raw.model_dump()
+    tree["data"] |= {"intensity": {"method": "zscore", "over": "all"}}  # the model's own are used all the same
+    steps.generate(Settings.model_validate(tree))
+    assert generated(tmp_path / "raw") == generated(tmp_path / "shards")
+
+
+def test_somebody_who_was_scanned_once(base: tuple[Settings, Study], tmp_path: Path) -> None:
+    settings, _ = base
+    source = next((settings.run_dir / "study").glob("patient*/*_4d.nii.gz"))
+    image = nib.load(source)
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    nib.save(image.slicer[..., 0], folder / "once.nii.gz")
+    (folder / "broken.nii.gz").write_bytes((folder / "once.nii.gz").read_bytes()[:999])
+    lines = ["subject,path,session,time", "once,once.nii.gz,first,0", "broken,broken.nii.gz,first,0"]
+    (folder / "study.csv").write_text("\n".join(lines) + "\n")
+    wanted = asked(
+        base, tmp_path / "out", study=str(folder / "study.csv"), at=[0.5, 1.0], model=str(settings.run_dir / "model")
+    )
+    tree = wanted.model_dump()
+    tree["data"] |= {"layout": "manifest", "time_unit": base[1].time_unit}
+    result = steps.generate(Settings.model_validate(tree))
+    assert (result.subjects, result.volumes) == (1, 2)
+    ((left_out, reason),) = result.failures.items()
+    assert left_out == ("broken", "preparation")
+    assert "broken.nii.gz" in reason
+    for file in (tmp_path / "out").glob("visits/*/*.nii.gz"):
+        made = nib.load(file)
+        np.testing.assert_array_equal(made.affine, image.affine)
+        assert made.shape == image.shape[:3]
+
+
+def test_the_sweep_on_the_model_says_how_it_is_sampled(base: tuple[Settings, Study], tmp_path: Path) -> None:
+    shutil.copytree(base[0].run_dir / "model", tmp_path / "other" / "model")
+    (tmp_path / "other" / "tuned.yaml").write_text("sampling: {sampler: dpm++, num_steps: 3}\n")
+    for tuned, steps_taken in ((True, 3), (False, base[0].sampling.num_steps)):
+        out = tmp_path / str(tuned)
+        steps.generate(asked(base, out, model=str(tmp_path / "other" / "model"), tuned=tuned))
+        told = json.loads(next(out.glob("*/*/*.json")).read_text())
+        assert told["Sampling"]["num_steps"] == steps_taken
+
+
+def test_mistakes_are_told_before_anything_is_done(base: tuple[Settings, Study], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    averaged = asked(base, out, tuned=False).model_dump()
+    averaged["sampling"]["ema"] = 0.5
+    with pytest.raises(ConfigError, match=r"generate.gpus_per_actor: an actor wants 1 GPU, the cluster has 0"):
+        steps.generate(asked(base, out, gpus_per_actor=1))
+    with pytest.raises(DataError, match=r"no average ema-0\.5 here, but none by name; see train\.ema_decays"):
+        steps.generate(Settings.model_validate(averaged))
+    with pytest.raises(DataError, match="train one first"):
+        steps.generate(asked(base, out, model=str(tmp_path)))
+    assert not out.exists()
+
+
+def failures_of(result: Generation) -> set[str]:
+    return {subject for subject, _ in result.failures}
+
+
+def test_a_damaged_shard_costs_its_subjects_and_is_tried_again(base: tuple[Settings, Study], tmp_path: Path) -> None:
+    settings = asked(base, tmp_path / "out", split="all")
+    whole = {part: part.read_bytes() for part in (settings.run_dir / "shards" / "parts").glob("*.parquet")}
+    victim, content = max(whole.items(), key=lambda item: len(item[1]))
+    try:
+        victim.write_bytes(content[: len(content) // 2])
+        result = steps.generate(settings)
+        assert result.failures
+        assert all("missing or damaged" in reason for reason in result.failures.values())
+    finally:
+        victim.write_bytes(content)
+    again = steps.generate(settings)
+    assert again.failures == {}
+    assert again.done_before == result.subjects - len(failures_of(result))

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+
+from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.generate.request import Request
+from sadm_ray.generate.request_csv import read_requests
+
+SUBJECTS = ("a", "b")
+
+
+def test_a_line_says_what_is_wanted_of_a_subject(tmp_path: Path) -> None:
+    file = tmp_path / "r.csv"
+    file.write_text("subject,times,samples,seed,observed,name\na,12;24,8,7,0;6,far\nb, 36 ,,,,\na,6,,,,near\n")
+    requests, failures = read_requests(str(file), SUBJECTS, samples=2, seed=5)
+    assert failures == {}
+    assert requests == {
+        "a": [
+            Request("far", 8, 7, times=(12.0, 24.0), skip_scanned=False, observed=(0.0, 6.0)),
+            Request("near", 2, 5, times=(6.0,), skip_scanned=False),
+        ],
+        "b": [Request("request", 2, 5, times=(36.0,), skip_scanned=False)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("c,12,,,", "line 2: no such subject in the study"),
+        ("a,,,,", "line 2: times is empty"),
+        ("a,soon,,,", "line 2: times: 'soon' is no time; write numbers split by ';'"),
+        ("a,nan,,,", "line 2: times: 'nan' is no time; write numbers split by ';'"),
+        ("a,12,0,,", "line 2: samples: '0' is no whole number of at least 1"),
+        ("a,12,,-1,", "line 2: seed: '-1' is no whole number of at least 0"),
+        ("a,12,,,../up", "line 2: '../up' cannot be a folder's name; use letters, digits, '_', '-' and '.'"),
+        ("a,12,1,1,x,more", "line 2: has more fields than the head"),
+    ],
+)
+def test_a_bad_line_is_told_and_the_others_go_on(tmp_path: Path, line: str, reason: str) -> None:
+    file = tmp_path / "r.csv"
+    file.write_text(f"subject,times,samples,seed,name\n{line}\nb,36,,,\n")
+    requests, failures = read_requests(str(file), SUBJECTS, 1, 0)
+    assert list(requests) == ["b"]
+    assert list(failures.values()) == [reason]
+
+
+def test_the_same_name_twice_would_overwrite(tmp_path: Path) -> None:
+    file = tmp_path / "r.csv"
+    file.write_text("subject,times\na,12\na,24\n")
+    requests, failures = read_requests(str(file), SUBJECTS, 1, 0)
+    assert [request.times for request in requests["a"]] == [(12.0,)]
+    assert failures == {("a", "request"): "line 3: asked for twice as 'request'; give the lines a name each"}
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [("subject,when", "has no column 'times'"), ("subject,times,sede", "column 'sede' means nothing here")],
+)
+def test_columns_are_checked(tmp_path: Path, head: str, message: str) -> None:
+    file = tmp_path / "r.csv"
+    file.write_text(f"{head}\na,12,1\n")
+    with pytest.raises(ConfigError, match=message):
+        read_requests(str(file), SUBJECTS, 1, 0)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_requests(str(tmp_path / "none.csv"), SUBJECTS, 1, 0)

@@ -1,0 +1,119 @@
+"""A trial without Ray: what it evaluates, what it keeps, and what it tells."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sadm_ray.config import SamplingSettings, TaskSettings, TuneSettings
+from sadm_ray.evaluate.sweep_objectives import summarise
+from sadm_ray.tune import sampling_trial as module
+from sadm_ray.tune.sampling_trial import SamplingTask, rungs, sampling_trial, scored
+from tests.model.test_sadm import SHAPE, small
+
+TASKS = (
+    TaskSettings(name="next", observed=(0,), targets=(1, 2)),
+    TaskSettings(name="far", observed=(0, 1), targets=(4,)),
+)
+
+
+def row(name: str, slots: int = 5) -> dict[str, Any]:
+    generator = np.random.default_rng(len(name))
+    frames = generator.random((slots, 1, *SHAPE), dtype=np.float32)
+    present, times = np.ones(slots, dtype=bool), np.linspace(0, 1, slots, dtype=np.float32)
+    return {"subject": name, "frames": frames, "present": present, "times": times}
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> SamplingTask:
+    small().save_pretrained(tmp_path / "model")
+    tune = TuneSettings(samples=2, first_subjects=1, reduction=2)
+    rows = [row("a"), row("bb", slots=3), row("ccc"), row("dddd"), row("eeeee")]
+    return SamplingTask(
+        tmp_path / "model", tmp_path / "scores", rows, TASKS, SamplingSettings(num_steps=2), tune, seed=3
+    )
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(module.tune, "report", told.append)
+    return told
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    names: list[str] = []
+    evaluate = module._evaluate
+
+    def counted(row: dict[str, Any], *rest: Any) -> Any:
+        names.append(row["subject"])
+        return evaluate(row, *rest)
+
+    monkeypatch.setattr(module, "_evaluate", counted)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("first", "reduction", "subjects", "stops"),
+    [(2, 2, 8, [2, 4, 8]), (1, 3, 8, [1, 3, 8]), (2, 2, 2, [2]), (5, 2, 3, [3]), (2, None, 8, [8])],
+)
+def test_the_rungs_end_with_all_subjects(first: int, reduction: int | None, subjects: int, stops: list[int]) -> None:
+    assert rungs(TuneSettings(first_subjects=first, reduction=reduction), subjects) == stops
+
+
+def test_a_trial_tells_the_means_so_far_after_each_rung(work: SamplingTask, reports: list[dict[str, Any]]) -> None:
+    sampling_trial({"num_steps": 2}, work)
+    assert [each["subjects"] for each in reports] == [1, 2, 4, 5]
+    sampling = SamplingSettings(num_steps=2)
+    scores = [scored(row, sampling, work)["tasks"] for row in work.rows]
+    assert set(scores[0]) == {"next", "far"}
+    assert set(scores[1]) == {"next"}  # too short for the other
+    for report in reports:
+        expected = summarise(scores[: report["subjects"]])
+        assert {key: report[key] for key in expected} == expected
+        assert report["network_calls"] == 2
+    assert {"gain", "gain_changed", "nrmse_changed", "calibration", "spread_ratio", "psnr", "copy_last"} <= set(
+        reports[0]
+    )
+
+
+def test_nothing_is_evaluated_twice(work: SamplingTask, reports: list[dict[str, Any]], evaluated: list[str]) -> None:
+    sampling_trial({"num_steps": 2, "sampler": "ddim", "stochasticity": 0.1}, work)
+    assert evaluated == [row["subject"] for row in work.rows]
+    sampling_trial({"num_steps": 2, "sampler": "ddim", "stochasticity": 0.9}, work)  # which does nothing there
+    assert len(evaluated) == 5
+    assert reports[:4] == reports[4:]
+    sampling_trial({"num_steps": 3}, work)
+    assert len(evaluated) == 10
+
+
+def test_a_line_that_was_cut_short_costs_one_subject(
+    work: SamplingTask, reports: list[dict[str, Any]], evaluated: list[str]
+) -> None:
+    sampling_trial({"num_steps": 2}, work)
+    (file,) = work.scores.iterdir()
+    file.write_bytes(file.read_bytes()[:-20])
+    sampling_trial({"num_steps": 2}, work)
+    assert evaluated[5:] == ["eeeee"]
+    scores = [{key: value for key, value in each.items() if key != "seconds"} for each in reports]
+    assert scores[:4] == scores[4:]
+
+
+def test_kept_contexts_change_no_score(
+    work: SamplingTask, evaluated: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module._encoded.clear()
+    sampling = SamplingSettings(num_steps=2, guidance_scale=0.5)
+    kept = [
+        scored(row, sampling, replace(work, scores=tmp_path / place))["tasks"] for place in "xy" for row in work.rows
+    ]
+    assert len(module._encoded) == 9  # two tasks of five subjects, one of whom is too short for one
+    monkeypatch.setattr(module, "CONTEXT_BYTES", 0)
+    module._encoded.clear()
+    anew = [scored(row, sampling, replace(work, scores=tmp_path / "z"))["tasks"] for row in work.rows]
+    assert module._encoded == {}
+    assert kept[:5] == kept[5:] == anew
+    assert len(evaluated) == 15
