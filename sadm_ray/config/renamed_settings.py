@@ -34,29 +34,35 @@ def with_current_names(tree: Mapping[str, Any], source: str = "", below: str = "
     """A tree of settings, nested as in a file, with every old name replaced.
 
     Args:
-        source: where it was read. If given, each old name is told in one line of the log.
+        source: where it was read. If given, one line of the log says which names are old.
         below: the dotted name of the section that the tree is; none: the top.
 
     Raises:
         ConfigError: the tree has a setting under both names.
     """
-    return _with_names(tree, RENAMED, source, f"{below}." if below else "")
-
-
-def with_former_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse: what names of folders are hashed from, so that they stay what they were."""
-    return _with_names(tree, {new: old for old, new in RENAMED.items()}, "", "")
+    seen: dict[str, str] = {}
+    current = _with_names(tree, RENAMED, f"{below}." if below else "", seen)
+    _log(source, seen)
+    return current
 
 
 def override_with_current_name(key: str, value: Any, source: str) -> tuple[str, Any]:
     """The same for one dotted key and its value, which may be a section."""
     name = current_name(key)
     if name != key:
-        _tell(source, key, name)
+        _log(source, {key: name})
     return name, with_current_names(value, source, name) if isinstance(value, Mapping) else value
 
 
-def _with_names(tree: Mapping[str, Any], renamed: Mapping[str, str], source: str, prefix: str) -> dict[str, Any]:
+def with_former_names(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse: what names of folders are hashed from, so that they stay what they were."""
+    return _with_names(tree, {new: old for old, new in RENAMED.items()}, "", {})
+
+
+def _with_names(
+    tree: Mapping[str, Any], renamed: Mapping[str, str], prefix: str, seen: dict[str, str]
+) -> dict[str, Any]:
+    """`seen` is given every name that was replaced, and what it is called instead."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         above = "" if prefix == _SPACE else prefix
@@ -66,12 +72,13 @@ def _with_names(tree: Mapping[str, Any], renamed: Mapping[str, str], source: str
         if short != key:
             if short in tree:
                 raise ConfigError(f"{full}: is called {name} now, and both are given; remove one of them")
-            _tell(source, full, name)
+            seen[full] = name
         is_section = isinstance(value, Mapping) and prefix != _SPACE
-        found[short] = _with_names(value, renamed, source, f"{name}.") if is_section else value
+        found[short] = _with_names(value, renamed, f"{name}.", seen) if is_section else value
     return found
 
 
-def _tell(source: str, key: str, name: str) -> None:
-    if source:
-        log.warning("%s: %s is called %s now; the old name still works", source, key, name)
+def _log(source: str, seen: Mapping[str, str]) -> None:
+    if source and seen:
+        names = ", ".join(f"{old} is {name}" for old, name in seen.items())
+        log.warning("%s: %s now; old names still work", source, names)
