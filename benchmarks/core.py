@@ -54,7 +54,7 @@ def _batch(settings: Settings) -> Batch:
 
 
 def _training(settings: Settings) -> Callable[[], object]:
-    """One training step, every frame but the target observed: the most expensive question."""
+    """One training step, every frame but the target observed: the most expensive draw."""
     model, batch, rng = _model(settings), _batch(settings), SampleRng(0, 0, range(1), 1)
     size = model.noise_size(settings.data.shape)
     observed = batch.present.clone()
@@ -67,7 +67,7 @@ def _training(settings: Settings) -> Callable[[], object]:
             batch.times,
             batch.frames[:, -1],
             batch.times[:, -1],
-            rng.spread("noise level"),
+            rng.stratified("noise level"),
             rng.normal("noise", size),
         )
         loss.mean().backward()
@@ -76,7 +76,7 @@ def _training(settings: Settings) -> Callable[[], object]:
 
 
 def matrix_rate() -> float:
-    """GFLOP/s of a large matrix product on one core: the most that a training step could come to."""
+    """GFLOP/s of a large matrix product on one core, the upper bound of a training step."""
     a, b = torch.rand(2, 2048, 2048)
     return 2 * 2048**3 / cpu_seconds(lambda: a @ b, repeats=5) / 1e9
 
@@ -100,16 +100,16 @@ def training(settings: Settings, name: str, reach: bool) -> None:
 
 def whole_step(settings: Settings, name: str) -> None:
     """With the optimizer, the clipping and the EMA."""
-    learner, guard = TrainState(_model(settings), settings.train), GradientGuard(settings.train)
+    train_state, guard = TrainState(_model(settings), settings.train), GradientGuard(settings.train)
     batch, rng = _batch(settings), SampleRng(0, 0, range(1), 1)
     for precision in ("float32", "bfloat16"):
         how = settings.train.model_copy(update={"precision": precision})
-        seconds = cpu_seconds(partial(train_step, learner, guard, batch, rng, how, 0))
+        seconds = cpu_seconds(partial(train_step, train_state, guard, batch, rng, how, 0))
         say(f"{name}: whole training step, batch 1, {precision}", seconds, "CPU s", "lower")
 
 
 def muon_update(settings: Settings, name: str) -> None:
-    """The update of our Muon and of PyTorch's, which multiplies in bfloat16 on every device, in turn."""
+    """The update of our Muon, and of PyTorch's, which multiplies in bfloat16 on every device."""
     matrices = [nn.Parameter(p.detach().flatten(1)) for p in _model(settings).parameters() if p.ndim > 1 and len(p) > 1]
     for p in matrices:
         p.grad = torch.randn_like(p)
@@ -135,7 +135,7 @@ def sampling(settings: Settings, name: str, reach: bool) -> None:
 
 
 def paper_frame(settings: Settings) -> None:
-    """One guided step of the faithful model, and what its 400 steps come to."""
+    """One guided step of the faithful model, and the estimate for its 400 steps."""
     model, batch = _model(settings).eval(), _batch(settings)
     how = settings.sampling.model_copy(update={"num_steps": 1})
     seconds = cpu_seconds(
@@ -146,7 +146,7 @@ def paper_frame(settings: Settings) -> None:
 
 
 def against_monai(settings: Settings) -> None:
-    """Forward and backward of MONAI's diffusion U-Net on the same volume, and of ours, in this process in turn."""
+    """Forward and backward of MONAI's diffusion U-Net and of ours on the same volume, one after the other."""
     from monai.networks.nets import DiffusionModelUNet
 
     theirs = DiffusionModelUNet(

@@ -1,7 +1,7 @@
-"""The way of the data: what it loses, what it takes, how fast it goes, and whether training waits for it.
+"""The data pipeline: its loss of precision, its memory, its speed, and whether training waits for it.
 
     python -m benchmarks.data                    all figures
-    python -m benchmarks.data --subjects 400     a look at whether it runs: no ratio of so few says anything
+    python -m benchmarks.data --subjects 400     a smoke test: its ratios mean nothing
 
 Each part runs in a process of its own. Figures go to standard output, a JSON line each; all else to standard error.
 """

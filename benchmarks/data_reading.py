@@ -1,10 +1,10 @@
 """How long a training step waits for its batch and what reading costs it: the training of `configs/acdc_small.yaml`.
 
-42 subjects, as many as train there, of 12 frames of 8 × 64 × 64; one worker that computes with one thread. What counts
-as waiting is all that happens in `next(feed)`, drawing the batch from the pool as well. The pools are looked at around
-a boundary: the steps of the small ones cross several, those of the default ones begin shortly before their first, which
-a real run meets once in 131 steps. The first batch, for which Ray Data starts, is a figure of its own. Steps on a batch
-that stays in memory, when reading has ended, are what the others' speed is held against.
+42 subjects, as many as train there, of 12 frames of 8 × 64 × 64; one worker that computes with one thread. Waiting is
+all time in `next(batches)`, drawing the batch from the pool included. The pools are measured around a boundary: the
+steps of the small ones cross several, those of the default ones begin shortly before their first, which a real run
+meets once in 131 steps. The first batch, for which Ray Data starts, is a figure of its own. The baseline of the speed
+are steps on a batch in memory, after reading has ended.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SUBJECTS = 42
 _WARM_UP, _MEASURED, _ALONE = 5, 40, 10
 _SMALL = {"subjects_in_memory": 16, "targets_per_subject": 8}
 """A boundary every 5 to 8 steps."""
-_LOOKS: tuple[tuple[str, dict[str, int], str], ...] = (
+_CASES: tuple[tuple[str, dict[str, int], str], ...] = (
     ("float32", _SMALL, "small pools"),
     ("auto", _SMALL, "small pools"),
     ("auto", {}, "the default pools"),
@@ -45,16 +45,16 @@ _LOOKS: tuple[tuple[str, dict[str, int], str], ...] = (
 
 
 def reading() -> None:
-    """The share of waiting for small pools and for the default ones, in float32 and in what the machine does best."""
+    """The share of waiting for small pools and for the default ones, in float32 and in the machine's best precision."""
     torch.set_num_threads(1)
     phantom = [f"phantom.subjects={_SUBJECTS}", "phantom.shape=[8, 64, 64]"]
-    everybody_trains = ["data.split={method: balanced, val: 0, test: 0}"]
-    settings = load_settings(CONFIG, [*phantom, *everybody_trains, "train.workers=1", "ray.address=local"])
+    all_train = ["data.split={method: balanced, val: 0, test: 0}"]
+    settings = load_settings(CONFIG, [*phantom, *all_train, "train.workers=1", "ray.address=local"])
     with tempfile.TemporaryDirectory() as folder, ray_session(settings):
         root = Path(folder, "study")
         write_phantom(root, settings.phantom, settings.seed)
         study = prepare_study(settings, str(root), str(Path(folder, "shards")))
-        for precision, pool, name in _LOOKS:
+        for precision, pool, name in _CASES:
             train = settings.train.model_copy(update={"precision": precision, **pool})
             _measure(settings.model_copy(update={"train": train}), study, f"{name}, {precision}")
 
@@ -68,23 +68,23 @@ def _measure(settings: Settings, study: Study, name: str) -> None:
     device = torch.device("cpu")
     model = build_model(ModelConfig(shape=study.shape, model=settings.model, diffusion=settings.diffusion))
     convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
-    learner, guard, lanes = TrainState(model, train), GradientGuard(train), range(train.batch_size)
-    feed = SequenceLoader(study, train, (), settings.seed, lanes, device).batches(begin)
+    train_state, guard, lanes = TrainState(model, train), GradientGuard(train), range(train.batch_size)
+    batches = SequenceLoader(study, train, (), settings.seed, lanes, device).batches(begin)
     waited, taken = [], []
     for step in range(begin, end):
         start = time.perf_counter()
-        drawn = next(feed)
-        there = time.perf_counter()
+        loaded = next(batches)
+        loaded_at = time.perf_counter()
         rng = SampleRng(settings.seed, step, lanes, train.batch_size, device)
-        train_step(learner, guard, drawn.batch, rng, train, step)
-        waited.append(there - start)
+        train_step(train_state, guard, loaded.batch, rng, train, step)
+        waited.append(loaded_at - start)
         taken.append(time.perf_counter() - start)
-    del feed  # with which its reading ends
+    del batches  # with which its reading ends
     alone = []
     for step in range(end, end + _ALONE):
         start = time.perf_counter()
         rng = SampleRng(settings.seed, step, lanes, train.batch_size, device)
-        train_step(learner, guard, drawn.batch, rng, train, step)
+        train_step(train_state, guard, loaded.batch, rng, train, step)
         alone.append(time.perf_counter() - start)
     counted = slice(_WARM_UP, None)
     say(f"{name}: first batch", waited[0], "s", "lower")

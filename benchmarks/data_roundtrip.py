@@ -1,8 +1,9 @@
 """What a volume loses on the way to a shard and back, on real scans.
 
-The way is the one of the product: read, brought to the grid, normalised and encoded, a row of Parquet, decoded, brought
-back and denormalised. It is compared with what nibabel reads from the file, in float32. On the subject's own grid only
-the float16 of the shard is lost; on the model's grid, of which PSNR is told without a reach, what the resampling costs.
+The steps are those of the product: read, brought to the grid, normalised and encoded, a row of Parquet, decoded,
+brought back and denormalised. The result is compared with what nibabel reads from the file, in float32. On the
+subject's own grid only the rounding to float16 is lost; on the model's grid, whose PSNR has no target, the resampling
+adds its loss.
 PSNR is over the range of the subject's first frame; the worst frame of all subjects counts.
 """
 
@@ -31,7 +32,7 @@ from sadm_ray.data.shards.subject_row import parse_row, prepare_subject
 from sadm_ray.storage import Storage
 
 _SUBJECTS = 6  # of a folder
-_REACH = 60  # dB
+_TARGET = 60  # dB
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Study:
     """A folder of real scans: how it is read, and the model's grid that its kind is configured with."""
 
     name: str
-    how: Mapping[str, Any]
+    data_settings: Mapping[str, Any]
     grid: Mapping[str, Any]
     orientations: Sequence[str] = ("native",)
 
@@ -58,24 +59,24 @@ STUDIES = (
 
 
 def round_trip(real_data: Path) -> None:
-    """The worst PSNR of every folder and orientation, and whether what is written lies where its source lies."""
+    """The worst PSNR of every folder and orientation, and whether written volumes keep the affine of their source."""
     for study in STUDIES:
         with tempfile.TemporaryDirectory() as folder:
             root = _root(real_data, study.name, Path(folder))
-            settings = DataSettings(**study.how, frames=None)
+            settings = DataSettings(**study.data_settings, frames=None)
             catalog = find_subjects(root, settings)
             storage, subjects = Storage(catalog.folder), catalog.subjects
-            subjects = subjects[:: -(-len(subjects) // _SUBJECTS)]  # from all over: kinds of files go by name
-            lie_there = []
+            subjects = subjects[:: -(-len(subjects) // _SUBJECTS)]  # spread over the names: kinds of files go by name
+            kept = []
             for orientation in study.orientations:
                 psnr = []
                 for subject in subjects:
                     own = {"orientation": orientation, "shape": _own_shape(subject, storage, orientation)}
                     row = _stored(subject, storage, settings.model_copy(update=own))
                     psnr.append(_worst_psnr(row, storage))
-                    lie_there.append(_lies_there(row, storage, Path(folder)))
-                say(f"{study.name}: round trip on the {orientation} grid", min(psnr), "dB", "higher", _REACH)
-            say(f"{study.name}: written volumes with the source's affine", float(np.mean(lie_there)), "1", "higher", 1)
+                    kept.append(_keeps_affine(row, storage, Path(folder)))
+                say(f"{study.name}: round trip on the {orientation} grid", min(psnr), "dB", "higher", _TARGET)
+            say(f"{study.name}: written volumes with the source's affine", float(np.mean(kept)), "1", "higher", 1)
             on_grid = settings.model_copy(update=study.grid)
             worst = min(_worst_psnr(_stored(subject, storage, on_grid), storage) for subject in subjects)
             grid = " × ".join(map(str, on_grid.shape))
@@ -83,7 +84,7 @@ def round_trip(real_data: Path) -> None:
 
 
 def _root(real_data: Path, name: str, folder: Path) -> str:
-    """The study's folder; of the cine, which lies there alone, a manifest in `folder`."""
+    """The study's folder; for the cine, which has no table, a manifest in `folder`."""
     if name != _PIG:
         return str(real_data / name)
     manifest = folder / "manifest.csv"
@@ -108,13 +109,13 @@ def _stored(subject: Subject, storage: Storage, settings: DataSettings) -> dict[
 
 def _worst_psnr(row: Mapping[str, Any], storage: Storage) -> float:
     """dB, of the worst frame."""
-    grid, squares = SpatialTransform.from_json(row["grid"]), []
+    transform, squares = SpatialTransform.from_json(row["grid"]), []
     span = 0.0
     for frame, source in zip(row["frames"], json.loads(row["sources"]), strict=True):
         original = _original(storage.where(source["file"]), source["frame"])
         span = span or float(np.ptp(original))
-        back = denormalise(grid.back(frame[0], outside=0.0), row["intensity"])
-        squares.append(np.square(back - original, dtype=np.float64).mean())
+        restored = denormalise(transform.inverse(frame[0], outside=0.0), row["intensity"])
+        squares.append(np.square(restored - original, dtype=np.float64).mean())
     return 10 * math.log10(span**2 / max(squares))
 
 
@@ -123,9 +124,9 @@ def _original(file: str, frame: int | None) -> np.ndarray:
     return np.asarray(voxels if frame is None else voxels[..., frame], dtype=np.float32).T
 
 
-def _lies_there(row: Mapping[str, Any], storage: Storage, folder: Path) -> bool:
+def _keeps_affine(row: Mapping[str, Any], storage: Storage, folder: Path) -> bool:
     """Whether nibabel reads the source's affine from a volume that was written for this subject."""
-    grid, source = SpatialTransform.from_json(row["grid"]), json.loads(row["sources"])[0]
+    transform, source = SpatialTransform.from_json(row["grid"]), json.loads(row["sources"])[0]
     file = folder / "written.nii.gz"
-    file.write_bytes(nifti_bytes(grid.back(row["frames"][0, 0], outside=0.0), row["affine"], row["spacing"]))
+    file.write_bytes(nifti_bytes(transform.inverse(row["frames"][0, 0], outside=0.0), row["affine"], row["spacing"]))
     return np.array_equal(nib.load(file).affine, nib.load(storage.where(source["file"])).affine)

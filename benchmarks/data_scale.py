@@ -1,8 +1,8 @@
 """Whether memory grows with the number of subjects: peaks of whole process trees, each preparing a study of its own.
 
-The subjects are small (three visits of 16 × 16 × 8), so that what is kept a subject shows, not what a volume takes.
+The subjects are small (three visits of 16 × 16 × 8), so that the memory kept a subject shows, not that of a volume.
 Peak memory is the largest sum of PSS, in which pages that processes share count once, over the driver, Ray's own
-processes and its workers. It is looked at twice a second.
+processes and its workers. It is sampled twice a second.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sadm_ray.data.shards.prepare import prepare_study
 
 _SHAPE = (8, 16, 16)
 _CPUS = 2
-_LOOK_SECONDS = 0.5
+_SAMPLE_SECONDS = 0.5
 
 
 def scale(subjects: int) -> None:
@@ -50,7 +50,7 @@ def _measure(subjects: int) -> int:
         command = [sys.executable, "-m", "benchmarks.data_scale", str(manifest), str(Path(folder, "out"))]
         start = time.perf_counter()
         with subprocess.Popen(command) as driver:  # noqa: S603
-            peak, processes = max(_looks(driver))
+            peak, processes = max(_samples(driver))
         assert driver.returncode == 0
         print(f"{subjects} subjects: peak with {processes} processes", file=sys.stderr, flush=True)
         seconds = time.perf_counter() - start
@@ -58,12 +58,12 @@ def _measure(subjects: int) -> int:
         return peak
 
 
-def _looks(driver: subprocess.Popen[bytes]) -> Iterator[tuple[int, int]]:
+def _samples(driver: subprocess.Popen[bytes]) -> Iterator[tuple[int, int]]:
     """The memory and the number of all processes, again and again."""
     while driver.poll() is None:
         sizes = [_pss(process) for process in _tree(driver.pid)]
         yield sum(sizes), len(sizes)
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_SAMPLE_SECONDS)
 
 
 def _tree(process: int) -> Iterator[int]:
@@ -80,14 +80,14 @@ def _tree(process: int) -> Iterator[int]:
 
 def _pss(process: int) -> int:
     try:
-        told = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text(), re.MULTILINE)
+        match = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text(), re.MULTILINE)
     except OSError:
         return 0
-    return int(told[1]) * 1024 if told else 0
+    return int(match[1]) * 1024 if match else 0
 
 
 def _prepare(manifest: str, out: str) -> None:
-    """What is measured, in a process of its own."""
+    """The measured work, in a process of its own."""
     with local_ray(_CPUS):
         study = prepare_study(manifest_settings(Path(manifest), _SHAPE), manifest, out)
     assert not study.problems, study.problems[:3]

@@ -1,4 +1,4 @@
-"""What the benchmarks of the data share: studies made up on the spot, and a Ray of a known size to prepare them."""
+"""Shared by the benchmarks of the data: synthetic studies, and a Ray of a known size to prepare them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sadm_ray.config.settings_file import load_settings
 ENVIRONMENT = {
     **QUIET,
     **WORKER_ENVIRONMENT,
-    "RAY_worker_niceness": "0",  # else all that runs here beside goes before Ray's workers, but not before a plain loop
+    "RAY_worker_niceness": "0",  # else other processes take precedence over Ray's workers, but not over a plain loop
 }
-"""Of every process that measures: a plain loop is no better or worse off than a worker."""
+"""Of every measuring process, so that a plain loop and a worker have the same conditions."""
 VISITS = 3
-_DIFFERENT = 200  # files with contents of their own; links to them are paths of their own, and made in no time
+_DIFFERENT = 200  # files with contents of their own; the others are links to them, which are made quickly
 _AFFINE = np.diag([1.5, 1.5, 8.0, 1.0])
 
 
@@ -59,7 +59,7 @@ def manifest_settings(manifest: Path, shape: Sequence[int]) -> Settings:
 
 @contextmanager
 def local_ray(cpus: int) -> Iterator[None]:
-    """A new Ray on this machine that believes in `cpus` CPUs, set up as `sadm_ray.cluster` does."""
+    """A new Ray on this machine with `cpus` CPUs, set up as `sadm_ray.cluster` does."""
     import ray
     import ray.data
 

@@ -1,10 +1,10 @@
-"""What the jobs cost beside their mathematics: generation and sweeps on Ray against a bare loop.
+"""The overhead of the jobs over their mathematics: generation and sweeps on Ray against a bare loop.
 
     python -m benchmarks.jobs                       all parts, one after another (about 20 minutes on 2 cores)
     python -m benchmarks.jobs --part generation     one: generation or sweep
 
-The study is the phantom, the model that of `configs/phantom.yaml` with the weights of its birth: what a network has
-learnt does not change what it costs. Let nothing else run: two actors want both cores.
+The study is the phantom, the model that of `configs/phantom.yaml` with its initial weights: training does not change
+the cost of a network. Let nothing else run: two actors need both cores.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _settings(folder: Path) -> Settings:
     return Settings.model_validate(tree)
 
 
-def _begin(folder: Path) -> Settings:
+def _prepare(folder: Path) -> Settings:
     """A prepared study and a model."""
     from sadm_ray import steps
     from sadm_ray.train.trainer import model_config
@@ -67,22 +67,22 @@ def _begin(folder: Path) -> Settings:
 
 
 def generation(folder: Path) -> None:
-    """A bare loop, then one actor and two, over the same subjects; then how an actor's memory grows."""
-    settings = _begin(folder)
+    """A bare loop, then one actor and two, over the same subjects; then the growth of an actor's memory."""
+    settings = _prepare(folder)
     file = folder / "settings.yaml"
     file.write_text(dump_settings(settings))
-    took = {"bare": float(_alone("--bare", str(file)))}
+    seconds_of = {"bare": float(_run_in_process("--bare", str(file)))}
     memory: list[float] = []
     for actors in (1, 2):
         shutil.rmtree(str(settings.generate.out), ignore_errors=True)
-        told = _alone("--actors", str(actors), str(file)).split()
-        took[f"{actors}"] = float(told[0])
+        output = _run_in_process("--actors", str(actors), str(file)).split()
+        seconds_of[f"{actors}"] = float(output[0])
         if actors == 1:
-            memory = [float(value) for value in told[1:]]
-    print({name: round(seconds, 1) for name, seconds in took.items()}, "s", file=sys.stderr)
-    say("generation: subjects/s of a bare loop", _SUBJECTS / took["bare"], "1/s", "higher")
-    say("generation: one actor over a bare loop", took["bare"] / took["1"], "1", "higher", 0.85)
-    say("generation: two actors over a bare loop", took["bare"] / took["2"], "1", "higher", 1.7)
+            memory = [float(value) for value in output[1:]]
+    print({name: round(seconds, 1) for name, seconds in seconds_of.items()}, "s", file=sys.stderr)
+    say("generation: subjects/s of a bare loop", _SUBJECTS / seconds_of["bare"], "1/s", "higher")
+    say("generation: one actor over a bare loop", seconds_of["bare"] / seconds_of["1"], "1", "higher", 0.85)
+    say("generation: two actors over a bare loop", seconds_of["bare"] / seconds_of["2"], "1", "higher", 1.7)
     fifth = len(memory) // 5
     early, late = max(memory[fifth : 2 * fifth]), max(memory[-fifth:])
     say("generation: an actor's memory, last fifth over second fifth", late / early, "1", "lower", 1.1)
@@ -90,28 +90,28 @@ def generation(folder: Path) -> None:
 
 
 def bare(settings: Settings) -> float:
-    """Seconds of reading, drawing and writing in a plain loop; the model is there before it begins."""
+    """Seconds of reading, drawing and writing in a plain loop; the model is loaded before."""
     torch.set_num_threads(1)
     study, wanted = read_study(str(settings.run_dir / "shards")), settings.generate
     model, out = load_model(settings.run_dir / "model"), Storage(str(wanted.out))
     from sadm_ray.generate.request import query_of_task
 
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for name in sorted(name for names in study.subjects.values() for name in names):
         row = read_subject(study, name)
         for task in wanted.tasks:
-            request = query_of_task(task, row["present"], row["times"])
+            query = query_of_task(task, row["present"], row["times"])
             seeds = [sample_seed(settings.seed, name, task.name, sample) for sample in range(wanted.samples)]
-            context = observe(model, [row], [request])
-            samples = draw(model, context, [request], [seeds], settings.sampling)[0]
-            home = SubjectWriter(out, task.name, row)
-            for slot, time_, volumes in zip(request.targets, request.target_times.tolist(), samples, strict=True):
-                home.write_frame(frame_label(slot, time_), volumes[:, 0], wanted.estimates, {"Subject": name})
-    return time.perf_counter() - begun
+            encoded = observe(model, [row], [query])
+            samples = draw(model, encoded, [query], [seeds], settings.sampling)[0]
+            writer = SubjectWriter(out, task.name, row)
+            for slot, time_, volumes in zip(query.targets, query.target_times.tolist(), samples, strict=True):
+                writer.write_frame(frame_label(slot, time_), volumes[:, 0], wanted.estimates, {"Subject": name})
+    return time.perf_counter() - start
 
 
 def on_actors(settings: Settings, actors: int) -> tuple[float, list[float]]:
-    """Seconds of the whole job on a Ray that is there, its actors not yet; and the memory (GB) of an actor over it."""
+    """Seconds of the whole job, with Ray running but not its actors; and an actor's memory (GB) over time."""
     from sadm_ray.generate.generation_job import generate_volumes
 
     settings = settings.model_copy(update={"generate": settings.generate.model_copy(update={"actors": actors})})
@@ -129,7 +129,7 @@ def on_actors(settings: Settings, actors: int) -> tuple[float, list[float]]:
 
     with ray_session(settings):
         threading.Thread(target=watch, daemon=True).start()
-        begun = time.perf_counter()
+        start = time.perf_counter()
         generate_volumes(
             settings,
             study,
@@ -137,18 +137,18 @@ def on_actors(settings: Settings, actors: int) -> tuple[float, list[float]]:
             str(settings.generate.out),
             settings.sampling,
         )
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start
         ended.set()
     return seconds, memory
 
 
 def sweep(folder: Path) -> None:
     """Trials on Ray Tune, one at a time, and the same settings on the same subjects in a bare loop."""
-    settings = _begin(folder)
+    settings = _prepare(folder)
     file, points = folder / "settings.yaml", folder / "points.json"
     file.write_text(dump_settings(settings))
-    swept = float(_alone("--sweep", str(file), str(points)))
-    alone = float(_alone("--evaluate", str(file), str(points)))
+    swept = float(_run_in_process("--sweep", str(file), str(points)))
+    alone = float(_run_in_process("--evaluate", str(file), str(points)))
     trials = len(json.loads(points.read_text()))
     print({"sweep": round(swept, 1), "bare": round(alone, 1), "trials": trials}, file=sys.stderr)
     say("sweep: seconds of a trial in a bare loop", alone / trials, "s", "lower")
@@ -156,15 +156,15 @@ def sweep(folder: Path) -> None:
 
 
 def on_tune(settings: Settings, points: Path) -> float:
-    """Seconds of the whole sweep on a Ray that is there; what was tried goes to `points`."""
+    """Seconds of the whole sweep, with Ray running; the settings of its trials are written to `points`."""
     from sadm_ray.tracking import tracked_step
     from sadm_ray.tune.sampling_sweep import tune_sampling
 
     study = read_study(str(settings.run_dir / "shards"))
     with tracked_step(settings, "tune") as tracked, ray_session(settings):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         swept = tune_sampling(settings, study, settings.run_dir / "model", settings.run_dir / "sweeps", tracked)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start
     names = [*SamplingSettings.model_fields]
     tried = [{key: value for key, value in row.items() if key in names} for row in swept.trials.to_dict("records")]
     points.write_text(json.dumps([SamplingSettings.model_validate(row).model_dump(mode="json") for row in tried]))
@@ -180,26 +180,28 @@ def evaluations(settings: Settings, points: Path) -> float:
     torch.set_num_threads(1)
     study, model = read_study(str(settings.run_dir / "shards")), load_model(settings.run_dir / "model")
     rows = [read_subject(study, name) for name in study.names("val")[: settings.tune.subjects]]
-    contexts: dict[tuple[str, str], Any] = {}
-    begun = time.perf_counter()
+    encoded_by_key: dict[tuple[str, str], Any] = {}
+    start = time.perf_counter()
     for point in json.loads(points.read_text()):
         sampling, scores = SamplingSettings.model_validate(point), []
         for row in rows:
             region, frames = changed_region(row["frames"][:, 0], row["present"]), []
             for task in settings.generate.tasks:
-                request = query_of(task, row)
-                assert request is not None
+                query = query_of(task, row)
+                assert query is not None
                 key = (row["subject"], task.name)
-                contexts[key] = contexts.get(key) or observe(model, [row], [request])
-                answers = generate_frames(model, contexts[key], [row], task, [request], sampling, settings.seed, 1)
-                frames += [(each, region) for each in answers]
+                encoded_by_key[key] = encoded_by_key.get(key) or observe(model, [row], [query])
+                scored_frames = generate_frames(
+                    model, encoded_by_key[key], [row], task, [query], sampling, settings.seed, 1
+                )
+                frames += [(each, region) for each in scored_frames]
             scores.append(score_subject(frames))
         summarise(scores)
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
-def _alone(*arguments: str) -> str:
-    """Run a part of this file in a process of its own, with the environment that the workers have."""
+def _run_in_process(*arguments: str) -> str:
+    """Run a part of this file in a process of its own, with the environment of the workers."""
     command = [sys.executable, "-m", "benchmarks.jobs", *arguments]
     environment = os.environ | WORKER_ENVIRONMENT | {"RAY_ADDRESS": "local"}
     return subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603
@@ -215,19 +217,19 @@ def main() -> None:
     parser.add_argument("--actors", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--sweep", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--evaluate", nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.bare:
-        print(bare(load_settings(given.bare)))
-    elif given.actors:
-        seconds, memory = on_actors(load_settings(Path(given.actors[1])), int(given.actors[0]))
+    options = parser.parse_args()
+    if options.bare:
+        print(bare(load_settings(options.bare)))
+    elif options.actors:
+        seconds, memory = on_actors(load_settings(Path(options.actors[1])), int(options.actors[0]))
         print(seconds, *memory)
-    elif given.sweep:
-        print(on_tune(load_settings(Path(given.sweep[0])), Path(given.sweep[1])))
-    elif given.evaluate:
-        print(evaluations(load_settings(Path(given.evaluate[0])), Path(given.evaluate[1])))
+    elif options.sweep:
+        print(on_tune(load_settings(Path(options.sweep[0])), Path(options.sweep[1])))
+    elif options.evaluate:
+        print(evaluations(load_settings(Path(options.evaluate[0])), Path(options.evaluate[1])))
     else:
         for name, part in PARTS.items():
-            if given.part in (None, name):
+            if options.part in (None, name):
                 with tempfile.TemporaryDirectory() as folder:
                     part(Path(folder))
 

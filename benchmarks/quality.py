@@ -1,13 +1,13 @@
-"""How well real hearts are predicted: folds of ACDC by patient, each trained for as many steps.
+"""The quality of predictions of real hearts: cross-validation on ACDC by patient, with equal training steps.
 
-    python -m benchmarks.quality data.root=/path/to/acdc run.dir=/where/it/goes            all five folds, each twice
-    python -m benchmarks.quality --folds 0 -- data.root=… run.dir=… train.steps=600      a look at one
-    python -m benchmarks.quality --members 1 -- data.root=… run.dir=…                    a single training each
+    python -m benchmarks.quality data.root=/path/to/acdc run.dir=/where/it/goes      five folds, two trainings each
+    python -m benchmarks.quality --folds 0 -- data.root=… run.dir=… train.steps=600    a quick look at one
+    python -m benchmarks.quality --members 1 -- data.root=… run.dir=…                  one training each
 
-Who is not tested is trained on, nobody is kept to validate. Other settings are those of `configs/acdc_small.yaml`; what
-is given behind them goes before. A run that is there already is not done again. All figures are of subjects that were
-not trained on, first averaged over the test subjects of a fold, then over folds; Δ is against copy-last on the same
-frames (for imputation, against linear interpolation too).
+All subjects that are not tested are trained on; there is no validation set. The settings are those of
+`configs/acdc_small.yaml`, overridden by those on the command line. Finished runs are not repeated. All figures are of
+subjects that were not trained on, averaged over the test subjects of a fold and then over folds; Δ is against copy-last
+on the same frames (for imputation, also against linear interpolation).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sadm_ray.evaluate.score_tables import COPY_LAST, INTERPOLATION, SAMPLE, by_
 CONFIG = Path(__file__).parents[1] / "configs" / "acdc_small.yaml"
 FOLDS = 5
 TASKS = {"ed-to-es": 1, "three-to-es": 3, "rollout": 7}
-"""How many frames each question about the future observes."""
+"""The number of frames that each task of prediction observes."""
 _REACH = {
     ("ed-to-es", "mean"): 2.5,
     ("ed-to-es", SAMPLE): 1.5,
@@ -42,40 +42,40 @@ _SECONDS_A_FRAME = 2.0
 
 
 def main() -> None:
-    """Print the figures of all folds together, and those of each fold on the way."""
+    """Print the figures of every fold, and of all folds together."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
-    parser.add_argument("--members", type=int, default=2, help="how many trainings a fold's samples are dealt among")
+    parser.add_argument("--members", type=int, default=2, help="trainings among which a fold's samples are divided")
     parser.add_argument("settings", nargs="*", help="key=value, as for sadm-ray")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     found = []
-    for fold in asked.folds:
+    for fold in options.folds:
         split = [f"data.split.folds={FOLDS}", f"data.split.fold={fold}", "data.split.val=0"]
-        names = [f"fold-{fold}" + f"-{member}" * (member > 0) for member in range(asked.members)]
+        names = [f"fold-{fold}" + f"-{member}" * (member > 0) for member in range(options.members)]
         found.append(_fold(*(
-            load_settings(CONFIG, [*asked.settings, *split, f"run.name={name}", f"train.seed={member}"])
+            load_settings(CONFIG, [*options.settings, *split, f"run.name={name}", f"train.seed={member}"])
             for member, name in enumerate(names)
         )))  # fmt: skip
-        _say(found[-1:], f"fold {fold}, ")
-    _say(found, "")
+        _print_figures(found[-1:], f"fold {fold}, ")
+    _print_figures(found, "")
 
 
 def _fold(settings: Settings, *others: Settings) -> dict[tuple[str, str, str], float]:
-    """Figures by (task, method, score), of samples that are dealt among trainings with these settings."""
+    """Figures by (task, method, score), of samples that are divided among trainings with these settings."""
     if others:
         models = [str(each.run_dir / "model") for each in others]
         out = str(settings.run_dir / f"generated-by-{1 + len(others)}")
         settings = with_values(settings, {"generate.out": out, "generate.ensemble": models})
     with ray_session(settings):
         study = steps.prepare(settings)
-        begun = time.monotonic()
+        start = time.monotonic()
         steps.train(settings)
         for each in others:
             steps.train(with_values(each, {"data.shards": study.location}))
-        trained = time.monotonic() - begun
-        begun = time.monotonic()
+        trained = time.monotonic() - start
+        start = time.monotonic()
         generated = steps.generate(settings)
-        seconds = (time.monotonic() - begun) * settings.generate.actors
+        seconds = (time.monotonic() - start) * settings.generate.actors
         evaluation = steps.evaluate(settings)
     figures = {("", "", "minutes of training"): trained / 60}
     if not generated.done_before:
@@ -94,41 +94,43 @@ def _fold(settings: Settings, *others: Settings) -> dict[tuple[str, str, str], f
 
 
 def _last_frame(metrics: pd.DataFrame) -> dict[tuple[str, str, str], float]:
-    """PSNR at end-systole, which every question about the future asks for, whatever it has observed."""
+    """PSNR at end-systole, which all tasks of prediction have as a target."""
     last = metrics[(metrics["frame"] == metrics["frame"].max()) & metrics["method"].str.startswith("mean of")]
     return {(task, "mean", "psnr of ES"): float(rows["psnr"].mean()) for task, rows in last.groupby("task")}
 
 
-def _say(folds: list[dict[tuple[str, str, str], float]], before: str) -> None:
+def _print_figures(folds: list[dict[tuple[str, str, str], float]], prefix: str) -> None:
     def mean(*key: str) -> float:
         return fmean(fold[key] for fold in folds if key in fold)
 
-    def told(figure: str, value: float, unit: str, better: Any, reach: float | None = None) -> None:
-        say(before + figure, value, unit, better, reach)
+    def print_figure(name: str, value: float, unit: str, better: Any, reach: float | None = None) -> None:
+        say(prefix + name, value, unit, better, reach)
 
-    told("minutes of training", mean("", "", "minutes of training"), "min", "lower", 60)
+    print_figure("minutes of training", mean("", "", "minutes of training"), "min", "lower", 60)
     if any(("", "", "CPU seconds a frame") in fold for fold in folds):
-        told("CPU seconds a frame", mean("", "", "CPU seconds a frame"), "s", "lower", _SECONDS_A_FRAME)
+        print_figure("CPU seconds a frame", mean("", "", "CPU seconds a frame"), "s", "lower", _SECONDS_A_FRAME)
     for task in (*TASKS, "missing"):
-        told(f"{task}: copy-last, PSNR", mean(task, COPY_LAST, "psnr"), "dB", "higher")
+        print_figure(f"{task}: copy-last, PSNR", mean(task, COPY_LAST, "psnr"), "dB", "higher")
         for method in (SAMPLE, "mean"):
-            said = f"{task}: {'one sample' if method == SAMPLE else 'mean of samples'}"
-            told(f"{said}, PSNR", mean(task, method, "psnr"), "dB", "higher")
+            label = f"{task}: {'one sample' if method == SAMPLE else 'mean of samples'}"
+            print_figure(f"{label}, PSNR", mean(task, method, "psnr"), "dB", "higher")
             gain = mean(task, method, "psnr") - mean(task, COPY_LAST, "psnr")
-            told(f"{said}, Δ PSNR", gain, "dB", "higher", _REACH.get((task, method)))
+            print_figure(f"{label}, Δ PSNR", gain, "dB", "higher", _REACH.get((task, method)))
             changed = mean(task, method, "psnr_changed") - mean(task, COPY_LAST, "psnr_changed")
-            told(f"{said}, Δ PSNR of the changed region", changed, "dB", "higher")
+            print_figure(f"{label}, Δ PSNR of the changed region", changed, "dB", "higher")
             for score, sign in (("ssim", 1), ("nrmse", -1)):
                 gain = sign * (mean(task, method, score) - mean(task, COPY_LAST, score))
-                told(f"{said}, {score.upper()} better than copy-last by", gain, "1", "higher", 0.0)
+                print_figure(f"{label}, {score.upper()} better than copy-last by", gain, "1", "higher", 0.0)
             if task == "missing":
                 gain = mean(task, method, "psnr") - mean(task, INTERPOLATION, "psnr")
-                told(f"{said}, Δ PSNR to interpolation", gain, "dB", "higher", 1.0)
-        told(f"{task}: spread follows error, rank correlation", mean(task, "mean", "correlation"), "1", "higher", 0.5)
-        told(f"{task}: spread to error", mean(task, "mean", "spread to error"), "1", "higher")
+                print_figure(f"{label}, Δ PSNR to interpolation", gain, "dB", "higher", 1.0)
+        print_figure(
+            f"{task}: spread follows error, rank correlation", mean(task, "mean", "correlation"), "1", "higher", 0.5
+        )
+        print_figure(f"{task}: spread to error", mean(task, "mean", "spread to error"), "1", "higher")
     for fewer, more in pairwise(TASKS):
         gain = mean(more, "mean", "psnr of ES") - mean(fewer, "mean", "psnr of ES")
-        told(f"end-systole from {TASKS[more]} frames over {TASKS[fewer]}", gain, "dB", "higher", 0.0)
+        print_figure(f"end-systole from {TASKS[more]} frames over {TASKS[fewer]}", gain, "dB", "higher", 0.0)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What training costs beside its mathematics, and what a second worker brings.
+"""The overhead of training over its mathematics, and the speed-up by a second worker.
 
     python -m benchmarks.training                    all parts, one after another (about 25 minutes on 2 cores)
     python -m benchmarks.training --part scaling     one: scaling, overhead, checkpoint or paper
 
-The model and volumes are those of `configs/phantom.yaml`. Let nothing else run: two workers want both cores.
+The model and volumes are those of `configs/phantom.yaml`. Let nothing else run: two workers need both cores.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _settings(folder: Path, name: str, size: int = 32, **train: Any) -> Settings
 
 
 def _rate(settings: Settings) -> float:
-    """Samples a second of a training under Ray: the median of its records, without the first ones."""
+    """Samples per second of a training under Ray: the median of its records, without the first ones."""
     from sadm_ray import steps
     from sadm_ray.tracking import step_history
 
@@ -55,7 +55,7 @@ def _rate(settings: Settings) -> float:
 
 
 def scaling(folder: Path) -> None:
-    """One worker and two, in turn; each has 16 samples a step (weak scaling), then both share 16 (strong)."""
+    """One worker and two, alternating; each has 16 samples a step (weak scaling), then both share 16 (strong)."""
     from sadm_ray import steps
 
     for size, count, reach in ((64, 14, 1.8), (32, 40, None)):
@@ -74,14 +74,14 @@ def scaling(folder: Path) -> None:
 
 
 def _bare_rate(settings: Settings) -> float:
-    """Samples a second of the same steps in a plain loop, in a process of its own as the workers have."""
+    """Samples per second of the same steps in a plain loop, in a process of its own like a worker."""
     command = [sys.executable, "-m", "benchmarks.training", "--bare", str(settings.data.shards)]
-    told = subprocess.run(command, check=True, env=os.environ | WORKER_ENVIRONMENT, stdout=subprocess.PIPE)  # noqa: S603
-    return float(told.stdout)
+    output = subprocess.run(command, check=True, env=os.environ | WORKER_ENVIRONMENT, stdout=subprocess.PIPE)  # noqa: S603
+    return float(output.stdout)
 
 
 def bare(shards: str) -> float:
-    """The median of as many records of as many steps as `_rate` looks at; the subjects are all in memory."""
+    """The median over the same number of records and steps as in `_rate`; the subjects are all in memory."""
     import torch
     from torch.nn.utils import convert_conv3d_weight_memory_format
 
@@ -101,21 +101,25 @@ def bare(shards: str) -> float:
     torch.manual_seed(0)
     model = build_model(model_config(settings, study))
     convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
-    learner, guard, size = TrainState(model, settings.train), GradientGuard(settings.train), settings.train.batch_size
+    train_state, guard, size = (
+        TrainState(model, settings.train),
+        GradientGuard(settings.train),
+        settings.train.batch_size,
+    )
     frames, present, times = (torch.from_numpy(a) for a in (sequences.frames, sequences.present, sequences.times))
     rates = []
     for record in range(STEPS // 5):
-        begun = time.monotonic()
+        start = time.monotonic()
         for step in range(record * 5, record * 5 + 5):
             chosen = torch.randperm(len(names))[:size]
             batch = Batch(frames[chosen], present[chosen], times[chosen])
-            train_step(learner, guard, batch, SampleRng(0, step, range(size), size), settings.train, step)
-        rates.append(5 * size / (time.monotonic() - begun))
+            train_step(train_state, guard, batch, SampleRng(0, step, range(size), size), settings.train, step)
+        rates.append(5 * size / (time.monotonic() - start))
     return statistics.median(rates[2:])
 
 
 def overhead(folder: Path) -> None:
-    """Ray, reading and tracking over the bare steps, in turn."""
+    """The overhead of Ray, reading and tracking over the bare steps, alternating."""
     ratios = []
     for turn in range(2):
         settings = _settings(folder, f"ray-{turn}", workers=1)
@@ -124,7 +128,7 @@ def overhead(folder: Path) -> None:
 
 
 def checkpoint(folder: Path) -> None:
-    """How much of the time training waits for a checkpoint, every 20 steps, and what the writing beside it costs."""
+    """The fraction of time that training waits for a checkpoint every 20 steps, and the slow-down by writing it."""
     from sadm_ray.tracking import step_history
 
     stalls, costs = [], []
@@ -146,7 +150,7 @@ def checkpoint(folder: Path) -> None:
 
 
 def paper(_: Path) -> None:
-    """Weak scaling on paper: what is exchanged a step, against what links carry, at the size of configs/acdc.yaml."""
+    """Weak scaling calculated: gradient exchange per step against link bandwidth, at the size of configs/acdc.yaml."""
     import torch
 
     from sadm_ray.model.model_config import ModelConfig

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from sadm_ray import __version__
+from sadm_ray.config.presets import preset_names
 from sadm_ray.config.settings_file import dump_settings, load_settings
 from sadm_ray.errors import DataError, Stopped, UserError
 
@@ -25,7 +26,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file; none: the phantom.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE|NAME",
+        help=f"Settings file, or one that comes with sadm-ray: {', '.join(preset_names())}; none: the phantom.",
+    ),
+]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides, such as train.steps=100 data.root=DIR.")]
 
 
@@ -51,16 +60,16 @@ def inspect(
         typer.Option(metavar="DIR", help="Write a picture of every subject; on a cluster, each machine its own ones."),
     ] = None,
 ) -> None:
-    """Look through the study as it lies: what is there, everything that is wrong with its file, and the mend."""
+    """Look through the study as it is: its content, and everything that is wrong, with its file and the mend."""
     inspection = _step("inspect", config, overrides, pictures=pictures)
-    if _say_inspection(inspection, as_json):
+    if _print_inspection(inspection, as_json):
         raise DataError("what has to be mended is listed above; without it, all else can be used")
 
 
 @app.command()
 def prepare(config: Config = None, overrides: Overrides = None) -> None:
     """Find the study's scans and turn them into shards."""
-    _fail_if(_say_study(_step("prepare", config, overrides)))
+    _fail_if(_print_study(_step("prepare", config, overrides)))
 
 
 @app.command()
@@ -73,9 +82,9 @@ def train(
 ) -> None:
     """Train the model; run again, it goes on where it was."""
     if dry_run:
-        _say_estimate(_step("estimate", config, overrides))
+        _print_estimate(_step("estimate", config, overrides))
     else:
-        _say_trained(_step("train", config, overrides))
+        _print_trained(_step("train", config, overrides))
 
 
 @app.command()
@@ -83,9 +92,9 @@ def tune(config: Config = None, overrides: Overrides = None) -> None:
     """Search the settings of sampling on validation subjects, or with tune.sweep=training those of training."""
     settings = load_settings(config, overrides or ())
     if settings.tune.sweep == "training":
-        _say_training_swept(_step("tune_training", config, overrides), settings.run_dir / "tuned-training.yaml")
+        _print_training_swept(_step("tune_training", config, overrides), settings.run_dir / "tuned-training.yaml")
     else:
-        _say_swept(_step("tune", config, overrides))
+        _print_swept(_step("tune", config, overrides))
 
 
 @app.command()
@@ -103,16 +112,16 @@ def generate(
 
     Without options: the frames of every task for the test subjects, which `evaluate` scores.
     """
-    asked = {"file": file, "model": model, "study": study, "out": out}
-    options = [f"generate.{key}={json.dumps(value)}" for key, value in asked.items() if value is not None]
+    values = {"file": file, "model": model, "study": study, "out": out}
+    options = [f"generate.{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
     options += ["generate.missing=true"] * missing + [f"generate.at=[{at}]"] * (at is not None)
-    _fail_if(_say_generated(_step("generate", config, [*(overrides or ()), *options])))
+    _fail_if(_print_generated(_step("generate", config, [*(overrides or ()), *options])))
 
 
 @app.command()
 def evaluate(config: Config = None, overrides: Overrides = None) -> None:
     """Compare with the truth and with copy-last; write the report."""
-    _fail_if(_say_evaluation(_step("evaluate", config, overrides)))
+    _fail_if(_print_evaluation(_step("evaluate", config, overrides)))
 
 
 @app.command()
@@ -126,8 +135,8 @@ def compare(config: Config = None, overrides: Overrides = None) -> None:
     from sadm_ray.cluster import ray_session
 
     with ray_session(settings):
-        failures = not steps.is_prepared(settings) and _say_study(steps.prepare(settings))
-        failures |= _say_compared(steps.compare(settings), settings.run_dir / "compare")
+        failures = not steps.is_prepared(settings) and _print_study(steps.prepare(settings))
+        failures |= _print_compared(steps.compare(settings), settings.run_dir / "compare")
     _fail_if(failures)
 
 
@@ -140,11 +149,11 @@ def run(config: Config = None, overrides: Overrides = None) -> None:
     from sadm_ray.tracking import tracking_uri
 
     with ray_session(settings):
-        failures = _say_study(steps.prepare(settings))
-        _say_trained(steps.train(settings))
-        _say_swept(steps.tune(settings))
-        failures |= _say_generated(steps.generate(settings))
-        failures |= _say_evaluation(steps.evaluate(settings))
+        failures = _print_study(steps.prepare(settings))
+        _print_trained(steps.train(settings))
+        _print_swept(steps.tune(settings))
+        failures |= _print_generated(steps.generate(settings))
+        failures |= _print_evaluation(steps.evaluate(settings))
     typer.echo(f"report   {settings.run_dir / 'report.html'}")
     typer.echo(f"MLflow   {tracking_uri(settings)}")
     _fail_if(failures)
@@ -157,14 +166,14 @@ def show_settings(config: Config = None, overrides: Overrides = None) -> None:
 
 
 def _step(name: str, config: Path | None, overrides: Sequence[str] | None, **options: Any) -> Any:
-    settings = load_settings(config, overrides or ())  # before anything heavy: a typo is answered at once
+    settings = load_settings(config, overrides or ())  # before anything heavy: a typo is refused at once
     from sadm_ray import steps
 
     step: Callable[..., Any] = getattr(steps, name)
     return step(settings, **options)
 
 
-def _say_inspection(inspection: Any, as_json: bool) -> bool:
+def _print_inspection(inspection: Any, as_json: bool) -> bool:
     from rich.console import Console
 
     from sadm_ray.data.inspect.inspection_table import render
@@ -176,7 +185,7 @@ def _say_inspection(inspection: Any, as_json: bool) -> bool:
     return bool(inspection.failed)
 
 
-def _say_study(study: Any) -> bool:
+def _print_study(study: Any) -> bool:
     counts = ", ".join(f"{split} {len(names)}" for split, names in study.subjects.items())
     frames = f"{study.frames} frames" if study.frames else "all visits"
     typer.echo(f"prepare  {counts} subjects, {frames} of {'×'.join(map(str, study.shape))}")
@@ -184,22 +193,22 @@ def _say_study(study: Any) -> bool:
     for warning in shown:
         typer.echo(f"  worth a look: {warning}", err=True)
     if len(study.warnings) > len(shown):
-        typer.echo(f"  … and {len(study.warnings) - len(shown)} more; `sadm-ray inspect` tells of all", err=True)
+        typer.echo(f"  … and {len(study.warnings) - len(shown)} more; `sadm-ray inspect` shows all", err=True)
     for problem in study.problems:
         typer.echo(f"  left out: {problem}", err=True)
     return bool(study.problems)
 
 
-def _say_trained(trained: Any) -> None:
+def _print_trained(trained: Any) -> None:
     typer.echo(f"train    {trained.facts['parameters'] / 1e6:.1f} M parameters, {trained.folder}")
 
 
-def _say_estimate(estimate: Any) -> None:
+def _print_estimate(estimate: Any) -> None:
     for line in estimate.lines():
         typer.echo(line)
 
 
-def _say_swept(swept: Any) -> None:
+def _print_swept(swept: Any) -> None:
     best = ", ".join(f"{key} {value}" for key, value in swept.best.model_dump(exclude_defaults=True).items())
     best = best or "the defaults"
     stopped = int(swept.trials["stopped"].sum())
@@ -211,7 +220,7 @@ def _say_swept(swept: Any) -> None:
         typer.echo(f"  failed: {failure}", err=True)
 
 
-def _say_training_swept(swept: Any, file: Path) -> None:
+def _print_training_swept(swept: Any, file: Path) -> None:
     trained, stopped = len(swept.trials), swept.trials["stopped"].sum()
     judged = f"{trained} trainings on {len(swept.subjects)} validation subjects, {stopped} stopped early"
     typer.echo(f"tune     best of {judged}: {file}")
@@ -219,7 +228,7 @@ def _say_training_swept(swept: Any, file: Path) -> None:
         typer.echo(f"  failed: {failure}", err=True)
 
 
-def _say_generated(generated: Any) -> bool:
+def _print_generated(generated: Any) -> bool:
     before = f" ({generated.done_before} of {generated.subjects} subjects done before)" if generated.done_before else ""
     typer.echo(f"generate {generated.volumes} volumes in {generated.folder}{before}")
     for (subject, task), reason in generated.failures.items():
@@ -232,7 +241,7 @@ def _fail_if(failures: bool) -> None:
         raise DataError("some subjects failed and are listed above; everything else is done")
 
 
-def _say_evaluation(evaluation: Any) -> bool:
+def _print_evaluation(evaluation: Any) -> bool:
     from rich.console import Console
 
     from sadm_ray.evaluate.score_tables import render_table
@@ -243,7 +252,7 @@ def _say_evaluation(evaluation: Any) -> bool:
     return bool(evaluation.problems)
 
 
-def _say_compared(compared: Any, folder: Path) -> bool:
+def _print_compared(compared: Any, folder: Path) -> bool:
     for table in compared.tables:
         typer.echo(table.markdown)
     typer.echo(f"compare  {len(compared.members)} trainings, tables and report in {folder}")

@@ -31,7 +31,7 @@ WORKER_ENVIRONMENT = {
 }
 
 LINE_SECONDS = 15.0
-"""How often it is said that machines are still missing."""
+"""How often a line is printed while machines are missing."""
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def ray_session(settings: Settings) -> Iterator[None]:
     `ray up`), and at last a new one on this machine. A cluster has to have `ray.nodes` machines first.
 
     Raises:
-        ConfigError: the cluster that was asked for by name does not answer, or has too few machines.
+        ConfigError: the cluster that is named does not answer, or has too few machines.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     import ray
@@ -68,7 +68,7 @@ def _connect(settings: Settings) -> None:
         "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
     }
     wanted = settings.ray.address or os.environ.get("RAY_ADDRESS")
-    dead = _left_behind() if wanted in (None, "auto") else None
+    dead = _dead_cluster() if wanted in (None, "auto") else None
     if dead and wanted:
         raise ConfigError(f"ray.address: no Ray cluster answers at {dead}, the last one that was started here")
     if wanted != "local" and not dead:
@@ -107,7 +107,7 @@ def _connect(settings: Settings) -> None:
 
 
 def _wait_for_nodes(wanted: RaySettings) -> None:
-    """Return when the cluster has the machines that were asked for; say now and then how many are there."""
+    """Return when the cluster has the wanted machines; print now and then how many have joined."""
     import ray
 
     start = due = time.monotonic()
@@ -124,7 +124,7 @@ def _wait_for_nodes(wanted: RaySettings) -> None:
         time.sleep(min(1.0, wanted.wait_seconds))
 
 
-def _left_behind() -> str | None:
+def _dead_cluster() -> str | None:
     """The address of this machine's last cluster, if that is dead: Ray would wait for it for many minutes, silently."""
     file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108  (Ray's own place)
     try:
@@ -139,7 +139,7 @@ def _left_behind() -> str | None:
 
 
 def actor_beside_driver(kind: type, **options: Any) -> Any:
-    """An actor that asks for no CPU, on the machine of whoever calls: a worker's may be taken away at any time.
+    """An actor that takes no CPU, on the machine of the caller: a worker's may be taken away at any time.
 
     The affinity is hard: a soft one was seen to place the actor elsewhere at once.
     """

@@ -1,4 +1,4 @@
-"""What a user can mend, apart from our own bugs.
+"""Errors that a user can mend, apart from our own bugs.
 
 The command line maps these to exit codes in one place (`sadm_ray.cli`); everything else that escapes is a bug and
 ends with exit code 1 and its traceback.
@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 class Stopped(Exception):  # noqa: N818  (nothing went wrong)
-    """Somebody asked the job to end (SIGTERM): it saved what it had and left. The message is one line."""
+    """The job got SIGTERM, saved its state and ended. The message is one line."""
 
     exit_code = 143
 
@@ -46,6 +46,6 @@ class DataError(UserError):
 
 
 def reason_of(error: BaseException) -> str:
-    """One line of what a trial or a training died of, without the traceback that Ray hands on with it."""
+    """The error that ended a trial or a training in one line, without the traceback that Ray hands on with it."""
     lines = [line for line in str(getattr(error, "cause", None) or error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

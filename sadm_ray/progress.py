@@ -29,7 +29,7 @@ ANSWER_SECONDS = 30.0  # a busy machine takes its time
 
 Reporter: TypeAlias = ActorHandle
 """What workers hold: `reporter.add.remote(1)`, `reporter.reach.remote(step, "loss 0.12")`, and `reporter.say.remote(…)`
-for a line that people have to see."""
+for a line of the log."""
 
 
 class _Counter:
@@ -74,20 +74,20 @@ def _show(counter: Any, title: str, total: int, stop: threading.Event) -> None:
 
 
 def _states(counter: Any, stop: threading.Event) -> Iterator[tuple[int, str]]:
-    asked, last = None, False
+    pending, last = None, False
     while not last:
         stopped = stop.wait(POLL_SECONDS)
         # An answer that was late has taken the lines along: it is waited for again, and is not yet the last one.
-        last, asked = stopped and asked is None, asked or counter.state.remote()
+        last, pending = stopped and pending is None, pending or counter.state.remote()
         try:
-            done, note, lines = ray.get(asked, timeout=ANSWER_SECONDS)
+            done, note, lines = ray.get(pending, timeout=ANSWER_SECONDS)
         except ray.exceptions.GetTimeoutError:
             if stopped:
                 return
             continue
-        except ray.exceptions.RayError:  # the counter went with its node: the work itself will say so if it matters
+        except ray.exceptions.RayError:  # the counter went with its node: the work itself fails if that matters
             return
-        asked = None
+        pending = None
         for line in lines:
             log.warning("%s", line)
         yield done, note
@@ -116,11 +116,11 @@ def _lines(title: str, total: int, states: Iterator[tuple[int, str]]) -> Iterato
     for done, note in states:
         if time.monotonic() >= due and done < total:
             due = time.monotonic() + LINE_SECONDS
-            _say(title, done, total, start, note)
+            _print_line(title, done, total, start, note)
         yield
-    _say(title, done, total, start, note)
+    _print_line(title, done, total, start, note)
 
 
-def _say(title: str, done: int, total: int, start: float, note: str) -> None:
+def _print_line(title: str, done: int, total: int, start: float, note: str) -> None:
     spent = f"{time.monotonic() - start:.0f} s"
     print(f"{title}: {done}/{total} after {spent}{'  ' + note if note else ''}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The five steps and the whole way, as functions of the settings: what the command line and the pipelines call.
+"""The steps of a run as functions of the settings: what the command line and the pipelines call.
 
 Every step reads what the one before left in the run's folder and writes its own place in it:
 
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 TUNED = "tuned.yaml"
 
 _PLAIN = str.maketrans({" ": "_", ",": None, "(": None, ")": None})
-"""What a metric's name in MLflow may not have, or had better not."""
+"""Characters that names of metrics in MLflow may not have, or should not."""
 
 
 def study_root(settings: Settings) -> str:
@@ -62,7 +62,7 @@ def study_root(settings: Settings) -> str:
 
 
 def shards_folder(settings: Settings) -> str:
-    """Where the shards lie: where the settings say, else in the run's folder."""
+    """The folder or URL of the shards: the one that the settings name, else in the run's folder."""
     return settings.data.shards or str(settings.run_dir / "shards")
 
 
@@ -71,7 +71,7 @@ def is_prepared(settings: Settings) -> bool:
     try:
         return Storage(shards_folder(settings)).entry(STUDY_FILE) is not None
     except OSError:
-        return True  # reading it will say what is the matter
+        return True  # reading it raises the error
 
 
 def inspect(settings: Settings, pictures: Path | None = None) -> Inspection:
@@ -104,7 +104,7 @@ def train(settings: Settings) -> TrainedModel:
 
 
 def estimate(settings: Settings) -> DryRun:
-    """What training would be; nothing is trained or written, and the study need not be prepared."""
+    """What training would cost; nothing is trained or written, and the study need not be prepared."""
     return estimate_training(settings, _study(settings) if is_prepared(settings) else None)
 
 
@@ -135,16 +135,16 @@ def tune_training(settings: Settings) -> TrainingSweep:
 
 
 def generate(settings: Settings) -> Generation:
-    """Generate what the settings ask, with the sweep's settings where there are any; run again, it does what is left.
+    """Generate the requested frames, with the sweep's settings where there are any; run again, it does what is left.
 
-    By default that are the frames of every task for the test subjects.
+    By default these are the frames of every task for the test subjects.
     """
     wanted, sampling = settings.generate, _sampling(settings)
     out = wanted.out or default_out(settings)
     study = _study(settings) if wanted.study is None else None
     folders = model_folders(settings)
     models = [StoredModel.read(folder, sampling.ema) for folder in folders]
-    built = [model.build() for model in models]  # a damaged one is told at once
+    built = [model.build() for model in models]  # a damaged one is refused at once
     trained = built[0].config
     if wanted.samples > len(built) and not any(model.varies(sampling) for model in built):
         log.warning(
@@ -203,7 +203,7 @@ def compare(settings: Settings) -> ComparisonResult:
     with tracked_step(settings, "compare") as tracked, ray_session(settings):
         tracked.tags(flatten(settings.compare, "compare."))  # these may change when it goes on; parameters could not
         compared = compare_models(settings, study, out, tracked)
-        for row in compared.judged.to_dict("records"):
+        for row in compared.statistics.to_dict("records"):
             name = f"{row['task']}.{row['method']}".translate(_PLAIN)
             tracked.metrics({f"{name}.{score}": row[score] for score in SCORES})
         member, evaluation, sampling = compared.ours
@@ -238,7 +238,7 @@ def _study(settings: Settings) -> Study:
 
 
 def _check_preparation(folder: Path | str, trained: ModelConfig, study: Study) -> None:
-    """Say before any worker starts that the model knows volumes of another preparation."""
+    """Refuse, before any worker starts, a model that was trained on volumes of another preparation."""
     if trained.preparation and trained.preparation != study.preparation:
         times = f"times in {trained.time_unit} against {study.time_unit}"
         raise ConfigError(

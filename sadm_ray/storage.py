@@ -1,6 +1,6 @@
-"""Folders on this machine and behind URLs (s3://, gs://, …), through pyarrow, by the same few verbs.
+"""Folders on this machine and behind URLs (s3://, gs://, …), through pyarrow and one interface.
 
-What is written is whole or absent: local files are renamed into place, and an object store shows an object only when
+A written file is whole or absent: local files are renamed into place, and an object store shows an object only when
 its upload is complete.
 """
 
@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz")
 
-_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}")
-"""What a file is called while it is written."""
+_PARTIAL_NAME = re.compile(r"\..+\.[0-9a-f]{8}")
+"""The name of a file while it is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A file below a folder: its path with `/`, its size in bytes and when it was modified (ns; 0 if unknown).
 
-    Links that lead nowhere, and folders that are called like a scan, are entries of size 0: opening them tells.
+    Dangling links, and folders named like a scan, are entries of size 0: opening them raises OSError.
     """
 
     path: str
@@ -50,19 +50,19 @@ class Storage:
     location: str
 
     def __post_init__(self) -> None:
-        """Make a local folder absolute: a worker's own directory is another one."""
+        """Make a local folder absolute, since a worker has another current directory."""
         if not is_url(self.location):
             object.__setattr__(self, "location", str(Path(self.location).expanduser().absolute()))
 
     def where(self, path: str = "") -> str:
-        """The full path or URL of a file, for people and for other libraries."""
+        """The full path or URL of a file, for messages and for other libraries."""
         if not path or is_url(path) or path.startswith("/"):
             return path or self.location
         return f"{self.location.rstrip('/')}/{path}"
 
     @property
     def resolved(self) -> tuple[fs.FileSystem, str]:
-        """The folder as pyarrow and Ray want it: a file system and a path in it."""
+        """The folder in the form of pyarrow and Ray: a file system and a path in it."""
         return self._resolve("")
 
     def entries(self) -> list[Entry]:
@@ -78,7 +78,7 @@ class Storage:
         return sorted(_local_entries(self.location), key=lambda entry: entry.path)
 
     def entry(self, path: str) -> Entry | None:
-        """One file; none where there is none."""
+        """One file; none if it does not exist."""
         system, full = self._resolve(path)
         info = system.get_file_info(full)
         if info.type == fs.FileType.NotFound:
@@ -89,13 +89,13 @@ class Storage:
         """A binary stream of the file.
 
         Raises:
-            OSError: it is missing, no file, or not to be read.
+            OSError: it is missing, no file, or not readable.
         """
         system, full = self._resolve(path)
         return system.open_input_stream(full, compression=None, buffer_size=1 << 18)  # a .gz stays one
 
     def open_random(self, path: str) -> Any:
-        """The same for reading here and there, as Parquet is."""
+        """The same with random access, which Parquet needs."""
         system, full = self._resolve(path)
         return system.open_input_file(full)
 
@@ -105,7 +105,7 @@ class Storage:
             return bytes(stream.read())
 
     def write(self, path: str, content: bytes | pa.Buffer, *, durable: bool = True) -> None:
-        """Write a file; it appears whole or not at all, in the place of any that was there.
+        """Write a file, replacing an existing one; it appears whole or not at all.
 
         Args:
             durable: wait until the disk has it. Without, it may be lost or empty if the power fails soon after.
@@ -129,25 +129,25 @@ class Storage:
             partial.unlink(missing_ok=True)
 
     def delete(self, path: str) -> None:
-        """Remove a file if it is there."""
+        """Remove a file if it exists."""
         system, full = self._resolve(path)
         if system.get_file_info(full).type != fs.FileType.NotFound:
             system.delete_file(full)
 
     def files(self, folder: str) -> list[str]:
-        """The paths of the files right in a folder, also of what interrupted writes left there; none: no folder."""
+        """The paths of the files directly in a folder, leftovers of interrupted writes included; none: no folder."""
         system, base = self._resolve(folder)
         infos = system.get_file_info(fs.FileSelector(base, allow_not_found=True))
         return [f"{folder}/{info.base_name}" for info in infos if info.type == fs.FileType.File]
 
     def folders(self, folder: str = "") -> list[str]:
-        """The names of the folders right in a folder; none: no folder."""
+        """The names of the folders directly in a folder; none: no folder."""
         system, base = self._resolve(folder)
         infos = system.get_file_info(fs.FileSelector(base, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
 
-    def remove(self, folder: str) -> None:
-        """Remove a folder below this one, with all that is in it, if it is there."""
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder below this one with its content, if it exists."""
         if not folder.strip("/"):
             raise ValueError("the folder itself is not removed")
         system, full = self._resolve(folder)
@@ -155,12 +155,12 @@ class Storage:
             system.delete_dir(full)
 
     def remove_partials(self) -> None:
-        """Remove what interrupted writes have left anywhere below the folder; nobody may be writing there."""
+        """Remove leftovers of interrupted writes anywhere below the folder; nothing may be writing there meanwhile."""
         if is_url(self.location):
-            return  # an object appears when it is whole
+            return  # an object appears only when it is complete
         for folder, _, files in os.walk(self.location):
             for name in files:
-                if _PARTIAL.fullmatch(name):
+                if _PARTIAL_NAME.fullmatch(name):
                     Path(folder, name).unlink(missing_ok=True)
 
     def keep_only(self, folder: str, kept: Container[str]) -> None:
@@ -187,7 +187,7 @@ class Storage:
 
 
 def _local_entries(root: str) -> Iterator[Entry]:
-    """Links are followed, as DataLad and other annexes need it, but no folder is entered twice."""
+    """Links are followed, which DataLad and other annexes need, but no folder is entered twice."""
     seen = set()
     pending = [("", root)]
     while pending:
@@ -206,19 +206,19 @@ def _local_entries(root: str) -> Iterator[Entry]:
                 continue
             path = f"{below}{entry.name}"
             try:
-                told = entry.stat()
+                info = entry.stat()
             except OSError:
                 yield Entry(path, 0, 0)
                 continue
-            if stat.S_ISDIR(told.st_mode) and not entry.name.endswith(IMAGE_SUFFIXES):
+            if stat.S_ISDIR(info.st_mode) and not entry.name.endswith(IMAGE_SUFFIXES):
                 pending.append((f"{path}/", entry.path))
             else:
-                yield Entry(path, told.st_size if stat.S_ISREG(told.st_mode) else 0, told.st_mtime_ns)
+                yield Entry(path, info.st_size if stat.S_ISREG(info.st_mode) else 0, info.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
-def _known(scheme_and_host: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URL's beginning, made once a process. pyarrow's own, else fsspec's."""
+def _filesystem_of_host(scheme_and_host: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a scheme and host, made once a process: pyarrow's, else fsspec's."""
     try:
         return fs.FileSystem.from_uri(scheme_and_host)
     except pa.ArrowInvalid:
@@ -237,7 +237,7 @@ def _filesystem(location: str) -> tuple[fs.FileSystem, str]:
         return _LOCAL, location
     scheme, _, rest = location.partition("://")
     host, slash, path = rest.partition("/")
-    system, base = _known(f"{scheme}://{host}")
+    system, base = _filesystem_of_host(f"{scheme}://{host}")
     return system, f"{base.rstrip('/')}{slash}{path}".rstrip("/")
 
 

@@ -13,7 +13,7 @@ import psutil
 
 
 def start(*arguments: str, log: Path | None = None) -> subprocess.Popen[bytes]:
-    """`sadm-ray …` with a Ray of its own; what it says goes to `log`, at its end."""
+    """`sadm-ray …` with a Ray of its own; its output is appended to `log`."""
     out = log.open("ab") if log else subprocess.DEVNULL
     command = [sys.executable, "-m", "sadm_ray", *arguments]
     return subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, "RAY_ADDRESS": "local"})

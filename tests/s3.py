@@ -27,7 +27,7 @@ def s3_bucket() -> Iterator[str]:
         environment.setenv("AWS_ACCESS_KEY_ID", "test")
         environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")  # nobody is asked for other credentials
+        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")  # no other credentials are looked up
         environment.setenv("NO_PROXY", host)
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_REGION"):
             environment.delenv(name, raising=False)

@@ -40,13 +40,15 @@ def test_mistakes_have_one_line_and_their_code(
     assert "Traceback" not in err
 
 
-def test_a_study_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path, ray_local: None) -> None:
+def test_a_study_that_is_not_there_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, ray_local: None
+) -> None:
     got, _, err = call(capsys, "prepare", f"run.dir={tmp_path}", "data.root=/no/such/study")
     assert got == 3
     assert "/no/such/study" in err
 
 
-def test_inspect_tells_of_the_phantom_and_draws_it(
+def test_inspect_lists_the_phantom_and_draws_it(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, ray_local: None
 ) -> None:
     phantom = (f"run.dir={tmp_path}", "phantom.subjects=3", "phantom.shape=[4,16,16]")
@@ -56,7 +58,7 @@ def test_inspect_tells_of_the_phantom_and_draws_it(
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 3
 
 
-def test_inspect_tells_programs_what_is_wrong(
+def test_inspect_prints_problems_as_json(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, phantom_study: Path, ray_local: None
 ) -> None:
     shutil.copytree(phantom_study, tmp_path, dirs_exist_ok=True)

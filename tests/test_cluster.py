@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sadm_ray import cluster
-from sadm_ray.cluster import _left_behind, ray_session
+from sadm_ray.cluster import _dead_cluster, ray_session
 from sadm_ray.config import Settings
 from sadm_ray.errors import ConfigError
 
@@ -25,17 +25,17 @@ def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_cluster_that_died_is_not_waited_for(named: Path) -> None:
-    assert _left_behind() is None
+    assert _dead_cluster() is None
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         named.write_text(address)
-        assert _left_behind() is None, "it answers"
-    assert _left_behind() == address
+        assert _dead_cluster() is None, "it answers"
+    assert _dead_cluster() == address
     named.write_text("nonsense")
-    assert _left_behind() is None
+    assert _dead_cluster() is None
 
 
-def test_a_dead_cluster_that_was_asked_for_is_said(named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_cluster_that_is_named_is_an_error(named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
@@ -76,10 +76,12 @@ def test_a_job_begins_when_all_machines_have_joined(
     with ray_session(Settings.model_validate({"ray": {"nodes": 3}})):
         joining.append("work")
     assert joining == ["connect", *["sleep"] * 3, "work", "shutdown"]
-    assert capsys.readouterr().err == "ray: 1/3 machines after 0 s\n", "said at once, then now and then"
+    assert capsys.readouterr().err == "ray: 1/3 machines after 0 s\n", "printed at once, then now and then"
 
 
-def test_machines_that_do_not_come_are_said_in_a_line(joining: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_that_do_not_come_are_an_error_of_one_line(
+    joining: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     nodes_of(monkeypatch, [1, 2])
     clock = itertools.count(step=400)
     monkeypatch.setattr(cluster.time, "monotonic", lambda: float(next(clock)))
@@ -92,7 +94,7 @@ def test_machines_that_do_not_come_are_said_in_a_line(joining: list[str], monkey
     assert joining == ["connect", "sleep", "shutdown"]
 
 
-def test_nobody_waits_without_the_setting(joining: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_waited_for_without_the_setting(joining: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     nodes_of(monkeypatch, [0])
     with ray_session(Settings()):
         joining.append("work")

@@ -24,7 +24,7 @@ def read(file: str) -> Any:
 
 
 def check(tree: dict[str, Any]) -> dict[str, Any]:
-    """What `ray up` does with a file before it talks to anybody."""
+    """What `ray up` does with a file before it connects to anything."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared: dict[str, Any] = prepare_config(tree)
@@ -85,7 +85,7 @@ def test_a_default_of_rays_that_would_hurt_is_overridden(file: str) -> None:
     everything = (ROOT / file).read_text()
     assert "RAY_AUTH_MODE=token" in everything
     assert ("RAY_enable_autoscaler_v2=0 ray start" in head) == (tree["provider"]["type"] == "local")
-    if tree["provider"]["type"] == "aws":  # where nothing is said, Ray takes an Ubuntu 18.04
+    if tree["provider"]["type"] == "aws":  # by default Ray takes an Ubuntu 18.04
         assert all(node["node_config"]["ImageId"] for node in tree["available_node_types"].values())
 
 
@@ -151,9 +151,9 @@ def test_the_jobs_that_the_files_show_have_real_settings(file: str, arguments: l
 
 
 def test_the_image_gets_nothing_but_what_is_copied() -> None:
-    told = (ROOT / "Dockerfile").read_text()
-    sources = {source for line in re.findall(r"^COPY (.*)$", told, re.MULTILINE) for source in line.split()[1:-1]}
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    sources = {source for line in re.findall(r"^COPY (.*)$", dockerfile, re.MULTILINE) for source in line.split()[1:-1]}
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert {source.partition("/")[0] for source in sources} == allowed
     assert all((ROOT / source).exists() for source in sources)
-    assert re.search(r"^USER 1000$", told, re.MULTILINE)
+    assert re.search(r"^USER 1000$", dockerfile, re.MULTILINE)

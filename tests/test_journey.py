@@ -1,4 +1,4 @@
-"""The whole way on a tiny phantom: every step, its files, its MLflow runs, and doing it again."""
+"""A whole run on a tiny phantom: every step, its files, its MLflow runs, and doing it again."""
 
 import json
 from pathlib import Path
@@ -160,10 +160,10 @@ def test_steps_out_of_order_say_what_is_missing(tmp_path: Path, ray_local: None)
 def test_a_damaged_scan_is_listed_and_the_others_go_on(tmp_path: Path, ray_local: None) -> None:
     settings = settings_for(tmp_path)
     study = steps.prepare(settings)
-    everybody = sum(map(len, study.subjects.values()))
+    total = sum(map(len, study.subjects.values()))
     victim = settings.run_dir / "study" / "patient003" / "patient003_4d.nii.gz"
     victim.write_bytes(victim.read_bytes()[:2000])
     again = steps.prepare(settings)
-    assert sum(map(len, again.subjects.values())) == everybody - 1
+    assert sum(map(len, again.subjects.values())) == total - 1
     assert len(again.problems) == 1
     assert "patient003_4d.nii.gz" in again.problems[0]

@@ -1,4 +1,4 @@
-"""The whole way for visits: a BIDS study of few scans at uneven ages, with covariates, shards on an object store."""
+"""A whole run on visits: a BIDS study of few scans at uneven ages, with covariates, shards on an object store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEXES = ("F", "M", "n/a")
 
 
 def bids_study(root: Path) -> Path:
-    """Ten subjects of two to five visits, and one who came once; the first visit is at the age of their number."""
+    """Ten subjects of two to five visits, and one of a single visit; the first visit is at the age of their number."""
     visits = {f"{n:02d}": {str(v): 20 + n + v * (1 + n / 10) for v in range(1, 2 + n % 4 + 1)} for n in range(10)}
     write_bids(root, {**visits, "once": {"1": 30}})
     sexes = "".join(f"\nsub-{name} {SEXES[number % 3]}" for number, name in enumerate([*visits, "once"]))
@@ -105,9 +105,9 @@ def test_all_visits_at_their_ages(
         image = nib.load(file)
         assert image.shape == original.shape, "back in its own orientation and grid"
         np.testing.assert_array_equal(image.affine, original.affine)
-        told: dict[str, Any] = json.loads(file.with_name(file.name.replace(".nii.gz", ".json")).read_text())
-        assert told["Time"] == pytest.approx(float(rows[name]["times"][-1]), abs=1e-3)
-        assert told["TimeUnit"] == "weeks"
+        sidecar: dict[str, Any] = json.loads(file.with_name(file.name.replace(".nii.gz", ".json")).read_text())
+        assert sidecar["Time"] == pytest.approx(float(rows[name]["times"][-1]), abs=1e-3)
+        assert sidecar["TimeUnit"] == "weeks"
     evaluation = steps.evaluate(settings)
     assert not [line for line in caplog.messages if "samples of a frame" in line]
     more = settings.generate.model_copy(update={"samples": 2, "out": str(tmp_path / "two")})

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from sadm_ray.config.settings_file import dump_settings
-from sadm_ray.data.shards.prepared_study import PARTS, read_study
+from sadm_ray.data.shards.prepared_study import SHARDS_FOLDER, read_study
 from sadm_ray.evaluate.score_tables import COPY_LAST, SAMPLE
 from sadm_ray.generate.subject_record import PREDICTIONS, recorded
 from sadm_ray.storage import Storage
@@ -52,13 +52,13 @@ def test_another_machine_goes_on_with_nothing_but_the_bucket(
     kill_everything(first)
     lost = checkpoints.newest()
     assert lost is not None
-    shards = {entry.path: entry.modified for entry in Storage(f"{bucket}/shards/{PARTS}").entries()}
+    shards = {entry.path: entry.modified for entry in Storage(f"{bucket}/shards/{SHARDS_FOLDER}").entries()}
 
     steps = lost.step + 4
     second = tmp_path / "second"
     job = start("run", "--config", str(file), *places, f"run.dir={second}", f"train.steps={steps}", log=log)
     assert job.wait() == 0, log.read_text()
-    assert {entry.path: entry.modified for entry in Storage(f"{bucket}/shards/{PARTS}").entries()} == shards
+    assert {entry.path: entry.modified for entry in Storage(f"{bucket}/shards/{SHARDS_FOLDER}").entries()} == shards
     done = [step for step, _ in step_history(settings_for(second), "train", "loss")]
     assert done == list(range(lost.step + 1, steps + 1)), "it went on, and did not begin anew"
     newest = checkpoints.newest()

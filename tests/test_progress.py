@@ -1,4 +1,4 @@
-"""Progress is told to the end, however late its answers come."""
+"""Progress is shown to the end, however late its answers come."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def test_a_late_answer_is_waited_for_and_loses_no_line(
     class Slow(progress._Counter):
         """As on a machine that is busy for a moment: the first answer takes its lines along and comes late."""
 
-        asked = 0
+        calls = 0
 
         def state(self) -> tuple[int, str, list[str]]:
-            self.asked += 1
+            self.calls += 1
             state = super().state()
-            time.sleep(1.5 if self.asked == 1 else 0.0)
+            time.sleep(1.5 if self.calls == 1 else 0.0)
             return state
 
     for name, value in (("_Counter", Slow), ("ANSWER_SECONDS", 1.0), ("POLL_SECONDS", 0.2), ("LINE_SECONDS", 0.0)):

@@ -9,7 +9,7 @@ from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
 
 
-def test_what_is_listed(tmp_path: Path) -> None:
+def test_listed_entries(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "scan.nii").write_bytes(b"12345")
     (tmp_path / "a" / "b" / ".hidden").touch()
@@ -26,7 +26,7 @@ def test_what_is_listed(tmp_path: Path) -> None:
     assert found == {"a/scan.nii": 5, "link.nii": 5, "folder.nii.gz": 0, "nowhere.nii": 0, "pipe.nii": 0}
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such folder; set data\.root"):
         Storage(str(tmp_path / "no")).entries()
     with pytest.raises(DataError, match="no way to open"):
@@ -37,7 +37,7 @@ def test_files_are_whole_or_absent(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     storage.write("deep/er/file.gz", b"one")
     storage.write("deep/er/file.gz", b"two")
-    assert storage.read("deep/er/file.gz") == b"two", "nothing is unpacked behind our back"
+    assert storage.read("deep/er/file.gz") == b"two", "a .gz is not unpacked"
     assert [file.name for file in (tmp_path / "deep" / "er").iterdir()] == ["file.gz"]
     (tmp_path / "deep" / "er" / ".file.gz.0a1b2c3d").touch()  # what a killed writer leaves
     storage.write("deep/er/other", b"three")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ASKED = "data.match=*_run-1 & [a, b]; {c: $HOME}"
+ARGUMENT = "data.match=*_run-1 & [a, b]; {c: $HOME}"
 """Spaces, braces, a star, a dollar, an ampersand, a semicolon: all that a shell reads as its own."""
 
 
@@ -28,7 +28,7 @@ def arrived(arguments: list[str], home: Path, monkeypatch: pytest.MonkeyPatch) -
     (home / "run.py").write_text("import sys; print(*sys.argv[1:], sep='\\n')")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     (home / ".bashrc").write_text(f"export PATH={shlex.quote(path)}\n")  # as a login shell may set another one
-    told = subprocess.run(
+    done = subprocess.run(
         ["sh", "-c", " ".join(_with_interactive(sent[0]))],
         env={"HOME": str(home), "PATH": path},
         cwd=home,
@@ -38,7 +38,7 @@ def arrived(arguments: list[str], home: Path, monkeypatch: pytest.MonkeyPatch) -
         timeout=60,
         start_new_session=True,  # an interactive shell would take the terminal of the tests
     )
-    return told.stdout.splitlines()
+    return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ def test_what_the_remote_shell_reads_as_its_own_is_lost(
 
 
 def test_quoted_once_more_everything_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert arrived(["--", f"'{ASKED}'", "'a=[1, 2]'"], tmp_path, monkeypatch) == [ASKED, "a=[1, 2]"]
+    assert arrived(["--", f"'{ARGUMENT}'", "'a=[1, 2]'"], tmp_path, monkeypatch) == [ARGUMENT, "a=[1, 2]"]
 
 
 def test_quoted_by_printf_everything_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quoted = subprocess.run(
-        ["bash", "-c", 'printf "%q " "$@"', "bash", ASKED, "it's=1"], capture_output=True, text=True, check=True
+        ["bash", "-c", 'printf "%q " "$@"', "bash", ARGUMENT, "it's=1"], capture_output=True, text=True, check=True
     ).stdout
-    assert arrived(["--", quoted], tmp_path, monkeypatch) == [ASKED, "it's=1"]
+    assert arrived(["--", quoted], tmp_path, monkeypatch) == [ARGUMENT, "it's=1"]

@@ -9,7 +9,7 @@ from sadm_ray.config import Settings
 
 
 def settings_for(folder: Path, **train: Any) -> Settings:
-    """The whole way in under a minute; `train` goes before what training has here."""
+    """A whole run in under a minute; `train` goes before what training has here."""
     tree = {
         "run": {"name": "tiny", "dir": str(folder)},
         "phantom": {"subjects": 12, "shape": [4, 32, 32]},

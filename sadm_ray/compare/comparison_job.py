@@ -1,4 +1,4 @@
-"""The comparison: train every kind with the same budget, ask all the same questions, and judge the answers."""
+"""The comparison: train every kind of model with the same budget and evaluate all on the same tasks and subjects."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ from typing import Any
 import pandas as pd
 
 from sadm_ray.cluster import require_shared
-from sadm_ray.compare.comparison_tables import ABLATION, BASELINES, NAMES, ONE, ComparisonTable, is_ablation, make_table
+from sadm_ray.compare.comparison_tables import (
+    ABLATION,
+    BASELINES,
+    NAMES,
+    ONE_SAMPLE,
+    ComparisonTable,
+    is_ablation,
+    make_table,
+)
 from sadm_ray.compare.member_training import train_members
 from sadm_ray.compare.members import Member, members_of
-from sadm_ray.compare.statistics import SCORES, judged
+from sadm_ray.compare.statistics import SCORES, method_statistics
 from sadm_ray.config import ModelKind, SamplingSettings, Settings
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import DataError, UserError
@@ -30,32 +38,32 @@ from sadm_ray.tune.sweep_result import write_trials
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
-        tables: the comparison with the rivals and the ablation, as many as there are kinds for.
-        judged: all numbers behind them (`statistics.judged`).
-        members: a row a training: `kind`, `seed`, `steps`, `parameters`, network `calls` a volume, and `sampling`.
-        ours: what our first training was found to be, and with which settings of sampling.
-        failures: a line for each member that has no part in the tables, and for each subject that failed.
+        tables: the comparison with the baselines and the ablation, if their kinds take part.
+        statistics: all numbers of the tables (`statistics.method_statistics`).
+        members: a row per training: `kind`, `seed`, `steps`, `parameters`, network `calls` per volume, and `sampling`.
+        ours: our first training, its evaluation and its sampling settings.
+        failures: a line for each member that is missing in the tables, and for each subject that failed.
     """
 
     tables: tuple[ComparisonTable, ...]
-    judged: pd.DataFrame
+    statistics: pd.DataFrame
     members: pd.DataFrame
     ours: tuple[Member, Evaluation, SamplingSettings]
     failures: tuple[str, ...]
 
 
 def compare_models(settings: Settings, study: Study, out: Path, tracked: TrackedRun) -> ComparisonResult:
-    """Compare `settings.compare.kinds` on the test subjects; run again, it goes on where it was.
+    """Compare `settings.compare.kinds` on the test subjects; run again, it is resumed.
 
     Args:
-        out: every member's run is put there.
+        out: folder for the runs of the members.
 
     Raises:
         ConfigError: `out` is not seen by every machine.
-        DataError: ours could not be trained or evaluated; there is nothing to compare with.
+        DataError: ours could not be trained or evaluated, so that there is nothing to compare with.
     """
     require_shared(str(out), "run.dir", "a folder that all nodes share")
     members = members_of(settings, study, out)
@@ -63,18 +71,18 @@ def compare_models(settings: Settings, study: Study, out: Path, tracked: Tracked
     failed = {line.partition(":")[0] for line in failures}
     trained = [member for member in members if member.name not in failed]
     sampling: dict[ModelKind, SamplingSettings] = {}
-    rows, told, ours = [], [], None
+    rows, summaries, ours = [], [], None
     for member in trained:
         try:
-            if member.kind not in sampling:  # chosen on the first seed, for all
-                sampling[member.kind] = _sampling(member, study, tracked)
-            evaluation, about = _evaluated(member, study, sampling[member.kind])
+            if member.kind not in sampling:  # chosen with the first seed, for all seeds
+                sampling[member.kind] = _choose_sampling(member, study, tracked)
+            evaluation, summary = _evaluate(member, study, sampling[member.kind])
         except UserError as error:
             failures.append(f"{member.name}: {error}")
             continue
         failures += [f"{member.name}: {problem}" for problem in evaluation.problems]
         rows.append(evaluation.metrics.assign(kind=member.kind, seed=member.seed))
-        told.append(about)
+        summaries.append(summary)
         tracked.child(member.name).finish()
         ours = ours or ((member, evaluation, sampling["sadm"]) if member.kind == "sadm" else None)
     if ours is None:
@@ -82,38 +90,38 @@ def compare_models(settings: Settings, study: Study, out: Path, tracked: Tracked
     metrics = pd.concat(rows)
     tasks = [task.name for task in members[0].settings.generate.tasks]
     metrics = metrics.sort_values("task", key=lambda names: names.map(tasks.index), kind="stable")
-    table = judged(scores_of(metrics), NAMES["sadm"] + ONE, settings.compare.confidence)
-    kinds = {str(member["kind"]) for member in told}
+    table = method_statistics(scores_of(metrics), NAMES["sadm"] + ONE_SAMPLE, settings.compare.confidence)
+    kinds = {str(member["kind"]) for member in summaries}
     tables = [make_table(table, BASELINES, settings.compare.confidence)]
     if any(is_ablation(kind) for kind in kinds - {"sadm"}):
         tables.append(make_table(table, ABLATION, settings.compare.confidence))
-    return ComparisonResult(tuple(tables), table, pd.DataFrame(told), ours, tuple(failures))
+    return ComparisonResult(tuple(tables), table, pd.DataFrame(summaries), ours, tuple(failures))
 
 
 def scores_of(metrics: pd.DataFrame) -> pd.DataFrame:
-    """A row a (task, method, seed, subject): frames averaged, floors once, methods named for people.
+    """A row per (task, method, seed, subject): frames averaged, naive baselines once, methods with readable names.
 
     Args:
-        metrics: those of all evaluations, with `kind` and `seed`.
+        metrics: of all evaluations, with `kind` and `seed`.
     """
     scored = metrics[metrics["error"] == ""].copy()
-    is_floor = scored["method"].isin(NAIVE_BASELINES)
-    scored = scored[~is_floor | ((scored["kind"] == "sadm") & (scored["seed"] == scored["seed"].min()))]
+    is_naive = scored["method"].isin(NAIVE_BASELINES)
+    scored = scored[~is_naive | ((scored["kind"] == "sadm") & (scored["seed"] == scored["seed"].min()))]
     scored["method"] = [
-        method if method in NAIVE_BASELINES else _named(kind, method)
+        method if method in NAIVE_BASELINES else _method_name(kind, method)
         for method, kind in zip(scored["method"], scored["kind"], strict=True)
     ]
     return scored.groupby(["task", "method", "seed", "subject"], sort=False)[list(SCORES)].mean().reset_index()
 
 
-def _named(kind: ModelKind, method: str) -> str:
+def _method_name(kind: ModelKind, method: str) -> str:
     if not KINDS[kind].is_random:
         return NAMES[kind]
-    return NAMES[kind] + (ONE if method == SAMPLE else f", {method}")
+    return NAMES[kind] + (ONE_SAMPLE if method == SAMPLE else f", {method}")
 
 
-def _sampling(member: Member, study: Study, tracked: TrackedRun) -> SamplingSettings:
-    """The sweep's choice, for kinds of which sampling can be set at all."""
+def _choose_sampling(member: Member, study: Study, tracked: TrackedRun) -> SamplingSettings:
+    """The best settings of a sampling sweep, for kinds whose number of network calls can be set."""
     settings, model = member.settings, load_model(member.model)
     steps = {model.network_calls(SamplingSettings(num_steps=count)) for count in (1, 2)}
     if len(steps) == 1 or not settings.compare.trials:
@@ -124,14 +132,14 @@ def _sampling(member: Member, study: Study, tracked: TrackedRun) -> SamplingSett
     return swept.best
 
 
-def _evaluated(member: Member, study: Study, sampling: SamplingSettings) -> tuple[Evaluation, dict[str, Any]]:
+def _evaluate(member: Member, study: Study, sampling: SamplingSettings) -> tuple[Evaluation, dict[str, Any]]:
     settings, out = member.settings, member.folder / "generated"
     stored = StoredModel.read(member.model, sampling.ema)
     generated = generate_volumes(settings, study, [stored], str(out), sampling)
-    shown = settings.evaluate.pictures if (member.kind, member.seed) == ("sadm", 0) else 0  # those of the report
+    shown = settings.evaluate.pictures if (member.kind, member.seed) == ("sadm", 0) else 0  # for the report
     evaluation = evaluate_predictions(study, out / PREDICTIONS, member.folder / "evaluation", pictures=shown)
     model = stored.build()
-    about = {
+    summary = {
         "kind": member.kind,
         "seed": member.seed,
         "steps": settings.train.steps,
@@ -140,14 +148,14 @@ def _evaluated(member: Member, study: Study, sampling: SamplingSettings) -> tupl
         "subjects": generated.subjects,
         "sampling": ", ".join(f"{key} {value}" for key, value in sampling.model_dump().items()),
     }
-    return evaluation, about
+    return evaluation, summary
 
 
-def write_compared(compared: ComparisonResult, folder: Path) -> Sequence[Path]:
-    """Write the tables as Markdown, CSV and LaTeX, and all numbers behind them; returns the files."""
+def write_compared(result: ComparisonResult, folder: Path) -> Sequence[Path]:
+    """Write the tables as Markdown, CSV and LaTeX, and all numbers as CSV; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"judged.csv": compared.judged.to_csv(index=False), "members.csv": compared.members.to_csv(index=False)}
-    for table in compared.tables:
+    texts = {"judged.csv": result.statistics.to_csv(index=False), "members.csv": result.members.to_csv(index=False)}
+    for table in result.tables:
         texts |= {f"{table.name}.md": table.markdown, f"{table.name}.csv": table.csv, f"{table.name}.tex": table.latex}
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")

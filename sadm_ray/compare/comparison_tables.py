@@ -1,4 +1,4 @@
-"""The two tables of a comparison, as people and papers want them."""
+"""The two tables of a comparison, as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NAMES: Mapping[str, str] = {
     "ddm": "DDM",
     "gan": "GAN",
 }
-ONE = ", one sample"
+ONE_SAMPLE = ", one sample"
 
-Which = Literal["comparison", "ablation"]
-BASELINES: Which = "comparison"
-ABLATION: Which = "ablation"
-_ABLATED: tuple[ModelKind, ...] = ("regression", "diffusion_only")
+TableName = Literal["comparison", "ablation"]
+BASELINES: TableName = "comparison"
+ABLATION: TableName = "ablation"
+_ABLATED_KINDS: tuple[ModelKind, ...] = ("regression", "diffusion_only")
 _HEADINGS = {
     "psnr": "PSNR dB",
     "psnr_changed": "PSNR changed dB",
@@ -39,9 +39,9 @@ _DIGITS = {"psnr": 2, "psnr_changed": 2, "ssim": 3, "nrmse": 3, "crps_changed": 
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """One table: `rows` are text, `title` and `note` say what it is."""
+    """A table whose `rows` are text."""
 
-    name: Which
+    name: TableName
     title: str
     note: str
     rows: pd.DataFrame
@@ -68,43 +68,43 @@ class ComparisonTable:
 
 def is_ablation(kind: str) -> bool:
     """Whether a kind is ours without one of its parts."""
-    return kind in _ABLATED
+    return kind in _ABLATED_KINDS
 
 
-def make_table(judged: pd.DataFrame, name: Which, confidence: float) -> ComparisonTable:
-    """The rows of one table from all (`statistics.judged`): floors and rivals and ours, or ours and its parts."""
-    ablated = tuple(NAMES[kind] for kind in _ABLATED)
-    of_ablation = judged["method"].str.startswith(ablated)
-    ours = judged["method"].str.startswith(NAMES["sadm"])
-    chosen = judged[(of_ablation | ours) if name == ABLATION else ~of_ablation]
-    order = sorted(chosen.index, key=lambda row: _place(judged, row))
+def make_table(statistics: pd.DataFrame, name: TableName, confidence: float) -> ComparisonTable:
+    """One table from `statistics.method_statistics`: naive baselines, baselines and ours, or ours and its ablations."""
+    ablated = tuple(NAMES[kind] for kind in _ABLATED_KINDS)
+    of_ablation = statistics["method"].str.startswith(ablated)
+    ours = statistics["method"].str.startswith(NAMES["sadm"])
+    chosen = statistics[(of_ablation | ours) if name == ABLATION else ~of_ablation]
+    order = sorted(chosen.index, key=lambda row: _sort_key(statistics, row))
     rows = [_row(chosen.loc[row]) for row in order]
-    subjects, seeds = int(judged["subjects"].max()), int(judged["seeds"].max())
+    subjects, seeds = int(statistics["subjects"].max()), int(statistics["seeds"].max())
     note = (
         f"Means over {subjects} test subjects and {seeds} training{'s' * (seeds > 1)} each, in brackets the bootstrap "
-        f"{100 * confidence:g} % interval over subjects. Δ: PSNR against {NAMES['sadm']}{ONE}, on the same subjects; "
-        "p: Wilcoxon's signed-rank test, adjusted for the methods of the task (Holm)."
+        f"{100 * confidence:g} % interval over subjects. Δ: PSNR against {NAMES['sadm']}{ONE_SAMPLE}, on the same "
+        "subjects; p: Wilcoxon's signed-rank test, adjusted for the methods of the task (Holm)."
     )
     title = "The paper's comparison" if name == BASELINES else "The paper's ablation"
     return ComparisonTable(name, title, note, pd.DataFrame(rows))
 
 
-def _place(judged: pd.DataFrame, row: int) -> tuple[int, int, int]:
-    """Tasks as they came; floors first, ours last, of each kind one sample before the mean."""
-    method = str(judged["method"][row])
-    task = list(dict.fromkeys(judged["task"])).index(judged["task"][row])
+def _sort_key(statistics: pd.DataFrame, row: int) -> tuple[int, int, int]:
+    """By task in their order; naive baselines first, ours last, and of each kind one sample before the mean."""
+    method = str(statistics["method"][row])
+    task = list(dict.fromkeys(statistics["task"])).index(statistics["task"][row])
     if method in NAIVE_BASELINES:
         return task, NAIVE_BASELINES.index(method), 0
     kinds = list(reversed(list(NAMES.values())))
     kind = next(place for place, name in enumerate(kinds) if method.startswith(name))
-    return task, len(NAIVE_BASELINES) + kind, int(not method.endswith(ONE))
+    return task, len(NAIVE_BASELINES) + kind, int(not method.endswith(ONE_SAMPLE))
 
 
-def _row(found: pd.Series) -> dict[str, str]:
-    cells = {"task": str(found["task"]), "method": str(found["method"])}
+def _row(row: pd.Series) -> dict[str, str]:
+    cells = {"task": str(row["task"]), "method": str(row["method"])}
     for score, heading in _HEADINGS.items():
-        cells[heading] = _with_interval(found[score], found[f"{score}_low"], found[f"{score}_high"], _DIGITS[score])
-    return cells | {"Δ to ours dB": _difference(found["delta_psnr"], found["p"])}
+        cells[heading] = _with_interval(row[score], row[f"{score}_low"], row[f"{score}_high"], _DIGITS[score])
+    return cells | {"Δ to ours dB": _difference(row["delta_psnr"], row["p"])}
 
 
 def _with_interval(mean: float, low: float, high: float, digits: int) -> str:

@@ -1,4 +1,4 @@
-"""The trainings of a comparison: Ray Tune runs them side by side, each on Ray Train."""
+"""The trainings of a comparison: Ray Tune runs them in parallel, each on Ray Train."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sadm_ray.tracking.log_record import LogRecord, Sink
 from sadm_ray.train.trainer import train_model
 
 RETRIES = 1
-"""How often a training that failed is begun again; what Ray Train mends by itself is no failure."""
+"""How often a failed training is repeated, beside the restarts of Ray Train itself."""
 
 
 @dataclass(frozen=True)
-class _Trainings:
-    """What every training is given."""
+class _TrainingTask:
+    """What the trainings have in common."""
 
     members: Mapping[str, Member]
     study: Study
@@ -38,22 +38,22 @@ class _Trainings:
 def train_members(
     members: Sequence[Member], study: Study, out: Path, concurrent: int, tracked: TrackedRun
 ) -> list[str]:
-    """Train all of them; one that was begun goes on where it was, one that is done is left as it is.
+    """Train all members; unfinished trainings are resumed, finished ones are kept.
 
-    Every member becomes a child of `tracked`.
+    Every member becomes a child run of `tracked`.
 
     Returns:
-        a line for each that failed.
+        a line for each member that failed.
     """
     by_name = {member.name: member for member in members}
     storage = out.absolute() / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # of a comparison that was killed; trainings have their own checkpoints
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is listed in the end, in a line each
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are listed at the end, a line each
     with progress("compare", len(members)) as reporter, run_for_workers(tracked) as remote:
-        work = _Trainings(by_name, study, remote, reporter)
+        task = _TrainingTask(by_name, study, remote, reporter)
         results = tune.Tuner(
-            # The workers of its training hold the CPUs; it may not ask for nothing at all.
-            tune.with_resources(tune.with_parameters(_train, work=work), {"memory": 1}),
+            # The workers of its training hold the CPUs, but Ray Tune requires some resource of a trial.
+            tune.with_resources(tune.with_parameters(_train, task=task), {"memory": 1}),
             param_space={"member": tune.grid_search(list(by_name))},
             tune_config=tune.TuneConfig(max_concurrent_trials=concurrent),
             run_config=tune.RunConfig(
@@ -64,37 +64,37 @@ def train_members(
             ),
         ).fit()
     if len(results) < len(members):
-        raise KeyboardInterrupt  # which Ray Tune keeps to itself
+        raise KeyboardInterrupt  # Ray Tune swallows it
     return [f"{result.config['member']}: {reason_of(result.error)}" for result in results if result.error]
 
 
-def _train(config: dict[str, Any], work: _Trainings) -> None:
-    member = work.members[config["member"]]
-    tracked = work.tracked.child(member.name)
-    quiet = TrackedRun(tracked.key, _Unregistered(tracked.sink))
-    begun = time.monotonic()
+def _train(config: dict[str, Any], task: _TrainingTask) -> None:
+    member = task.members[config["member"]]
+    tracked = task.tracked.child(member.name)
+    unregistered = TrackedRun(tracked.key, _UnregisteredSink(tracked.sink))
+    start = time.monotonic()
     try:
-        facts = train_model(member.settings, work.study, member.model, quiet, threading.Event()).facts
+        facts = train_model(member.settings, task.study, member.model, unregistered, threading.Event()).facts
     except BaseException:
         tracked.finish("FAILED")
         raise
     tracked.finish()
-    seconds = time.monotonic() - begun
-    work.reporter.add.remote(1, f"{member.name}, {seconds:.0f} s")
+    seconds = time.monotonic() - start
+    task.reporter.add.remote(1, f"{member.name}, {seconds:.0f} s")
     tune.report({"step": facts["step"], "seconds": seconds})
 
 
 @dataclass(frozen=True)
-class _Unregistered:
-    """A sink that keeps models out of the registry: those of a comparison are not for use."""
+class _UnregisteredSink:
+    """A sink that keeps the models of a comparison out of the registry."""
 
     sink: Sink
 
     def put(self, record: LogRecord) -> None:
-        """Take in a record."""
+        """Forward a record."""
         if record.kind != "model":
             self.sink.put(record)
 
     def history(self, key: str, metric: str) -> list[tuple[int, float]]:
-        """Nothing: a training does not talk to MLflow."""
+        """Empty: a training has no connection to MLflow."""
         return []

@@ -131,7 +131,7 @@ class Settings(Section):
 
     @property
     def training_seed(self) -> int:
-        """That of the weights and of what is shown when."""
+        """The seed of the initial weights and of what each training step draws."""
         return self.seed if self.train.seed is None else self.train.seed
 
     @model_validator(mode="after")

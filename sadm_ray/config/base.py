@@ -1,4 +1,4 @@
-"""What every section of the settings is made of."""
+"""Types that the sections of the settings share."""
 
 from __future__ import annotations
 

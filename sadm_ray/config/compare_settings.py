@@ -12,13 +12,13 @@ from sadm_ray.config.task_settings import TaskSettings
 
 
 class CompareSettings(Section):
-    """Each of `kinds` is trained `seeds` times, with the same budget, and asked the same questions.
+    """Each of `kinds` is trained `seeds` times, with the same budget, and evaluated on the same `tasks`.
 
     The budget is `train.steps`, or with `minutes` as many steps as the workers take in that time: measured for each
     kind before the first training starts. `concurrent` trainings go on at once, each with `workers`. `trials` of a
     sweep choose the settings of sampling of each kind that has any, on validation subjects (0: those of `sampling`).
-    `tasks` are the questions; none: the paper's three, where the study has slots (the last is asked of one scan, of
-    three of the first half, of all before it), else those of `generate`. `confidence` is that of the intervals.
+    `tasks`: none for the paper's three, where the study has slots (the last from one scan, from three of the first
+    half, from all before it), else those of `generate`. `confidence` is that of the intervals.
     """
 
     kinds: tuple[ModelKind, ...] = Field(default=get_args(ModelKind), min_length=1)

@@ -1,4 +1,4 @@
-"""Settings of the study: where it lies and how it becomes shards."""
+"""Settings of the study: where it is and how it becomes shards."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class PhantomSettings(Section):
 
 
 class SplitSettings(Section):
-    """Who trains, who chooses settings (val) and who is tested. A manifest's `split` column goes before all of this.
+    """The subjects for training, for choosing settings (val) and for testing. A manifest's `split` column goes first.
 
-    `method`: `stable` gives every subject its place by a hash of its name, whoever else is there, so that a test
+    `method`: `stable` gives every subject its split by a hash of its name, whatever the other subjects, so that a test
     subject stays one when the study grows; the sizes are then near the fractions, not equal to them. `balanced` has
     exact sizes and the same share of every group, for a study that is complete. `by` group keeps the subjects of a
     group together (families, sites). With `folds`, the test subjects are those of fold `fold` (from 0), and `test` does
@@ -60,9 +60,9 @@ class SplitSettings(Section):
         if self.folds is not None and self.fold >= self.folds:
             raise ValueError(f"fold is {self.fold}, but {self.folds} folds are numbered 0 to {self.folds - 1}")
         if self.folds is None and self.val + self.test >= 1:
-            raise ValueError("val + test must stay below 1, or nobody is left to train on")
+            raise ValueError("val + test must stay below 1, or no subject is left to train on")
         if self.val >= 1:
-            raise ValueError("val must stay below 1, or nobody is left to train on")
+            raise ValueError("val must stay below 1, or no subject is left to train on")
         return self
 
 
@@ -86,8 +86,8 @@ class DataSettings(Section):
 
     The volumes are put on one grid: `shape` (d h w) over the whole field of view, or over the `crop`, or at `spacing`
     (mm; d h w) in the centre. `frames` slots are filled by the nearest frame in time; none: all visits are kept,
-    however many. A subject with fewer than `min_scans` is left out; 1 is for asking about somebody who was scanned
-    once, which no slots can be laid over. `shards` is where the shards go (none: into the run's folder).
+    however many. A subject with fewer than `min_scans` is left out; 1 is for generating from a single scan, and needs
+    `frames` to be none. `shards` is where the shards go (none: into the run's folder).
     """
 
     root: Location | None = None

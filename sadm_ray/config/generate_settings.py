@@ -1,4 +1,4 @@
-"""Settings of the generation job and of the evaluation of what it made."""
+"""Settings of the generation job and of the evaluation of its volumes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class GenerateSettings(Section):
 
     What is wanted: the frames of every task (none of the next three given: what the evaluation needs), or with
     `missing` every slot without a scan and with `at` these times (in the study's unit) where a subject has no scan,
-    or what a CSV `file` asks for: a line for each `subject`, its `times` (split by `;`), and if wanted `samples`,
+    or the requests of a CSV `file`: a line for each `subject`, its `times` (split by `;`), and if wanted `samples`,
     `seed`, the times of the scans that may be `observed`, and a `name`.
 
     `model` is a trained model's folder or URL (none: the run's own), `study` a folder or URL of scans that are prepared
     as the model's were (none: the run's own study), `out` where it all goes, also a folder or URL (none: into the run's
-    folder). `split`: whom of the run's own study; of another one everybody. `ensemble`: further models, of other
+    folder). `split`: which subjects of the run's own study; of another one all. `ensemble`: further models, of other
     trainings, among which and `model` the samples of a frame are dealt in turn.
 
     `exact`: every subject goes through the network alone, all its samples together, so that its voxels are the same to
-    the last bit whoever else is there; without, `batch_size` sequences do at a time, which is faster for small volumes
-    and equal to 1e-5. `sequence`: also all frames in time as one 4D file and as a GIF. `tuned`: with the sweep's
-    settings, if there are. `replace`: what another request left in `out` may be removed.
+    the last bit whatever the other subjects; without, `batch_size` sequences go at a time, which is faster for small
+    volumes and equal to 1e-5. `sequence`: also all frames in time as one 4D file and as a GIF. `tuned`: with the
+    sweep's settings, if there are. `replace`: what another request left in `out` may be removed.
     """
 
     model: Location | None = None

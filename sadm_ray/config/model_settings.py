@@ -83,7 +83,7 @@ class ModelSettings(Section):
 
     @property
     def patch(self) -> Shape:
-        """What has to divide a volume: both stems' patches do (d h w)."""
+        """The patch that has to divide a volume (d h w): both stems' patches divide it."""
         other = self.conditioner.patch or self.denoiser.patch
         d, h, w = (math.lcm(*sizes) for sizes in zip(self.denoiser.patch, other, strict=True))
         return d, h, w

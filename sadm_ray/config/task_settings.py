@@ -1,4 +1,4 @@
-"""Settings of the tasks that an evaluation asks of the model."""
+"""Settings of the tasks of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sadm_ray.config.base import Name, Section
 
 
 class TaskSettings(Section):
-    """What the model is asked in an evaluation, in slots of the sequence (negative ones count from the end).
+    """Observed and target frames of one evaluation task, as slots of the sequence (negative: counted from the end).
 
     The `targets` are generated one after another, gaps halved first; each generated frame then counts as observed.
     """

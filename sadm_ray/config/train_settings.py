@@ -45,7 +45,7 @@ class TrainSettings(Section):
     """How the model is trained. `batch_size` and `subjects_in_memory` are over all workers together.
 
     With `min_workers`, training goes on with as many workers as there is room for, from `min_workers` to `workers`.
-    `seed` is that of the weights and of what is shown when (none: the run's, which also decides who is trained on).
+    `seed` is that of the initial weights and of what each step draws (none: the run's, which also decides the split).
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None

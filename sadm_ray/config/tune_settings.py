@@ -30,7 +30,7 @@ class Range(Section):
 class TrainingSweepSettings(Section):
     """The sweep of training settings: every trial is a training run of its own, on Ray Train.
 
-    `space` says where to look: a setting by its dotted name, and either a list of values to choose from or a range
+    `space` is what is searched: a setting by its dotted name, and either a list of values to choose from or a range
     `{low, high}`, with `log: true` on a logarithmic scale. Trials that do badly are stopped: the first time at
     `first_steps`, then at `reduction` times as many, and so on to `train.steps`.
     """
@@ -56,7 +56,7 @@ class TrainingSweepSettings(Section):
 class TuneSettings(Section):
     """The sweep of sampling settings on validation subjects (no retraining), or with `sweep` training that of training.
 
-    `objectives` are weighed against each other; the first decides who wins and which trials are stopped early. Of
+    `objectives` are weighed against each other; the first decides which trial wins and which are stopped early. Of
     equally good ones the one with the fewest network calls wins. `search`: `tpe` and `nsga2` are Optuna's samplers,
     `grid` tries every combination, `grid_points` of each range. Trials that do badly after `first_subjects` are
     stopped, then after `reduction` times as many, and so on; `reduction` none: all see every subject. `samples` a frame

@@ -4,8 +4,8 @@ Left ventricle (bright cavity, dark muscle), right-ventricular crescent and a th
 drawn at end-diastole and carried along by a smooth motion that preserves the area of the muscle ring, so that the wall
 thickens while the cavity shrinks and the speckle travels with the tissue.
 
-How strongly a heart contracts is drawn apart from everything that shows at end-diastole: the first frame alone cannot
-tell it, two frames can. That is what makes the phantom a test of a sequence-aware model.
+How strongly a heart contracts is drawn independently of everything visible at end-diastole: it cannot be predicted from
+the first frame alone, but from two frames. That makes the phantom a test of a sequence-aware model.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Anatomy:
-    """All that shows at end-diastole. Lengths are in half fields of view, angles in radians."""
+    """All that is visible at end-diastole. Lengths are in half fields of view, angles in radians."""
 
     centre: tuple[float, float]  # of the left ventricle (y, x)
     cavity: float  # radius of its cavity at the base
@@ -90,7 +90,7 @@ def draw_motion(rng: np.random.Generator) -> Motion:
     )
 
 
-def heart(anatomy: Anatomy, motion: Motion, shape: Sequence[int]) -> Float32[np.ndarray, "t d h w"]:
+def render_heart(anatomy: Anatomy, motion: Motion, shape: Sequence[int]) -> Float32[np.ndarray, "t d h w"]:
     """Draw the cycle without noise on a grid (d, h, w), base to apex; brightness is about 0 to 1.
 
     The frame of end-diastole depends on the anatomy alone.
@@ -110,16 +110,16 @@ def heart(anatomy: Anatomy, motion: Motion, shape: Sequence[int]) -> Float32[np.
     ratio = _material_ratio(radius, inner, outer, inner_ed, outer_ed)
     at_y, at_x = anatomy.centre[0] + ratio * dy, anatomy.centre[1] + ratio * dx
 
-    # The right ventricle is a disc behind the left one; its place is asked in the tissue's own coordinates.
+    # The right ventricle is a disc behind the left one; its position is in the tissue's own coordinates.
     offset_y, offset_x = 0.75 * outer_ed * np.sin(anatomy.right), 0.75 * outer_ed * np.cos(anatomy.right)
-    beside = np.hypot(ratio * dy - offset_y, ratio * dx - offset_x)
+    from_right = np.hypot(ratio * dy - offset_y, ratio * dx - offset_x)
 
     edge = 0.7 / max(height, width)  # a third of a voxel: edges as soft as the scanner's own
     cavity, epicardium = _inside(inner - radius, edge), _inside(outer - radius, edge)
-    right, right_wall = _inside(1.05 * outer_ed - beside, edge), _inside(1.05 * outer_ed + 0.05 - beside, edge)
+    right, right_wall = _inside(1.05 * outer_ed - from_right, edge), _inside(1.05 * outer_ed + 0.05 - from_right, edge)
 
     rng = np.random.default_rng(anatomy.texture_seed)
-    speckle = _carried(_smooth_noise(rng, (depth, 2 * height, 2 * width), 2.5), at_y, at_x)
+    speckle = _warp_texture(_smooth_noise(rng, (depth, 2 * height, 2 * width), 2.5), at_y, at_x)
     thorax = np.clip(0.25 + 0.10 * _smooth_noise(rng, (depth, height, width), 3.0), 0.02, 0.6)
     muscle = anatomy.muscle * (1 + 0.15 * speckle)
     blood = anatomy.blood * (1 + 0.03 * speckle)
@@ -129,29 +129,29 @@ def heart(anatomy: Anatomy, motion: Motion, shape: Sequence[int]) -> Float32[np.
 
 
 def write_phantom(root: Path, settings: PhantomSettings, seed: int) -> None:
-    """Write `settings.subjects` patients below `root`; nothing is done where the same phantom is already complete.
+    """Write `settings.subjects` patients below `root`; nothing is done if the same phantom is already complete.
 
     A patient depends on `seed` and its number only, so that a larger phantom contains the smaller one.
 
     Raises:
-        DataError: `root` holds files of somebody else.
+        DataError: `root` holds files that are not of a phantom.
     """
-    wanted = {"version": VERSION, "seed": seed, **settings.model_dump(mode="json")}
+    expected = {"version": VERSION, "seed": seed, **settings.model_dump(mode="json")}
     marker = root / MARKER
     if marker.exists():
         found = _read_marker(marker)
-        if found == {**wanted, "complete": True}:
+        if found == {**expected, "complete": True}:
             return
         for number in range(1, found["subjects"] + 1):
             shutil.rmtree(root / _name(number), ignore_errors=True)
     elif root.exists() and any(root.iterdir()):
         raise DataError(f"{root}: not empty and not a phantom of ours; choose another folder or empty this one")
     root.mkdir(parents=True, exist_ok=True)
-    # Marked before it is complete, so that a run that was cut short is known as ours and written again.
-    marker.write_text(json.dumps({**wanted, "complete": False}), encoding="utf-8")
+    # Marked before it is complete, so that an interrupted phantom is recognised and written again.
+    marker.write_text(json.dumps({**expected, "complete": False}), encoding="utf-8")
     for number in range(1, settings.subjects + 1):
         _write_subject(root / _name(number), settings, [seed, number])
-    marker.write_text(json.dumps({**wanted, "complete": True}), encoding="utf-8")
+    marker.write_text(json.dumps({**expected, "complete": True}), encoding="utf-8")
 
 
 def _read_marker(marker: Path) -> dict[str, Any]:
@@ -166,14 +166,14 @@ def _name(number: int) -> str:
 
 
 def _write_subject(folder: Path, settings: PhantomSettings, seed: list[int]) -> None:
-    # A stream for each, so that no draw of one can shift, and thereby tell, the draws of another.
-    look, move, place, grain = (np.random.default_rng([*seed, stream]) for stream in range(4))
-    anatomy, motion = draw_anatomy(look), draw_motion(move)
-    frames = heart(anatomy, motion, settings.shape)
-    frames += settings.noise * grain.standard_normal(frames.shape, dtype=np.float32)
-    gain = place.uniform(400, 1500)
-    spacing = (float(place.uniform(80, 110)) / settings.shape[2],) * 2 + (float(place.uniform(8, 10)),)
-    affine = _oblique_affine(place, spacing)
+    # A random stream for each, so that the draws of one do not depend on those of another.
+    anatomy_rng, motion_rng, geometry_rng, noise_rng = (np.random.default_rng([*seed, stream]) for stream in range(4))
+    anatomy, motion = draw_anatomy(anatomy_rng), draw_motion(motion_rng)
+    frames = render_heart(anatomy, motion, settings.shape)
+    frames += settings.noise * noise_rng.standard_normal(frames.shape, dtype=np.float32)
+    gain = geometry_rng.uniform(400, 1500)
+    spacing = (float(geometry_rng.uniform(80, 110)) / settings.shape[2],) * 2 + (float(geometry_rng.uniform(8, 10)),)
+    affine = _oblique_affine(geometry_rng, spacing)
 
     image = nib.Nifti1Image(np.clip(np.rint(frames.T * gain), 0, 32767).astype(np.int16), affine)
     image.header.set_xyzt_units("mm", "sec")
@@ -232,8 +232,10 @@ def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], sigma: 
     return noise / noise.std()
 
 
-def _carried(texture: Float32[np.ndarray, "d H W"], y: np.ndarray, x: np.ndarray) -> Float32[np.ndarray, "t d h w"]:
-    """The texture slice by slice at the places (y, x), in half fields of view, where the tissue came from."""
+def _warp_texture(
+    texture: Float32[np.ndarray, "d H W"], y: np.ndarray, x: np.ndarray
+) -> Float32[np.ndarray, "t d h w"]:
+    """The texture slice by slice at the positions (y, x), in half fields of view, where the tissue came from."""
     _, height, width = texture.shape
     at = np.stack([(y + 1) * (height / 2) - 0.5, (x + 1) * (width / 2) - 0.5])
     slices = [ndimage.map_coordinates(layer, at[:, :, z], order=1, mode="nearest") for z, layer in enumerate(texture)]

@@ -1,7 +1,7 @@
 """Classifier-free guidance (Ho & Salimans, 2022): (1 + w) · conditional − w · unconditional.
 
 At one z and λ, x̂, ε̂ and v̂ are affine in each other and the two weights add up to one, so guiding any of them is the
-same; we guide x̂. With −1 < w < 0 it lies between the two: of what was learned from few subjects, a part.
+same; we guide x̂. With −1 < w < 0 it lies between the two: the condition counts in part only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 Volume = Float[Tensor, "b c d h w"]
 Denoise = Callable[[Volume, float], Volume]
-"""(z, λ) → x̂, at one noise level for the whole batch: what a sampler wants."""
+"""(z, λ) → x̂, at one noise level for the whole batch: what a sampler calls."""
 ConditionalDenoise = Callable[[Volume, float, Tensor], Volume]
 """(z, λ, condition) → x̂."""
 

@@ -1,4 +1,4 @@
-"""Noise schedules on the one clock of the process: the log signal-to-noise ratio λ.
+"""Noise schedules in terms of the log signal-to-noise ratio λ.
 
 λ falls from `log_snr(0)` (nearly clean) to `log_snr(1)` (nearly noise), and everything else follows from it:
 α² = sigmoid(λ), σ² = sigmoid(−λ), so that α² + σ² = 1 (Kingma et al., Variational Diffusion Models, 2021).
@@ -86,7 +86,7 @@ class Schedule:
     Args:
         log_snr_min: λ at t = 1, before the shift.
         log_snr_max: λ at t = 0, before the shift.
-        shift: added to λ; negative for more noise, as larger volumes want (Hoogeboom et al., simple diffusion, 2023).
+        shift: added to λ; negative for more noise, as larger volumes need (Hoogeboom et al., simple diffusion, 2023).
     """
 
     kind: Kind = "cosine"

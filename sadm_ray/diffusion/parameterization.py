@@ -1,4 +1,4 @@
-"""What a network may predict, and the one conversion between the ways of saying it.
+"""What a network may predict (x, ε or v), and the conversions between them.
 
 With z = α x + σ ε and v = α ε − σ x (Salimans & Ho, Progressive Distillation, 2022), each of x, ε and v determines the
 other two once z and λ are known.
@@ -24,7 +24,7 @@ def diffuse(x: Volume, eps: Volume, log_snr: Float[Tensor, " b"]) -> Volume:
 
 
 def to_x(predicted: Volume, kind: Parameterization, z: Volume, log_snr: Float[Tensor, " b"]) -> Volume:
-    """The clean x̂ that a prediction of `kind` says."""
+    """The clean x̂ of a prediction of `kind`."""
     alpha, sigma = (per_sample(a, z) for a in alpha_sigma(log_snr))
     if kind == "x":
         return predicted
@@ -40,7 +40,7 @@ def to_eps(x_hat: Volume, z: Volume, log_snr: Float[Tensor, " b"]) -> Volume:
 
 
 def to_v(predicted: Volume, kind: Parameterization, z: Volume, log_snr: Float[Tensor, " b"]) -> Volume:
-    """The velocity v̂ that a prediction of `kind` says, in forms that stay finite at both ends of the schedule."""
+    """The velocity v̂ of a prediction of `kind`, in forms that stay finite at both ends of the schedule."""
     alpha, sigma = (per_sample(a, z) for a in alpha_sigma(log_snr))
     if kind == "v":
         return predicted

@@ -1,4 +1,4 @@
-"""The reference: the volume that a target is compared with, made of one or two observed frames.
+"""The reference: the volume that a target is compared with, from one or two observed frames.
 
 It is the nearest observed frame, or the weighted mean of the observed frames before and after the target.
 """
@@ -15,26 +15,26 @@ from torch import Tensor
 Volume = Float[Tensor, "b c d h w"]
 
 FAR_ENOUGH = 1 / 6
-"""How long something has to be looked at to say how it goes on, as a share of how far on that is."""
+"""The least time between two frames on one side of the target, as a share of that from the nearer one to the target."""
 
 
 @dataclass(frozen=True)
 class ReferenceFrames:
-    """The observed frames that the reference of each target is made of.
+    """The observed frames that make up the reference of each target.
 
     Attributes:
         frames: in [0, 1].
         time_from_target: how much later than the target each was acquired, in the units of the times.
         weights: of each in the reference; they add up to one.
-        path: the displacement field from the first to the second in one unit of the times, in voxels along d h w; none
-            without registration.
+        displacement: the displacement field from the first to the second per unit of the times, in voxels along d h w;
+            none without registration.
         blended: the target as frame blending predicts it from these frames alone, in [0, 1]; none without it.
     """
 
     frames: Float[Tensor, "b s c d h w"]
     time_from_target: Float[Tensor, "b s"]
     weights: Float[Tensor, "b s"]
-    path: Float[Tensor, "b 3 d h w"] | None = None
+    displacement: Float[Tensor, "b 3 d h w"] | None = None
     blended: Volume | None = None
 
     @property
@@ -44,16 +44,16 @@ class ReferenceFrames:
 
     @property
     def reference(self) -> Volume:
-        """What the target is compared with, in [0, 1]."""
+        """Σ weight · frame, in [0, 1]: what the target is compared with."""
         return torch.einsum("bs,bscdhw->bcdhw", self.weights, self.frames)
 
     @property
     def distance(self) -> Float[Tensor, "b 1 d h w"]:
         """How far each voxel moves from the first frame to the second, in voxels; 0 without registration."""
-        if self.path is None:
+        if self.displacement is None:
             return torch.zeros_like(self.frames[:, 0, :1])
         between = (self.time_from_target[:, 1] - self.time_from_target[:, 0]).abs()[:, None, None, None, None]
-        return between * self.path.square().sum(dim=1, keepdim=True).sqrt()
+        return between * self.displacement.square().sum(dim=1, keepdim=True).sqrt()
 
     @property
     def gap(self) -> Float[Tensor, " b"]:
@@ -62,16 +62,20 @@ class ReferenceFrames:
         return -self.time_from_target.gather(1, nearest)[:, 0]
 
     def repeated(self, count: int) -> ReferenceFrames:
-        """Those of each target `count` times, one beside the other."""
+        """The frames of each target `count` times, next to each other."""
         return self._each(lambda known: known.repeat_interleave(count, dim=0))
 
     def rows(self, chosen: Int[Tensor, " n"]) -> ReferenceFrames:
-        """Those of the chosen targets."""
+        """The frames of the chosen targets."""
         return self._each(lambda known: known[chosen])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> ReferenceFrames:
-        path, blended = (None if known is None else change(known) for known in (self.path, self.blended))
-        return ReferenceFrames(change(self.frames), change(self.time_from_target), change(self.weights), path, blended)
+        displacement, blended = (
+            None if known is None else change(known) for known in (self.displacement, self.blended)
+        )
+        return ReferenceFrames(
+            change(self.frames), change(self.time_from_target), change(self.weights), displacement, blended
+        )
 
 
 def reference_frames_at(
@@ -81,7 +85,7 @@ def reference_frames_at(
     places: Int[Tensor, "b s"],
     weights: Float[Tensor, "b s"],
 ) -> ReferenceFrames:
-    """The frames at `places`."""
+    """The reference frames with the indices `places`."""
     rows = torch.arange(len(frames), device=frames.device)[:, None]
     return ReferenceFrames(frames[rows, places], times.gather(1, places) - target_time[:, None], weights)
 
@@ -99,9 +103,9 @@ def neighbours_observed(
 ) -> tuple[Int[Tensor, "b 2"], Float[Tensor, "b 2"]]:
     """The observed frames last before and first after the target, and their weights in linear interpolation.
 
-    Where one side has none, the nearest frame and, of weight 0, one behind it that shows what was going on: the nearest
-    to it, since what happened last goes on (docs/experiments.md), that is at least `FAR_ENOUGH` as far from it as the
-    target is, since a moment says little of a long while (else the farthest). A frame that is alone stands in both
+    Where one side has none: the nearest frame and, of weight 0, a second one behind it, which shows the latest change
+    (docs/experiments.md). That is the frame closest to the nearest one among those at least `FAR_ENOUGH` as far from it
+    as the target is, since a short span says little about a long one; else the farthest. A single frame stands in both
     places.
     """
     time_from_target = times - target_time[:, None]
@@ -122,7 +126,7 @@ def neighbours_observed(
 def _behind(
     observed: Bool[Tensor, "b t"], times: Float[Tensor, "b t"], nearest: Int[Tensor, " b"], target_time: Tensor
 ) -> Int[Tensor, " b"]:
-    """From which frame to look at what was going on before the nearest one; that itself, if it is alone."""
+    """The second frame where all are on one side of the target; the nearest itself, if it is alone."""
     anchor = times.gather(1, nearest[:, None])
     away = torch.where(observed, (times - anchor).abs(), 0.0)
     is_enough = observed & (away >= FAR_ENOUGH * (target_time[:, None] - anchor).abs()) & (away > 0)

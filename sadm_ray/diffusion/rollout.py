@@ -8,9 +8,9 @@ from collections.abc import Sequence
 def rollout_order(observed: Sequence[float], targets: Sequence[float]) -> list[int]:
     """The order in which to generate `targets`: gaps are halved, and from the outermost scans it goes on outwards.
 
-    Between scans the first is the target farthest from all that is known by then: of a sequence of n frames the last
-    depends on a chain of log n generated ones, not of n, and errors have less way to add up. Beyond them it is
-    always the nearest. Of equally good ones the earlier comes first, so that a future is generated forwards.
+    Between scans the next is the target farthest from all frames known by then: the last of n frames then depends on a
+    chain of log n generated ones, not of n, so that errors add up less. Beyond them it is always the nearest. Of
+    equally good ones the earlier comes first, so that a future is generated forwards.
 
     Args:
         observed: times of the observed frames, at least one.

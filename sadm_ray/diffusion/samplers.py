@@ -1,6 +1,6 @@
-"""Samplers: pure functions of a denoiser (z, λ) → x̂. They know nothing of networks, conditions or guidance.
+"""Samplers: pure functions of a denoiser (z, λ) → x̂. They do not depend on networks, conditions or guidance.
 
-The coefficients are Python floats, hence float64, and no device is waited for.
+The coefficients are Python floats, hence float64, and need no synchronisation with a device.
 """
 
 from __future__ import annotations

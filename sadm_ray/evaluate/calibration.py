@@ -1,4 +1,4 @@
-"""Several samples of one frame as an ensemble: how good the distribution is that they stand for, and how honest.
+"""Several samples of one frame as an ensemble: how good their distribution is, and whether their spread is right.
 
 Everything is taken over a region's voxels: the truth as `n` values, the samples as `s n`, intensities in [0, 1].
 """
@@ -37,7 +37,7 @@ def fair_crps(truth: Float[np.ndarray, " n"], samples: Float[np.ndarray, "s n"])
 
 
 def calibration(truth: Float[np.ndarray, " n"], samples: Float[np.ndarray, "s n"]) -> dict[str, float]:
-    """How honest two samples or more are about their error; NaN without voxels.
+    """How well the spread of two samples or more matches their error; NaN without voxels.
 
     Returns:
         `spread`: the root of `ensemble_variance_and_error`'s variance; `error`: of its error; `correlation`: Spearman's
@@ -73,7 +73,7 @@ def ensemble_variance_and_error(
 ) -> tuple[float, float]:
     """(1 + 1/S) times the mean variance of S samples, and the mean squared error of their mean.
 
-    Where the truth is as one more draw of the samples' distribution, the two have one expectation (Fortin et al., Why
+    Where the truth is one more draw from the samples' distribution, the two have equal expectations (Fortin et al., Why
     should ensemble spread match the RMSE of the ensemble mean?, J. Hydrometeorology 2014). NaN without voxels.
     """
     if not truth.size:

@@ -1,6 +1,6 @@
-"""The evaluation job: predictions beside the truth, on Ray Data, to tables.
+"""The evaluation job: compares predictions with the truth, on Ray Data, and writes tables.
 
-Every subject's predictions are scored where they lie; only numbers and a few pictures come back to the driver.
+Every subject's predictions are scored where they are read; only numbers and a few pictures come back to the driver.
 """
 
 from __future__ import annotations
@@ -45,16 +45,17 @@ class Evaluation:
     """What the evaluation found.
 
     Attributes:
-        metrics: one row a (subject, task, frame, method); see `tables.METRICS_COLUMNS`. A prediction that could not be
-            scored has one row with its `error`, no method and no numbers.
-        table: `tables.summarise` of it.
-        pictures: some predicted frames, spread evenly from the worst to the best.
+        metrics: one row a (subject, task, frame, method); see `score_tables.METRICS_COLUMNS`. A prediction that could
+            not be scored has one row with its `error`, no method and no numbers.
+        table: `score_tables.summarise` of it.
+        pictures: some predicted frames, at even ranks from the worst to the best.
         problems: a line for each prediction that could not be scored or drawn, and for each label map that is damaged.
-        calibration: one row a (subject, task, frame); see `tables.CALIBRATION_COLUMNS`. Empty with one sample a frame.
-        temporal: one row a (subject, task, method); see `tables.TEMPORAL_COLUMNS`. Empty where no two targets of a
-            task are neighbours in time.
-        ventricles: one row a (subject, task, frame, method, structure); see `tables.VENTRICLES_COLUMNS`. Empty where no
-            ACDC label maps lie beside the scans (`sadm_ray.evaluate.label_maps`).
+        calibration: one row a (subject, task, frame); see `score_tables.CALIBRATION_COLUMNS`. Empty with one sample a
+            frame.
+        temporal: one row a (subject, task, method); see `score_tables.TEMPORAL_COLUMNS`. Empty where no two targets of
+            a task are neighbours in time.
+        ventricles: one row a (subject, task, frame, method, structure); see `score_tables.VENTRICLES_COLUMNS`. Empty
+            where no ACDC label maps lie beside the scans (`sadm_ray.evaluate.label_maps`).
     """
 
     metrics: pd.DataFrame
@@ -67,7 +68,7 @@ class Evaluation:
 
 
 def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, pictures: int = 4) -> Evaluation:
-    """Score all predictions against the true frames, and the floors beside them.
+    """Score all predictions, and the naive baselines, against the true frames.
 
     Writes `metrics`, `calibration`, `temporal` and `ventricles` (each as `.parquet` and `.csv`), their means over
     subjects (`table.csv`, `calibration-table.csv`, `temporal-table.csv`, `ventricles-table.csv`) and `definitions.json`
@@ -75,7 +76,7 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
     stop the rest. Ray must be running.
 
     Args:
-        predictions: the generation's folder or its URL, a Parquet a subject (`generate.record.PREDICTION_SCHEMA`).
+        predictions: the generation's folder or its URL, a Parquet a subject (`subject_record.PREDICTION_SCHEMA`).
         pictures: how many frames to draw.
 
     Raises:
@@ -91,13 +92,13 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
     files = _prediction_files(Storage(str(predictions)))
     for place, key in ((study.location, "data.shards"), (str(predictions), "generate.out")):
         require_shared(place, key, "a folder that all nodes share, or a URL")
-    asked = _read_asked(files)
-    given = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
-    change = mean_change(study, _pairs(asked))
+    queries = _read_queries(files)
+    dataset = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
+    change = mean_change(study, _pairs(queries))
     about = {"study": study, "change": None if change is None else ray.put(change), "scans": scans_of(study)}
-    with progress("evaluate", len(asked)) as reporter:
-        told = given.map(score_file, fn_kwargs={"reporter": reporter, **about}).take_all()
-    scored = [SubjectScores(**json.loads(each["scored"])) for each in told]
+    with progress("evaluate", len(queries)) as reporter:
+        results = dataset.map(score_file, fn_kwargs={"reporter": reporter, **about}).take_all()
+    scored = [SubjectScores(**json.loads(each["scored"])) for each in results]
     rows = pd.DataFrame([row for each in scored for row in each.metrics], columns=METRICS_COLUMNS)
     if rows.empty:
         raise DataError(f"{predictions}: no predicted frame has a true scan to compare with")
@@ -125,7 +126,7 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
     _write_all(out_dir, whole, means)
 
     chosen = choose_pictures(metrics, pictures)
-    drawing = given.flat_map(draw_chosen, fn_kwargs={"chosen": set(chosen), "study": study})
+    drawing = dataset.flat_map(draw_chosen, fn_kwargs={"chosen": set(chosen), "study": study})
     drawn = drawing.take_all() if chosen else []
     shown = tuple(
         Picture(*key_of(row), caption=chosen[key_of(row)], png=row["png"])
@@ -151,8 +152,8 @@ def _prediction_files(folder: Storage) -> list[str]:
     return files
 
 
-def _read_asked(files: Sequence[str]) -> pd.DataFrame:
-    """What was asked of the model, `frame` and `observed`, a row a prediction, without the volumes."""
+def _read_queries(files: Sequence[str]) -> pd.DataFrame:
+    """The `frame` and the `observed` slots of each prediction, without the volumes."""
     tables = []
     for file in files:
         try:
@@ -163,11 +164,11 @@ def _read_asked(files: Sequence[str]) -> pd.DataFrame:
     return pa.concat_tables(tables).to_pandas()
 
 
-def _pairs(asked: pd.DataFrame) -> set[Pair]:
+def _pairs(queries: pd.DataFrame) -> set[Pair]:
     """The (copied slot, target slot) of all predictions where slots are fixed: their order is that of time."""
     return {
         (last_observed(observed, np.arange(1 + max(frame, *observed)), int(frame)), int(frame))
-        for frame, observed in zip(asked["frame"], asked["observed"], strict=True)
+        for frame, observed in zip(queries["frame"], queries["observed"], strict=True)
         if frame >= 0 and len(observed) and frame not in observed  # false for NaN: a time without a slot
     }
 

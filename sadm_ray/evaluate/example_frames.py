@@ -1,4 +1,4 @@
-"""Which predicted frames the report shows, and drawing them where they lie."""
+"""Choose the predicted frames that the report shows, and draw them where they are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Key = tuple[str, str, int]  # subject, task, frame
 
 @dataclass(frozen=True)
 class Picture:
-    """One predicted frame beside the truth: PNG bytes and what is to be said about it."""
+    """One predicted frame beside the truth: a PNG and its caption."""
 
     subject: str
     task: str
@@ -32,7 +32,7 @@ class Picture:
 def choose_pictures(metrics: pd.DataFrame, count: int) -> dict[Key, str]:
     """Which (subject, task, frame) to show, with captions: each task's frames at even ranks of Δ PSNR, worst first.
 
-    Chosen by rank, so that a report can show neither its best frames only nor its worst.
+    Chosen by rank, so that a report shows neither only its best frames nor only its worst.
     """
     keyed = metrics[metrics["error"] == ""].pivot_table(index=KEYS, columns="method", values="psnr")
     if SAMPLE not in keyed:
@@ -61,16 +61,16 @@ def draw_chosen(item: Mapping[str, str], chosen: Collection[Key], study: Study) 
 
 
 def _draw(row: Row, study: Study) -> dict[str, Any]:
-    told = {name: row[name] for name in KEYS}
+    key = {name: row[name] for name in KEYS}
     try:
         truth = Truth.read(study, row["subject"])
         predicted = Prediction.read(row, truth)
         copied = last_observed(predicted.observed, truth.times, predicted.target)
-        there = truth.frames[predicted.target]
-        png = draw_prediction(there, truth.frames[copied], predicted.samples, copied)
+        true_frame = truth.frames[predicted.target]
+        png = draw_prediction(true_frame, truth.frames[copied], predicted.samples, copied)
     except Exception as error:
-        return {**told, "png": b"", "error": f"cannot be drawn: {type(error).__name__}: {error}"}
-    return {**told, "png": png, "error": ""}
+        return {**key, "png": b"", "error": f"cannot be drawn: {type(error).__name__}: {error}"}
+    return {**key, "png": png, "error": ""}
 
 
 def key_of(row: Mapping[str, Any]) -> Key:

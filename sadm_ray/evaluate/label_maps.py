@@ -1,8 +1,8 @@
-"""The label maps that lie beside the scans of an ACDC study, brought to the grid of its prepared volumes.
+"""The label maps beside the scans of an ACDC study, brought to the grid of its prepared volumes.
 
 They are looked up where the scans were when the study was prepared, and only when it is scored: shards do not hold
-them. Where the scans are no longer there (or are named relative to another folder than this) there are no labels, and
-nothing is said: scores of structures are an addition.
+them. Where the scans are no longer there (or are named relative to another folder than this) there are no labels, which
+is not reported: scores of structures are an addition.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ LIMIT = 10**9
 
 
 def scans_of(study: Study) -> Storage | None:
-    """Where the scans of a study lay; none where it is not laid out as ACDC, whose labels alone are known.
+    """Where the scans of a study were; None where its layout is not ACDC, the only one whose labels are known.
 
-    A relative folder is one of this process: ask before the work is shared.
+    A relative folder is resolved in this process, so call this before the work is distributed.
     """
     root = study.settings.get("root")
     return Storage(root) if root and study.settings["layout"] == "acdc" else None
@@ -38,10 +38,10 @@ def scans_of(study: Study) -> Storage | None:
 
 @dataclass
 class LabelMaps:
-    """The label maps of one subject, each read when it is first asked for.
+    """The label maps of one subject, each read when it is first needed.
 
     Attributes:
-        scans: where they lie; none: there are none.
+        scans: where they are looked for; None: nowhere.
         sources: a slot each, the file and frame that it holds (`sadm_ray.data.shards.subject_row.ROW_SCHEMA`).
         voxel_mm: size of a voxel of the prepared grid along d h w.
         problems: a line for each label map that cannot be used.
@@ -62,7 +62,7 @@ class LabelMaps:
         return cls(row["subject"], scans, json.loads(row["sources"]), grid, grid.voxel_size(row["spacing"].tolist()))
 
     def at(self, slot: int) -> Int16[np.ndarray, "d h w"] | None:
-        """The labels of a slot on the prepared grid; none where there are none, or they cannot be used."""
+        """The labels of a slot on the prepared grid; None where there are none, or they cannot be used."""
         if slot not in self._read:
             self._read[slot] = self._look_up(slot)
         return self._read[slot]
@@ -87,7 +87,7 @@ class LabelMaps:
     def _on_grid(self, scans: Storage, file: str, size: int) -> NDArray[np.int16]:
         image = read_image(scans, file, size, LIMIT)
         values = image.frame(0)
-        with np.errstate(invalid="ignore"):  # what does not fit is found to differ
+        with np.errstate(invalid="ignore"):  # values beyond int16 are found to differ below
             labels = values.astype(np.int16)
         if image.count > 1 or not np.array_equal(labels, values):
             raise DataError("no label map: one volume of whole numbers is expected")
@@ -95,7 +95,7 @@ class LabelMaps:
 
 
 def label_file(file: str, frame: int | None) -> str:
-    """What ACDC calls the labels of a scan: those of a cine lie beside it, too, by the number (from 1) of the frame."""
+    """ACDC's file name for the labels of a scan; those of a cine have the number (from 1) of the frame in it."""
     suffix = next(suffix for suffix in reversed(IMAGE_SUFFIXES) if file.endswith(suffix))
     stem = file.removesuffix(suffix)
     if frame is not None:

@@ -1,4 +1,4 @@
-"""The floor of a study whose subjects all change alike: what training subjects change on average.
+"""The naive baseline for studies whose subjects all change alike: the average change of the training subjects.
 
 The mean is one Ray Data job over the training subjects: each block of them is summed where it is read, and only sums
 come back, one block at a time.
@@ -20,7 +20,7 @@ from sadm_ray.evaluate.naive_baselines import last_observed, within_observed_ran
 
 Pair = tuple[int, int]
 ALL_TIME: Pair = (-1, -1)
-"""Stands for the change from the first visit to the last, which is what a study of free times is told by."""
+"""Stands for the change from the first visit to the last, which gives the rate of a study with free visit times."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def mean_change(study: Study, pairs: Collection[Pair]) -> MeanChange | None:
     """The mean change of the study's training subjects; None where there are none. Ray must be running.
 
     Args:
-        pairs: (copied slot, target slot) of all that is to be predicted; what is not among them is not summed.
+        pairs: (copied slot, target slot) of all predictions; no others are summed.
     """
     names = study.subjects.get("train", ())
     wanted = sorted(pairs) if study.frames is not None else [ALL_TIME]
@@ -97,7 +97,7 @@ def _sum_block(block: Any, pairs: Sequence[Pair]) -> dict[str, list[Any]]:
 
 
 def _change(row: Mapping[str, Any], pair: Pair) -> tuple[Any, float]:
-    """A subject's change (float64) and what it weighs: 1 for a pair of slots, for all of its time how long that is.
+    """A subject's change (float64) and its weight: 1 for a pair of slots, the time between the visits for `ALL_TIME`.
 
     The rate is the sum of all changes over the sum of all gaps between consecutive visits: short gaps, whose own rates
     are mostly noise, weigh little. All but the first visit and the last cancel.

@@ -1,8 +1,8 @@
 """How near a generated volume is to the true one: PSNR, SSIM, NRMSE and MAE, everywhere and in two regions.
 
 All take float volumes with intensities in [0, 1]. Only SSIM needs scikit-image (the extra `eval`), so that training and
-the sweep can watch the others without it. What every number means, also those of the files beside this one, is told by
-`DEFINITIONS`.
+the sweep can compute the others without it. `DEFINITIONS` says what every number means, including those of the other
+modules here.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ Volume = Float[np.ndarray, "d h w"]
 Region = Bool[np.ndarray, "d h w"]
 
 PSNR_CAP = 100.0
-"""dB given to identical volumes, and the most that any pair gets: an infinite PSNR would swallow every average.
+"""dB given to identical volumes, and the most that any pair gets: an infinite PSNR would make every average infinite.
 
 Far above what can be reached: the float16 that predictions are stored in is itself only good for about 75 dB.
 """
 
 CHANGE_THRESHOLD = 0.1
-"""How far a voxel's intensity ranges over a subject's true frames before it counts as changing."""
+"""A voxel counts as changed when its intensity ranges over more than this across a subject's true frames."""
 
 FOREGROUND_THRESHOLD = 0.1
-"""How bright a voxel is in the mean of a subject's true frames before it counts as foreground: more than air."""
+"""A voxel counts as foreground when it is brighter than this, more than air, in the mean of the true frames."""
 
 SSIM_SIGMA, SSIM_TAPS = 1.5, 11
 
 METRICS = ("psnr", "ssim", "nrmse", "mae")
 REGIONS = ("foreground", "changed")
 SCORES = (*METRICS, *(f"{metric}_{region}" for region in REGIONS for metric in METRICS), "crps_changed")
-"""The numbers that every volume gets."""
+"""The scores of every volume."""
 
 _WHOLE = {
     "psnr": f"peak signal-to-noise ratio in dB, data range 1, over the whole volume; at most {PSNR_CAP:g} dB",
@@ -80,19 +80,20 @@ DEFINITIONS = {
     "where that goes beyond, the range of what was observed; only where there are two",
     "mean change": "the frame of copy-last plus the mean change of the training subjects, limited like extrapolation: "
     "from that slot to the target's where a study has fixed slots; else their change per unit of time (all change from "
-    "first to last visits over all time between them) times the time that has passed; only where somebody trains",
+    "first to last visits over all time between them) times the time that has passed; only where there are training "
+    "subjects",
     "interpolation": "linear in time between the observed frames on both sides; only for targets that lie between two",
     "averages": "frames are averaged within a subject first, then subjects; of spread and error their squares",
     "delta_psnr": "mean over subjects of PSNR minus the PSNR of copy-last on the same subject, task and frame",
     "spread": "root of the mean over the changed region of (1 + 1/S) times the variance of the S samples: what the "
     "error should be (Fortin et al., 2014)",
     "error": "root mean square error of the mean of all samples over the changed region; less spread than error: the "
-    "samples are too sure",
+    "samples are overconfident",
     "correlation": "Spearman's rank correlation over the voxels of the changed region between the samples' standard "
-    "deviation and the absolute error of their mean; above 0: they are less sure where they err",
+    "deviation and the absolute error of their mean; above 0: the spread is larger where the error is",
     "coverage": "coverage_P: of the voxels of the changed region the part whose truth lies inside the central "
     "prediction interval of P % (mean ± t·s·√(1 + 1/S), t of Student's distribution with S − 1 degrees of freedom, s "
-    "the samples' standard deviation); P % is ideal for Gaussian samples, less: too sure",
+    "the samples' standard deviation); P % is ideal for Gaussian samples, less: overconfident",
     "difference_error": "root mean square error of the change from each frame to the next over the changed region, per "
     "step, however long it is; over two or more targets that follow each other with no other scan between them, from "
     "the observed frame just before them; methods without a volume for each of these frames are left out",
@@ -104,12 +105,13 @@ DEFINITIONS = {
     "own labels, and both are counted on the prepared grid, as far as it reaches",
     "error_ml": "|predicted_ml − true_ml|; only that of the LV cavity is sound (see own_error_ml)",
     "own_error_ml": "the error of the measure itself, which is the same with the true image in place of a predicted "
-    "one: a method that is off by no more cannot be told from the truth. From end-diastole to end-systole of four ACDC "
-    "patients it was 2 to 3 ml for the LV cavity, against 39 to 43 ml for labels that stay where they are, with the "
-    "scans' own slices and 1.4 to 2.5 mm in plane (8 to 10 ml where slices are resampled or pixels are larger); but "
-    "8 to 11 ml of 15 ml for the myocardium and 45 ml of 68 ml for the RV cavity, whose base leaves the slices",
+    "one: a method that is off by no more cannot be distinguished from the truth. From end-diastole to end-systole of "
+    "four ACDC patients it was 2 to 3 ml for the LV cavity, against 39 to 43 ml for labels that stay where they are, "
+    "with the scans' own slices and 1.4 to 2.5 mm in plane (8 to 10 ml where slices are resampled or pixels are "
+    "larger); but 8 to 11 ml of 15 ml for the myocardium and 45 ml of 68 ml for the RV cavity, whose base leaves the "
+    "slices",
 }
-"""What every number in the results means; it travels with them."""
+"""What every number in the results means; written beside them as `definitions.json`."""
 
 
 def psnr(truth: NDArray, generated: NDArray, region: NDArray[np.bool_] | None = None) -> float:
@@ -136,8 +138,8 @@ def nrmse(truth: NDArray, generated: NDArray, region: NDArray[np.bool_] | None =
     Raises:
         ValueError: the shapes differ.
     """
-    difference, there = _difference(truth, generated, region)
-    norm = float(np.linalg.norm(there))
+    difference, true_values = _difference(truth, generated, region)
+    norm = float(np.linalg.norm(true_values))
     return float(np.linalg.norm(difference)) / norm if norm else float("nan")
 
 
@@ -162,7 +164,7 @@ def ssim(truth: Volume, generated: Volume) -> float:
 
 
 def similarity(truth: Volume, generated: Volume) -> tuple[float, Volume]:
-    """`ssim`, and the map that it is the mean of but for the border.
+    """`ssim`, and the map whose mean without the border it is.
 
     Raises:
         ConfigError: scikit-image is not installed.
@@ -244,8 +246,8 @@ def _difference(truth: NDArray, generated: NDArray, region: NDArray[np.bool_] | 
     _same_shape(truth, generated)
     if region is not None:
         truth, generated = truth[region], generated[region]
-    there = truth.astype(np.float64)
-    return there - generated, there
+    true_values = truth.astype(np.float64)
+    return true_values - generated, true_values
 
 
 def _same_shape(truth: NDArray, generated: NDArray) -> None:

@@ -1,4 +1,4 @@
-"""Predictions that need no model. Whatever is claimed for one has to be read beside these.
+"""Naive baselines: predictions that need no model, which every model has to be compared with.
 
 Neighbouring frames are nearly alike, so copying the last observed one already scores well.
 """

@@ -1,4 +1,4 @@
-"""A predicted frame, the truth about it, and all volumes that are held against that truth."""
+"""A predicted frame, the true frames of its subject, and all volumes that are compared with the truth."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sadm_ray.evaluate.score_tables import COPY_FIRST, COPY_LAST, EXTRAPOLATION,
 from sadm_ray.storage import Storage
 
 Row = dict[str, Any]
-"""`sadm_ray.generate.subject_record.PREDICTION_SCHEMA`."""
+"""As `sadm_ray.generate.subject_record.PREDICTION_SCHEMA`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Truth:
         """Read a subject of a study.
 
         Args:
-            scans: where label maps are looked for (`labels.scans_of`); none: there are none.
+            scans: where label maps are looked for (`label_maps.scans_of`); None: nowhere.
 
         Raises:
             DataError: no such subject, or its shard is missing or damaged.
@@ -46,7 +46,7 @@ class Truth:
         frames, present = row["frames"][:, 0], row["present"]
         return cls(frames, present, row["times"], regions_of(frames, present), LabelMaps.of(row, scans))
 
-    def knows(self, row: Row) -> bool:
+    def can_score(self, row: Row) -> bool:
         """Whether a prediction can be compared: its frame was scanned, and its volumes were kept."""
         return row["frame"] is not None and row["samples"] is not None and bool(self.present[row["frame"]])
 
@@ -61,10 +61,10 @@ class Prediction:
 
     @classmethod
     def read(cls, row: Row, truth: Truth) -> Prediction:
-        """The frame in a row of predictions.
+        """Read the frame in a row of predictions.
 
         Raises:
-            ValueError: it is said to have observed what the subject lacks.
+            ValueError: the row names an observed slot without a scan.
         """
         observed = tuple(int(slot) for slot in row["observed"])
         absent = [slot for slot in observed if not truth.present[slot]]
@@ -79,16 +79,16 @@ class Prediction:
         return f"mean of {len(self.samples)}"
 
     def volumes(self, truth: Truth, change: MeanChange | None) -> Iterator[tuple[str, NDArray]]:
-        """Every method that has a volume (d h w) for this frame, the floors first, and the volume."""
-        made: dict[str, Callable[..., NDArray | None]] = {
+        """Every method with its volume (d h w) of this frame, the naive baselines first."""
+        methods: dict[str, Callable[..., NDArray | None]] = {
             COPY_LAST: naive_baselines.copy_last,
             COPY_FIRST: naive_baselines.copy_first,
             EXTRAPOLATION: naive_baselines.extrapolation,
             INTERPOLATION: naive_baselines.interpolation,
         }
         if change is not None:
-            made[MEAN_CHANGE] = change.predict
-        for method, baseline in made.items():
+            methods[MEAN_CHANGE] = change.predict
+        for method, baseline in methods.items():
             volume = baseline(truth.frames, self.observed, truth.times, self.target)
             if volume is not None:
                 yield method, volume

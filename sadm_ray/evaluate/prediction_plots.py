@@ -126,12 +126,12 @@ def draw_psnr_by_frame(metrics: pd.DataFrame) -> bytes | None:
 def draw_curves(
     series: Mapping[str, Series], ylabel: str, baseline: tuple[str, float] | None = None, log: bool = False
 ) -> bytes:
-    """Curves by training step, such as the loss, or validation PSNR with copy-last as its floor; PNG bytes.
+    """Curves by training step, such as the loss, or validation PSNR with copy-last as its baseline; PNG bytes.
 
     Args:
         series: name to (step, value) pairs; values that are not finite are left out.
         ylabel: what the values are, with the unit.
-        floor: name and value of a dashed level line.
+        baseline: name and value of a dashed level line.
         log: a logarithmic value axis.
     """
     figure, axis = new_plot(height=2.7)

@@ -1,7 +1,7 @@
-"""What a model, with some settings of the sampler, is worth on some subjects: generate, and compare with the truth.
+"""How good a model's samples are with some sampling settings: generate frames of some subjects and compare them.
 
-For the sweep and for validation beside training, in whose processes no Ray job can be run; `evaluate.launch` is the
-whole evaluation.
+For the sweep and for validation during training, in whose processes no Ray job can be run; the whole evaluation is
+`evaluation_job`.
 """
 
 from __future__ import annotations
@@ -44,11 +44,14 @@ class ScoredFrame:
 
     def scores(self, structure: bool = False) -> Scores:
         """PSNR in dB, of the generated frame and of copy-last; with `structure` SSIM and NRMSE too (scikit-image)."""
-        told = {"psnr": psnr(self.truth, self.generated), "copy_last": psnr(self.truth, self.copied)}
+        scores = {"psnr": psnr(self.truth, self.generated), "copy_last": psnr(self.truth, self.copied)}
         if structure:
-            told |= {"ssim": ssim(self.truth, self.generated), "nrmse": nrmse(self.truth, self.generated)}
-            told |= {"copy_last_ssim": ssim(self.truth, self.copied), "copy_last_nrmse": nrmse(self.truth, self.copied)}
-        return told
+            scores |= {"ssim": ssim(self.truth, self.generated), "nrmse": nrmse(self.truth, self.generated)}
+            scores |= {
+                "copy_last_ssim": ssim(self.truth, self.copied),
+                "copy_last_nrmse": nrmse(self.truth, self.copied),
+            }
+        return scores
 
 
 def generate_and_compare(
@@ -58,7 +61,7 @@ def generate_and_compare(
     sampling: SamplingSettings,
     seed: int,
 ) -> Iterable[ScoredFrame]:
-    """One sample of every frame that the tasks ask for and that was scanned.
+    """One sample of every frame that is a target of the tasks and was scanned.
 
     Args:
         rows: the subjects (`subject_row.parse_row`). One that is too short for a task is left out of it.
@@ -76,7 +79,7 @@ def generate_and_compare(
 
 
 def query_of(task: TaskSettings, row: Mapping[str, Any]) -> Query | None:
-    """What a task asks of a subject; None when the subject lacks what it takes."""
+    """The query of a task for a subject; None when the subject lacks the scans for it."""
     try:
         return query_of_task(task, row["present"], row["times"])
     except ValueError:
@@ -93,15 +96,15 @@ def generate_frames(
     seed: int,
     samples: int = 1,
 ) -> Iterable[ScoredFrame]:
-    """Every frame that was asked for and scanned, with `samples` draws of it.
+    """Every target of the queries that was scanned, with `samples` draws of it.
 
     Args:
-        context: what `generate.draw.observe` made of the same rows and requests.
-        requests: one a row, each for as many frames.
+        encoded: what `draw_samples.observe` returned for the same rows and queries.
+        queries: one a row, all with the same number of targets.
     """
     seeds = [[sample_seed(seed, row["subject"], task.name, each) for each in range(samples)] for row in rows]
-    answers = draw(model, encoded, queries, seeds, sampling)
-    for row, query, drawn in zip(rows, queries, answers, strict=True):
+    samples_of = draw(model, encoded, queries, seeds, sampling)
+    for row, query, drawn in zip(rows, queries, samples_of, strict=True):
         observed = np.flatnonzero(query.observed).tolist()
         for target, volumes in zip(query.targets, drawn[:, :, 0], strict=True):
             if not row["present"][target]:
@@ -141,5 +144,5 @@ def average(scored: Iterable[tuple[str, Scores]]) -> Scores:
 
 
 def structure_can_be_scored() -> bool:
-    """Whether SSIM and NRMSE can be had: their package comes with the extra `eval`."""
+    """Whether SSIM can be computed: scikit-image comes with the extra `eval`."""
     return importlib.util.find_spec("skimage") is not None

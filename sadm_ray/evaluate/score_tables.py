@@ -1,6 +1,6 @@
-"""From one row a scored volume to what people read: the tables, the table by frame, the verdicts.
+"""From the scores of single volumes to what people read: summary tables, the table by frame, the verdicts.
 
-Everything here is pandas on a few numbers; the rows come from `sadm_ray.evaluate.evaluation_job`.
+Everything here is pandas on a few numbers; the scores come from `sadm_ray.evaluate.evaluation_job`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sadm_ray.evaluate.metrics import SCORES
 COPY_LAST, INTERPOLATION, SAMPLE = "copy-last", "interpolation", "sample"
 COPY_FIRST, EXTRAPOLATION, MEAN_CHANGE = "copy-first", "extrapolation", "mean change"
 NAIVE_BASELINES = (COPY_LAST, COPY_FIRST, EXTRAPOLATION, MEAN_CHANGE, INTERPOLATION)
-"""What needs no model, in the order in which it is shown."""
+"""The methods that need no model, in the order in which they are shown."""
 
 KEYS = ["subject", "task", "frame"]
 METRICS_COLUMNS = [*KEYS, "time", "method", *SCORES, "error"]
@@ -47,7 +47,7 @@ HEADINGS = {
     "nrmse": "NRMSE",
     "crps_changed": "CRPS changed",
 }
-"""The columns that people are shown, in this order. Δ: against copy-last on the same subjects and frames."""
+"""The columns that are shown, in this order. Δ: against copy-last on the same subjects and frames."""
 
 _FORMATS = {
     "psnr": "{:.2f}",
@@ -59,7 +59,7 @@ _FORMATS = {
 
 
 def rank(method: str) -> tuple[int, str]:
-    """Sort key of a method: the floors first, then what the model drew, one sample before the mean of several."""
+    """Sort key of a method: the naive baselines first, then the model's, one sample before the mean of several."""
     if method in NAIVE_BASELINES:
         return NAIVE_BASELINES.index(method), ""
     return len(NAIVE_BASELINES), {SAMPLE: ""}.get(method, method)
@@ -73,9 +73,9 @@ def by_subject(metrics: pd.DataFrame) -> pd.DataFrame:
     """
     scored = metrics[metrics["error"] == ""].reindex(columns=METRICS_COLUMNS)  # an older file lacks some scores
     baseline = scored[scored["method"] == COPY_LAST].set_index(KEYS)[["psnr", "psnr_changed"]]
-    paired = scored.join(baseline.add_suffix("_floor"), on=KEYS)
+    paired = scored.join(baseline.add_suffix("_copy_last"), on=KEYS)
     for name in baseline.columns:
-        paired[f"delta_{name}"] = paired[name] - paired[f"{name}_floor"]
+        paired[f"delta_{name}"] = paired[name] - paired[f"{name}_copy_last"]
     groups = paired.groupby(["task", "method", "subject"])
     means = groups[[*SCORES, "delta_psnr", "delta_psnr_changed"]].mean()
     return means.assign(frames=groups.size()).reset_index()
@@ -112,7 +112,7 @@ def summarise_temporal(temporal: pd.DataFrame) -> pd.DataFrame:
 def summarise_calibration(calibration: pd.DataFrame) -> pd.DataFrame:
     """Means of `CALIBRATION_COLUMNS`, frames within a subject first: `task`, `samples`, then the scores.
 
-    Of `spread` and `error` the squares are averaged: those have one expectation where the samples are calibrated.
+    Of `spread` and `error` the squares are averaged: these have equal expectations where the samples are calibrated.
     """
     squares = calibration.assign(**{name: calibration[name] ** 2 for name in _ROOTS})
     subjects = squares.groupby(["task", "samples", "subject"])[_CALIBRATION].mean()
@@ -143,14 +143,14 @@ def by_frame(metrics: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a method beats copy-last on a task, as the numbers say it.
+    """Whether a method beats copy-last on a task.
 
     Attributes:
-        gain: mean Δ PSNR in dB over `subjects`, rounded to what is shown; NaN when nothing could be paired.
+        gain: mean Δ PSNR in dB over `subjects`, rounded as it is shown; NaN without paired frames.
         error: its standard error (NaN for one subject).
         better: subjects on which the method scores above copy-last.
-        outcome: which way the gain points; `unclear` when it lies within two standard errors of nothing, or comes
-            from one subject.
+        outcome: the sign of the gain; `unclear` when it is within two standard errors of 0, or comes from one
+            subject.
     """
 
     task: str
@@ -168,7 +168,7 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """Without its subject: `beats copy-last by +1.25 dB on 17 subjects …`."""
+        """A sentence without its grammatical subject: `beats copy-last by +1.25 dB on 17 subjects …`."""
         people = "1 subject" if self.subjects == 1 else f"{self.subjects} subjects"
         if math.isnan(self.gain):
             return "cannot be compared with copy-last"
@@ -211,7 +211,7 @@ def cells(table: pd.DataFrame) -> Iterator[list[str]]:
 
 
 def render_table(table: pd.DataFrame) -> Table:
-    """The table for a terminal; a rule between tasks, the floors dimmed."""
+    """The table for a terminal; a rule between tasks, the naive baselines dimmed."""
     title = "Against copy-last, on the same subjects and frames"
     shown = Table(title=title, title_justify="left", pad_edge=False, collapse_padding=True)
     for column, heading in HEADINGS.items():

@@ -1,6 +1,6 @@
-"""One subject's predictions scored where they lie: the truth is read once, and only numbers leave.
+"""Scores one subject's predictions where they are read: the truth is read once, and only numbers are returned.
 
-Frames are scored one after another; of those before only the changed region is kept, for the scores of sequences.
+Frames are scored one after another; of earlier ones only the changed region is kept, for the scores of sequences.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SubjectScores:
-    """Rows of the tables: `tables.METRICS_COLUMNS`, `CALIBRATION_COLUMNS`, `TEMPORAL_COLUMNS`, `VENTRICLES_COLUMNS`.
+    """Rows of the tables, with the columns of `score_tables`: `METRICS_COLUMNS`, `CALIBRATION_COLUMNS` and so on.
 
-    `problems` are lines on what is no prediction's fault: label maps that cannot be used.
+    `problems` has a line for each label map that cannot be used.
     """
 
     metrics: list[Row] = field(default_factory=list)
@@ -52,12 +52,12 @@ def score_file(
     scans: Storage | None,
     reporter: Reporter,
 ) -> dict[str, str]:
-    """Score the predictions in a `file`, as a task of Ray Data; what was found is JSON (`SubjectScores`).
+    """Score the predictions in a `file`, as a task of Ray Data; returns JSON (`SubjectScores`).
 
     Args:
-        change: where the mean change lies; none where it is not known.
+        change: the mean change in Ray's object store; None where it is not known.
         scans: where label maps are looked for.
-        reporter: is told of each frame.
+        reporter: counts each frame.
     """
     import ray
 
@@ -69,15 +69,15 @@ def score_file(
 def score_subjects(
     rows: Sequence[Row], study: Study, change: MeanChange | None, scans: Storage | None, done: Callable[[], object]
 ) -> SubjectScores:
-    """Score predicted frames; never raises: what fails has a row with its `error`, no method and no numbers.
+    """Score predicted frames; never raises: a frame that fails has a row with its `error`, no method and no numbers.
 
     Args:
         rows: `error` is not empty where the generation failed. A frame without a true scan gets no row.
         done: is called after each frame.
     """
     scored = SubjectScores()
-    ordered = sorted(rows, key=lambda row: (row["subject"], row["task"]))
-    for subject, theirs in groupby(ordered, key=lambda row: str(row["subject"])):
+    in_order = sorted(rows, key=lambda row: (row["subject"], row["task"]))
+    for subject, theirs in groupby(in_order, key=lambda row: str(row["subject"])):
         try:
             truth: Truth | Exception = Truth.read(study, subject, scans)
         except Exception as error:
@@ -105,7 +105,7 @@ def _score_task(
                 continue
             if isinstance(truth, Exception):
                 raise truth  # noqa: TRY301
-            if truth.knows(row):
+            if truth.can_score(row):
                 predicted = Prediction.read(row, truth)
                 kept[predicted.target] = _score_frame(row, truth, predicted, change, scored)
                 observed = predicted.observed
@@ -115,25 +115,25 @@ def _score_task(
         finally:
             done()
     if not isinstance(truth, Exception):
-        whose = {"subject": rows[0]["subject"], "task": rows[0]["task"]}
-        scored.temporal.extend(whose | found for found in _score_sequence(kept, observed, truth))
+        key = {"subject": rows[0]["subject"], "task": rows[0]["task"]}
+        scored.temporal.extend(key | found for found in _score_sequence(kept, observed, truth))
 
 
 def _score_frame(
     row: Row, truth: Truth, predicted: Prediction, change: MeanChange | None, scored: SubjectScores
 ) -> dict[str, NDArray]:
     """Add the frame's rows, all of them or none; returns of each method the values in the changed region."""
-    there, region = truth.frames[predicted.target], truth.regions["changed"]
-    true_values, draws = there[region], predicted.samples[:, region]
+    true_frame, region = truth.frames[predicted.target], truth.regions["changed"]
+    true_values, draws = true_frame[region], predicted.samples[:, region]
     metrics, kept = [], {}
     for method, volume in predicted.volumes(truth, change):
-        scores = score(there, volume, truth.regions)
+        scores = score(true_frame, volume, truth.regions)
         crps = fair_crps(true_values, draws) if method == predicted.ensemble else scores["mae_changed"]
         metrics.append({**_of(row), "method": method, **scores, "crps_changed": crps, "error": ""})
         kept[method] = volume[region]
     if len(draws) > 1:
-        whose = {"subject": row["subject"], "task": row["task"], "frame": predicted.target, "samples": len(draws)}
-        scored.calibration.append(whose | calibration(true_values, draws))
+        key = {"subject": row["subject"], "task": row["task"], "frame": predicted.target, "samples": len(draws)}
+        scored.calibration.append(key | calibration(true_values, draws))
     scored.metrics.extend(metrics)
     return kept
 
@@ -147,10 +147,10 @@ def _score_ventricles(row: Row, truth: Truth, predicted: Prediction, change: Mea
     for slot in sorted(predicted.observed, key=lambda slot: abs(truth.times[slot] - truth.times[target])):
         labels = truth.labels.at(slot)
         if slot != target and labels is not None:
-            whose = {name: row[name] for name in KEYS}
-            observed, there = (truth.frames[slot], labels), (truth.frames[target], true_labels)
+            key = {name: row[name] for name in KEYS}
+            observed, true = (truth.frames[slot], labels), (truth.frames[target], true_labels)
             methods = predicted.volumes(truth, change)
-            return [whose | found for found in ventricle_rows(*observed, *there, methods, truth.labels.voxel_mm)]
+            return [key | found for found in ventricle_rows(*observed, *true, methods, truth.labels.voxel_mm)]
     return []
 
 

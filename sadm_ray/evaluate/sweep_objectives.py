@@ -1,4 +1,4 @@
-"""What the sweep weighs: scores of one subject, and their means over subjects and tasks."""
+"""The objectives of the sweep: scores of one subject, and their means over subjects and tasks."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ OBJECTIVES = {
     "calibration": ("min", 0.01),
     "network_calls": ("min", 0.0),
 }
-"""Whether more or less of it is better, and how much of a difference means nothing."""
+"""Of each objective whether more or less is better, and the largest difference that does not count."""
 
 
-def score_frame(compared: ScoredFrame, region: Bool[np.ndarray, "d h w"]) -> Scores:
-    """All that is scored of one frame.
+def score_frame(frame: ScoredFrame, region: Bool[np.ndarray, "d h w"]) -> Scores:
+    """All scores of one frame.
 
     Args:
         region: the subject's changed region (`metrics.changed_region`); without voxels, its scores are NaN.
 
     Returns:
         `psnr`, `copy_last` (dB) and the same `_changed`; `nrmse_changed`: the root mean square error over that of the
-        truth, both in the region; `ssim` if scikit-image is there; with two samples or more `variance` and `error`,
-        see `ensemble.ensemble_variance_and_error`.
+        truth, both in the region; `ssim` if scikit-image is installed; with two samples or more `variance` and `error`,
+        see `calibration.ensemble_variance_and_error`.
     """
-    truth, generated = compared.truth, compared.generated
-    scores = compared.scores() | {
+    truth, generated = frame.truth, frame.generated
+    scores = frame.scores() | {
         "psnr_changed": psnr(truth, generated, region),
-        "copy_last_changed": psnr(truth, compared.copied, region),
+        "copy_last_changed": psnr(truth, frame.copied, region),
         "nrmse_changed": nrmse(truth, generated, region),
     }
     if structure_can_be_scored():
         scores["ssim"] = ssim(truth, generated)
-    if len(compared.samples) > 1:
-        variance, error = ensemble_variance_and_error(truth[region], compared.samples[:, region])
+    if len(frame.samples) > 1:
+        variance, error = ensemble_variance_and_error(truth[region], frame.samples[:, region])
         scores |= {"variance": variance, "error": error}
     return scores
 
@@ -51,13 +51,13 @@ def score_frame(compared: ScoredFrame, region: Bool[np.ndarray, "d h w"]) -> Sco
 def score_subject(frames: Iterable[tuple[ScoredFrame, Bool[np.ndarray, "d h w"]]]) -> dict[str, Scores]:
     """Of each task the means over the subject's frames, each given with the changed region."""
     by_task: dict[str, list[Scores]] = {}
-    for compared, region in frames:
-        by_task.setdefault(compared.task, []).append(score_frame(compared, region))
+    for frame, region in frames:
+        by_task.setdefault(frame.task, []).append(score_frame(frame, region))
     return {task: _means(scores) for task, scores in by_task.items()}
 
 
 def summarise(subjects: Iterable[Mapping[str, Scores]]) -> Scores:
-    """The means of what `score_subject` gave, over subjects and then tasks; NaN has no part in them.
+    """The means of `score_subject`'s results, over subjects and then tasks; NaN is left out.
 
     Returns:
         every score and `gain`, `gain_changed`: dB of PSNR over copy-last; `gain.<task>`; with two samples or more
@@ -85,7 +85,7 @@ def summarise(subjects: Iterable[Mapping[str, Scores]]) -> Scores:
 
 
 def _log_ratio(variance: float, error: float) -> float:
-    """log2 of the root of their ratio, at most 20 either way: samples that are all equal are infinitely sure."""
+    """log2 of the root of their ratio, at most 20 either way: samples that are all equal have no spread."""
     if not (variance > 0 and error > 0):
         return math.nan if math.isnan(variance + error) or variance == error else math.copysign(20.0, variance - error)
     return float(np.clip(0.5 * math.log2(variance / error), -20.0, 20.0))

@@ -1,4 +1,4 @@
-"""Plots of a sweep: what quality costs, and which settings it hangs on; PNG bytes, in the style of `pictures`."""
+"""Plots of a sweep: quality against cost, and which settings decide it; PNGs in the style of `prediction_plots`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw_pareto(trials: pd.DataFrame, objective: str) -> bytes | None:
     stand at its edge.
 
     Args:
-        trials: the table of the sweep (`tune.result.Swept.trials`).
+        trials: the table of the sweep (`tune.sweep_result.SamplingSweep.trials`).
         objective: its column.
     """
     trials = trials[trials[objective].notna()]
@@ -72,7 +72,7 @@ def draw_pareto(trials: pd.DataFrame, objective: str) -> bytes | None:
 
 
 def draw_importance(trials: pd.DataFrame, objective: str) -> bytes | None:
-    """How much of the objective's variance each setting explains by itself, as bars; None when too few trials tell."""
+    """How much of the objective's variance each setting explains by itself, as bars; None with too few trials."""
     shares = importance(trials, objective)
     if not shares:
         return None
@@ -123,13 +123,13 @@ def cheapest_best(trials: pd.DataFrame, objective: str) -> pd.DataFrame:
     """The trials that no other beats in both network calls and the objective, by rising calls."""
     sign = 1.0 if OBJECTIVES[objective][0] == "max" else -1.0
     worth = sign * trials[objective]
-    ordered = trials.assign(worth=worth).sort_values(["network_calls", "worth"], ascending=[True, False])
-    before = ordered["worth"].cummax().shift(fill_value=-np.inf)
-    return ordered[ordered["worth"] > before].drop(columns="worth")
+    in_order = trials.assign(worth=worth).sort_values(["network_calls", "worth"], ascending=[True, False])
+    before = in_order["worth"].cummax().shift(fill_value=-np.inf)
+    return in_order[in_order["worth"] > before].drop(columns="worth")
 
 
 def _point_out(axis: Axes, chosen: pd.Series, objective: str) -> None:
-    """A ring and the settings, on the side where there is room."""
+    """Mark the chosen trial with a ring and its settings, on the side where there is room."""
     x, y = chosen["network_calls"], chosen[objective]
     axis.scatter([x], [y], s=150, facecolors="none", edgecolors=COLOURS[1], linewidths=2, zorder=4)
     steps = int(chosen["num_steps"])

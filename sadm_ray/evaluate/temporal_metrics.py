@@ -1,4 +1,4 @@
-"""Whether generated frames follow each other as the true ones do: what no score of a frame alone can tell.
+"""Whether generated frames follow each other as the true ones do, which no score of a single frame shows.
 
 A model may be near the truth in every frame and still flicker, or be smooth because it hardly moves.
 """
@@ -22,23 +22,23 @@ def runs(
 ) -> list[list[int]]:
     """The slots of targets that follow each other in time with no other scan between them, two or more together.
 
-    Each run begins with the scan just before it if that is observed: it is where the generated frames have to go on.
+    Each run begins with the scan just before it if that is observed: the generated frames continue from it.
 
     Args:
         targets: slots that were scanned and of which there is a volume.
         present: which slots hold a scan.
         times: when each was acquired.
     """
-    ordered = sorted(np.flatnonzero(present).tolist(), key=lambda slot: (times[slot], slot))
+    in_order = sorted(np.flatnonzero(present).tolist(), key=lambda slot: (times[slot], slot))
     found: list[list[int]] = []
     run: list[int] = []
-    for place, slot in enumerate([*ordered, None]):
+    for place, slot in enumerate([*in_order, None]):
         if slot in targets:
             run.append(place)
             continue
         if len(run) > 1:
-            before = ordered[run[0] - 1 : run[0]] if run[0] else []
-            found.append([*(each for each in before if each in observed), *(ordered[each] for each in run)])
+            before = in_order[run[0] - 1 : run[0]] if run[0] else []
+            found.append([*(each for each in before if each in observed), *(in_order[each] for each in run)])
         run = []
     return found
 

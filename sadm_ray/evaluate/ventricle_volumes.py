@@ -1,6 +1,6 @@
-"""How large a ventricle is in a generated heart: the label of an observed scan is carried onto it by registration.
+"""Ventricle volumes in generated images: the labels of an observed scan are carried onto them by registration.
 
-What is scored is then what a cardiologist measures. Labels are those of ACDC (`STRUCTURES`).
+So what is scored is what a cardiologist measures. Labels are those of ACDC (`STRUCTURES`).
 
 Measured on the four ACDC patients of `acdc_native_edes` (all with dilated hearts, 10 or 11 slices, 10 mm apart), from
 end-diastole to the true scan at end-systole, at 1.4 to 2.5 mm in plane: the left cavity is off by 2 to 3 ml where it
@@ -60,11 +60,11 @@ def propagated_volumes(labelled_image: Volume, labels: Labels, image: Volume, vo
     from skimage.registration import optical_flow_tvl1
 
     voxels = dict.fromkeys(STRUCTURES, 0.0)
-    for there, plane, here in zip(labelled_image, labels, image, strict=True):
+    for observed, plane, target in zip(labelled_image, labels, image, strict=True):
         if not plane.any():
             continue
-        flow = optical_flow_tvl1(here.astype(np.float32), there.astype(np.float32), attachment=ATTACHMENT)
-        from_where = np.indices(here.shape) + flow
+        flow = optical_flow_tvl1(target.astype(np.float32), observed.astype(np.float32), attachment=ATTACHMENT)
+        from_where = np.indices(target.shape) + flow
         for name, which in STRUCTURES.items():
             mask = (plane == which).astype(np.float32)
             voxels[name] += float(map_coordinates(mask, from_where, order=1, mode="nearest").sum())
@@ -79,14 +79,14 @@ def ventricle_rows(
     generated: Iterable[tuple[str, Volume]],
     voxel_mm: Size,
 ) -> Iterator[dict[str, Any]]:
-    """The structures' volumes in each method's image against the labelled truth, `tables.VENTRICLES_COLUMNS` in part.
+    """The structures' volumes in each method's image against the labelled truth (part of `VENTRICLES_COLUMNS`).
 
-    `own_error_ml` is the error on the true image, the measure's own: a method that is off by no more cannot be told
-    from the truth. Structures that `labels` lack get no row.
+    `own_error_ml` is the error on the true image, the measure's own: a method that is off by no more cannot be
+    distinguished from the truth. Structures that `labels` lack get no row.
 
     Args:
         labelled_image, labels: an observed scan and its labels.
-        true_image, true_labels: the scan that was to be predicted and its labels; these tell the true volumes.
+        true_image, true_labels: the scan that was to be predicted and its labels; these give the true volumes.
         generated: the predictions of it by method.
 
     Raises:

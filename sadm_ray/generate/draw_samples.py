@@ -1,4 +1,4 @@
-"""Draw samples for requests: the bridge from rows of a shard to the model and back. No Ray here."""
+"""Draw samples for queries: from rows of a shard to the model and back. No Ray here."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def observe(
     queries: Sequence[Query],
     precision: Precision = "float32",
 ) -> EncodedSequences:
-    """What the model knows of subjects when it is asked; good for any number of draws, with any sampling settings.
+    """Encode the observed scans of subjects; serves any number of draws, with any sampling settings.
 
     Args:
         rows: subjects (`sadm_ray.data.shards.subject_row.parse_row`), of any number of slots.
-        requests: one a subject: which of its scans are observed.
+        queries: one a subject: which of its scans are observed.
     """
     device = next(model.parameters()).device
     sequences = collate(rows, model.config.model.covariates)
@@ -51,17 +51,17 @@ def draw(
     seeds: Sequence[Sequence[int]],
     sampling: SamplingSettings,
 ) -> Float[np.ndarray, "b m s c d h w"]:
-    """Answer requests.
+    """Draw samples of the target frames of queries.
 
     Args:
-        context: what `observe` made of the same requests.
-        requests: each for as many frames.
-        seeds: of each request, one a sample, and as many of each.
+        encoded: what `observe` returned for the same queries.
+        queries: all with the same number of targets.
+        seeds: of each query one a sample, the same number for all.
 
     Returns:
-        the samples of each request's frames, in [0, 1].
+        the samples of each query's target frames, in [0, 1].
     """
     times = np.stack([query.target_times for query in queries])
-    wanted = torch.from_numpy(times).to(encoded.frames.device)
-    volumes = model.roll_out(encoded, wanted, [seed for each in seeds for seed in each], sampling)
+    target_times = torch.from_numpy(times).to(encoded.frames.device)
+    volumes = model.roll_out(encoded, target_times, [seed for each in seeds for seed in each], sampling)
     return rearrange(volumes, "(b s) m c d h w -> b m s c d h w", b=len(queries)).cpu().numpy()

@@ -1,4 +1,4 @@
-"""What one generation actor does: it holds the model and answers orders, a few subjects at a time."""
+"""What one generation actor does: it holds the models and runs subject jobs, a few subjects at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 
 from sadm_ray.config import SamplingSettings
-from sadm_ray.data.shards.prepared_study import PREPARED, Study, read_subject
+from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study, read_subject
 from sadm_ray.generate.draw_samples import draw, observe
 from sadm_ray.generate.generation_plan import SubjectJob
 from sadm_ray.generate.request import NO_SLOT, Query, Request, sample_seed
@@ -28,7 +28,7 @@ from sadm_ray.storage import Storage
 log = logging.getLogger(__name__)
 
 _SAMPLES_AT_ONCE = 8
-"""Samples of one subject that go through the network together when `exact`: a number that decides the last bits."""
+"""Samples of one subject that go through the network together when `exact`: another number, other last bits."""
 
 Row = Mapping[str, Any]
 Samples = Float[np.ndarray, "m s c d h w"]
@@ -36,7 +36,7 @@ Samples = Float[np.ndarray, "m s c d h w"]
 
 @dataclass(frozen=True)
 class GenerationJob:
-    """Everything that an actor needs to know; the models with it, whose folders no other machine may see."""
+    """Everything that an actor needs; it carries the models, as other machines may not see their folders."""
 
     study: Study
     models: tuple[StoredModel, ...]
@@ -52,7 +52,7 @@ class GenerationJob:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some samples of one request, all of one model."""
+    """Some samples of one query, all drawn by one model (`member` of the ensemble)."""
 
     row: Row
     query: Query
@@ -63,40 +63,40 @@ class _Chunk:
 def run_subject_jobs(subject_jobs: Sequence[SubjectJob], job: GenerationJob) -> int:
     """Generate what is requested of each subject and record it (`subject_record`); returns the number of subjects.
 
-    A subject that fails has its reason in its record. One that was answered before, by an actor that was lost, is left
-    as it is.
+    A subject that fails has the reason in its record. One that was done before, by an actor that was lost, is left as
+    it is.
     """
     if job.device == "cpu":
         torch.set_num_threads(1)
     out = Storage(job.out)
     left = [subject_job for subject_job in subject_jobs if not _is_done(out, subject_job)]
     rows: dict[str, Row] = {}
-    told: dict[str, list[dict[str, Any]]] = {subject_job.subject: [] for subject_job in left}
+    records: dict[str, list[dict[str, Any]]] = {subject_job.subject: [] for subject_job in left}
     for subject_job in left:
         try:
             rows[subject_job.subject] = read_subject(job.study, subject_job.subject)
         except Exception as error:
-            told[subject_job.subject] += [
+            records[subject_job.subject] += [
                 _failure(subject_job.subject, request.name, error) for request in subject_job.requests
             ]
-    asked: list[tuple[SubjectJob, Request, Query]] = []
+    queries: list[tuple[SubjectJob, Request, Query]] = []
     for subject_job in left:
         for request in subject_job.requests if subject_job.subject in rows else ():
             try:
-                asked.append((subject_job, request, request.query(rows[subject_job.subject])))
+                queries.append((subject_job, request, request.query(rows[subject_job.subject])))
             except ValueError as error:
-                told[subject_job.subject].append(_failure(subject_job.subject, request.name, error))
-    chunks = [_cut(rows[subject_job.subject], request, query, job) for subject_job, request, query in asked]
+                records[subject_job.subject].append(_failure(subject_job.subject, request.name, error))
+    chunks = [_cut(rows[subject_job.subject], request, query, job) for subject_job, request, query in queries]
     drawn = iter(_draw_all([chunk for some in chunks for chunk in some], job))
-    for (subject_job, request, query), some in zip(asked, chunks, strict=True):
+    for (subject_job, request, query), some in zip(queries, chunks, strict=True):
         parts = [next(drawn) for _ in some]
         try:
-            told[subject_job.subject] += _write(rows[subject_job.subject], request, query, parts, job)
+            records[subject_job.subject] += _write(rows[subject_job.subject], request, query, parts, job)
         except Exception as error:
             log.exception("subject %s, %s", subject_job.subject, request.name)
-            told[subject_job.subject].append(_failure(subject_job.subject, request.name, error))
+            records[subject_job.subject].append(_failure(subject_job.subject, request.name, error))
     for subject_job in left:
-        write_record(out, subject_job.subject, subject_job.key, told[subject_job.subject])
+        write_record(out, subject_job.subject, subject_job.key, records[subject_job.subject])
     return len(subject_jobs)
 
 
@@ -106,7 +106,7 @@ def _is_done(out: Storage, subject_job: SubjectJob) -> bool:
 
 
 def _cut(row: Row, request: Request, query: Query, job: GenerationJob) -> list[_Chunk]:
-    """A request in pieces that are not too large; nothing where nothing is wanted."""
+    """The samples of a query in chunks that are not too large; none without targets."""
     if not query.targets:
         return []
     most = _SAMPLES_AT_ONCE if job.exact else job.batch_size
@@ -120,12 +120,12 @@ def _cut(row: Row, request: Request, query: Query, job: GenerationJob) -> list[_
 
 
 def _dealt(samples: int, models: int) -> list[range]:
-    """Which samples are drawn by each model: in turn, so that the first few are the same of however many."""
+    """Which samples each model draws: in turn, so that the first few do not depend on how many there are."""
     return [range(member, samples, models) for member in range(models)]
 
 
 def _draw_all(chunks: Sequence[_Chunk], job: GenerationJob) -> list[Samples | Exception]:
-    """The samples of each piece, or why there are none."""
+    """The samples of each chunk, or the error where there are none."""
     results: dict[int, Samples | Exception] = {}
     for places in _batches(chunks, job):
         some = [chunks[place] for place in places]
@@ -134,7 +134,7 @@ def _draw_all(chunks: Sequence[_Chunk], job: GenerationJob) -> list[Samples | Ex
 
 
 def _batches(chunks: Sequence[_Chunk], job: GenerationJob) -> Iterator[list[int]]:
-    """The places of pieces that go through a network together: of as many targets and samples each."""
+    """The places of chunks that go through a network together: one model, equal numbers of targets and samples."""
     alike: dict[tuple[int, int, int], list[int]] = {}
     for place, chunk in enumerate(chunks):
         alike.setdefault((chunk.member, len(chunk.query.targets), len(chunk.seeds)), []).append(place)
@@ -145,7 +145,7 @@ def _batches(chunks: Sequence[_Chunk], job: GenerationJob) -> Iterator[list[int]
 
 
 def _draw(chunks: Sequence[_Chunk], job: GenerationJob) -> list[Samples | Exception]:
-    """Draw a batch; where it fails, be it for memory or for one subject, draw its halves."""
+    """Draw a batch; if it fails, for lack of memory or because of one subject, draw its halves."""
     model = _model(job, chunks[0].member)
     rows, queries = [chunk.row for chunk in chunks], [chunk.query for chunk in chunks]
     try:
@@ -163,7 +163,7 @@ def _draw(chunks: Sequence[_Chunk], job: GenerationJob) -> list[Samples | Except
 def _write(
     row: Row, request: Request, query: Query, parts: Sequence[Samples | Exception], job: GenerationJob
 ) -> list[dict[str, Any]]:
-    """Write what was drawn for a request; returns its rows of the record."""
+    """Write the samples of a request; returns its rows of the record."""
     failed = [part for part in parts if isinstance(part, Exception)]
     if failed:
         raise failed[0]
@@ -173,21 +173,21 @@ def _write(
     samples = by_model[:, np.argsort([each for its in _dealt(request.samples, len(job.models)) for each in its])]
     slots = np.flatnonzero(query.observed).tolist()
     facts = _facts(row, request, slots, job)
-    home = SubjectWriter(Storage(job.out), request.name, row)
-    told = []
+    writer = SubjectWriter(Storage(job.out), request.name, row)
+    rows = []
     for slot, time, volumes in zip(query.targets, query.target_times.tolist(), samples, strict=True):
         frame = None if slot == NO_SLOT else slot
-        here = {"Frame": frame, "Time": round(time, 4), **facts}
-        home.write_frame(frame_label(frame, round(time, 4)), volumes[:, 0], job.estimates, here)
+        about_frame = {"Frame": frame, "Time": round(time, 4), **facts}
+        writer.write_frame(frame_label(frame, round(time, 4)), volumes[:, 0], job.estimates, about_frame)
         kept = volumes if request.task is not None else None
-        told.append(_told(row["subject"], request.name, frame, time, slots, kept))
-        told[-1]["files"], home.written = home.written, []
+        rows.append(_record_row(row["subject"], request.name, frame, time, slots, kept))
+        rows[-1]["files"], writer.written = writer.written, []
     if job.sequence:
-        made = zip(query.target_times.tolist(), samples[:, 0, 0], strict=True)
+        generated = zip(query.target_times.tolist(), samples[:, 0, 0], strict=True)
         scanned = [(float(row["times"][slot]), False, row["frames"][slot, 0]) for slot in slots]
-        home.write_sequence([*scanned, *((time, True, volume) for time, volume in made)], facts)
-        told[-1]["files"] += home.written
-    return told
+        writer.write_sequence([*scanned, *((time, True, volume) for time, volume in generated)], facts)
+        rows[-1]["files"] += writer.written
+    return rows
 
 
 def _facts(row: Row, request: Request, slots: Sequence[int], job: GenerationJob) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _facts(row: Row, request: Request, slots: Sequence[int], job: GenerationJob)
         "Seed": request.seed,
         "Checkpoint": job.digests[0] if len(job.digests) == 1 else list(job.digests),
         "Sampling": job.sampling.model_dump(mode="json"),
-        "Preparation": {key: job.study.settings.get(key) for key in PREPARED},
+        "Preparation": {key: job.study.settings.get(key) for key in PREPARATION_SETTINGS},
         "Software": _versions(),
     }
 
@@ -213,7 +213,7 @@ _built: dict[tuple[str, str], SequenceModel] = {}
 
 
 def _model(job: GenerationJob, member: int) -> SequenceModel:
-    """Built once an actor."""
+    """One of the models, built once an actor."""
     key = (job.digests[member], job.device)
     if key not in _built:
         for other in [other for other in _built if other[0] not in job.digests]:
@@ -222,7 +222,7 @@ def _model(job: GenerationJob, member: int) -> SequenceModel:
     return _built[key]
 
 
-def _told(
+def _record_row(
     subject: str, task: str, frame: int | None, time: float, observed: Sequence[int], samples: np.ndarray | None
 ) -> dict[str, Any]:
     """A row of the record (`PREDICTION_SCHEMA`), without files."""
@@ -241,4 +241,4 @@ def _told(
 
 def _failure(subject: str, task: str, error: Exception) -> dict[str, Any]:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return {**_told(subject, task, -1, float("nan"), (), None), "error": reason}
+    return {**_record_row(subject, task, -1, float("nan"), (), None), "error": reason}

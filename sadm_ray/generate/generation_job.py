@@ -1,6 +1,6 @@
-"""The generation job: orders through a pool of actors, out come NIfTI files and a record of each subject.
+"""The generation job: a pool of actors runs the subject jobs and writes NIfTI files and a record of each subject.
 
-A subject whose record is there is not done again, whatever interrupted the job: running it again does what is left.
+A subject that has a record is not done again: after an interruption, running the job again does what is left.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from sadm_ray.storage import Storage
 log = logging.getLogger(__name__)
 
 FAILURES = "failures.csv"
-_SHARES = 40  # of an actor's work: a subject may take seconds, and nobody should wait long for the last one
+_BLOCKS_PER_ACTOR = 40  # many, as a subject may take seconds and all actors wait for the last block
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What is there now.
+    """What the output folder holds after the job.
 
-    `volumes` counts the NIfTI files, `subjects` those that were asked for and `done_before` those of them that an
-    earlier run had done. `failures` gives the reason for each (subject, task or request) that has nothing.
+    `volumes` counts the NIfTI files, `subjects` those that were requested and `done_before` those of them that an
+    earlier run had done. `failures` gives the reason for each (subject, task or request) without volumes.
     """
 
     folder: str
@@ -51,18 +51,18 @@ class Generation:
 def generate_volumes(
     settings: Settings, study: Study, models: Sequence[StoredModel], out: str, sampling: SamplingSettings
 ) -> Generation:
-    """Answer what the settings ask (`GenerateSettings`) of the subjects of the study. Needs a running Ray.
+    """Generate what the settings request (`GenerateSettings`) of the study's subjects. Needs a running Ray.
 
-    Writes `out/<task>/sub-<subject>/*.nii.gz` with a JSON each, `out/predictions/` (for the evaluation, and to know
-    what is done), `out/manifest.parquet`, and `out/failures.csv` if anything failed.
+    Writes `out/<task>/sub-<subject>/*.nii.gz` with a JSON each, `out/predictions/` (for the evaluation, and as
+    the record of what is done), `out/manifest.parquet`, and `out/failures.csv` if anything failed.
 
     Args:
-        models: read with the average of the weights that `sampling` names; samples are dealt among several in turn.
+        models: with the average of the weights that `sampling` names; several models draw the samples in turn.
 
     Raises:
-        ConfigError: `out` holds the answers to another request; it or the shards are not seen by every machine; no GPU
-            is there; the request cannot be meant for this study.
-        DataError: nobody is asked for.
+        ConfigError: `out` holds the volumes of another request; it or the shards are not seen by every machine; there
+            is no GPU; the request does not fit this study.
+        DataError: no subject is requested, or the request file cannot be read.
     """
     wanted = settings.generate
     digests = tuple(model.digest for model in models)
@@ -87,8 +87,8 @@ def generate_volumes(
             wanted.batch_size,
             device,
         )
-        together = 1 if wanted.exact else wanted.batch_size
-        batches = [left[start : start + together] for start in range(0, len(left), together)]
+        at_once = 1 if wanted.exact else wanted.batch_size
+        batches = [left[start : start + at_once] for start in range(0, len(left), at_once)]
         done = map_in_actor_pool(
             "generate",
             batches,
@@ -96,7 +96,7 @@ def generate_volumes(
             run_subject_jobs,
             actors=wanted.actors,
             gpus=wanted.gpus_per_actor,
-            shares=_SHARES,
+            blocks_per_actor=_BLOCKS_PER_ACTOR,
             job=job,
         )
         deque(done, maxlen=0)
@@ -107,21 +107,21 @@ def generate_volumes(
 def _device(gpus: float) -> str:
     if not gpus:
         return "cpu"
-    there = ray.cluster_resources().get("GPU", 0)
-    if there < gpus:
+    has = ray.cluster_resources().get("GPU", 0)
+    if has < gpus:
         raise ConfigError(
-            f"generate.gpus_per_actor: an actor wants {gpus:g} GPU, the cluster has {there:g}; set it to 0 for the CPU"
+            f"generate.gpus_per_actor: an actor wants {gpus:g} GPU, the cluster has {has:g}; set it to 0 for the CPU"
         )
     return "cuda"
 
 
 def _left(out: Storage, subject_jobs: Sequence[SubjectJob]) -> list[SubjectJob]:
-    """The orders that are not done: no record, another key, a failure, or a file that is not as long as it was.
+    """The subject jobs that are not done: no record, another key, a failure, or a file that is not as long as it was.
 
-    Also removes what is there of subjects that are not asked for any more, and of those that will be done again.
+    Also removes what exists of subjects that are no longer requested, and of those that will be done again.
     """
-    there = recorded(out)
-    if not there:
+    existing = recorded(out)
+    if not existing:
         return list(subject_jobs)
     sizes = {entry.path: entry.size for entry in out.entries()}
     left = []
@@ -135,8 +135,8 @@ def _left(out: Storage, subject_jobs: Sequence[SubjectJob]) -> list[SubjectJob]:
             )
             left.append(subject_job)
     for subject in sorted(
-        there - {subject_job.subject for subject_job in subject_jobs}
-        | there & {subject_job.subject for subject_job in left}
+        existing - {subject_job.subject for subject_job in subject_jobs}
+        | existing & {subject_job.subject for subject_job in left}
     ):
         remove(out, subject)
     return left

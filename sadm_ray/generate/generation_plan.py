@@ -1,4 +1,4 @@
-"""What the job has to do: for each subject what is wanted of it, and what decides the answer."""
+"""What the generation job has to do: the requests of each subject, and the facts that decide its volumes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sadm_ray.generate.request_csv import Failures, read_requests
 from sadm_ray.storage import Storage
 
 VISITS = "visits"
-"""What a request for missing visits and for times is called."""
+"""The name of a request for missing visits and for times."""
 
 
 @dataclass(frozen=True)
 class SubjectJob:
-    """All that is wanted of one subject; equal keys, equal volumes."""
+    """All requests of one subject; equal keys mean equal volumes."""
 
     subject: str
     requests: tuple[Request, ...]
@@ -31,7 +31,7 @@ class SubjectJob:
 
 @dataclass(frozen=True)
 class Plan:
-    """The orders, the subjects that cannot be served with the reason, and the facts that decide all answers."""
+    """The subject jobs, the requests that cannot be served with the reason, and the facts that decide all volumes."""
 
     subject_jobs: tuple[SubjectJob, ...]
     failures: Failures
@@ -39,14 +39,14 @@ class Plan:
 
 
 def plan_subject_jobs(settings: Settings, study: Study, digests: Sequence[str], sampling: SamplingSettings) -> Plan:
-    """Turn the settings of the job into orders, in the order of the subjects' names.
+    """Turn the settings into subject jobs, sorted by the subjects' names.
 
     Args:
         digests: of the models, in the order in which samples are dealt among them.
 
     Raises:
-        ConfigError: what is wanted cannot be meant for this study.
-        DataError: nobody is in the split, or the request file cannot be read.
+        ConfigError: the request does not fit this study.
+        DataError: no subject is in the split, or the request file cannot be read.
     """
     wanted = settings.generate
     decisive = {
@@ -55,18 +55,18 @@ def plan_subject_jobs(settings: Settings, study: Study, digests: Sequence[str], 
         "estimates": list(wanted.estimates),
         "sequence": wanted.sequence,
         "exact": wanted.exact,
-        "wanted": _told(settings),
+        "wanted": _request_facts(settings),
     }
-    everybody = tuple(sorted(name for names in study.subjects.values() for name in names))
-    names = everybody if wanted.split == "all" else study.names(wanted.split)
+    all_names = tuple(sorted(name for names in study.subjects.values() for name in names))
+    names = all_names if wanted.split == "all" else study.names(wanted.split)
     failures: Failures = {}
     if wanted.study is not None:
         for line in study.problems:
             subject, _, reason = line.partition(": ")
-            told = failures.get((subject, "preparation"))
-            failures[subject, "preparation"] = reason if told is None else f"{told}; {reason}"
+            earlier = failures.get((subject, "preparation"))
+            failures[subject, "preparation"] = reason if earlier is None else f"{earlier}; {reason}"
     if wanted.file is not None:
-        requests, wrong = read_requests(wanted.file, set(everybody), wanted.samples, settings.seed)
+        requests, wrong = read_requests(wanted.file, set(all_names), wanted.samples, settings.seed)
         failures |= wrong
     else:
         requests = {name: _requests(settings, study) for name in names}
@@ -78,12 +78,12 @@ def plan_subject_jobs(settings: Settings, study: Study, digests: Sequence[str], 
 
 
 def wants_tasks(wanted: GenerateSettings) -> bool:
-    """Whether the tasks are asked, whose answers can be evaluated, rather than visits."""
+    """Whether the targets of tasks are requested, which can be evaluated, rather than visits."""
     return not wanted.missing and not wanted.at and wanted.file is None
 
 
 def wants_slots(wanted: GenerateSettings) -> bool:
-    """Whether what is asked means slots of a sequence, rather than times."""
+    """Whether slots of a sequence are requested, rather than times."""
     return wants_tasks(wanted) or wanted.missing
 
 
@@ -93,12 +93,12 @@ def model_folder(settings: Settings) -> str:
 
 
 def model_folders(settings: Settings) -> list[str]:
-    """The same, and behind it the others of its ensemble."""
+    """The model to generate with, and the other models of its ensemble after it."""
     return [model_folder(settings), *(Storage(folder).location for folder in settings.generate.ensemble)]
 
 
 def default_out(settings: Settings) -> str:
-    """The folder below the run's for what is asked, when the settings name none."""
+    """The output folder, below the run's, for a request whose settings name none."""
     wanted = settings.generate
     if wants_tasks(wanted):
         return str(settings.run_dir / "generated")
@@ -118,17 +118,17 @@ def _requests(settings: Settings, study: Study) -> list[Request]:
     return [Request(VISITS, wanted.samples, seed, missing=wanted.missing, times=wanted.at)]
 
 
-def _told(settings: Settings) -> dict[str, Any]:
-    """What was asked for, for people who compare two requests."""
+def _request_facts(settings: Settings) -> dict[str, Any]:
+    """What is requested, for people who compare two requests."""
     wanted = settings.generate
     if wanted.file is not None:
         return {"file": Path(wanted.file).name}  # its lines decide, and are in each subject's key
-    asked = {"seed": settings.seed, "samples": wanted.samples, "split": wanted.split}
+    facts = {"seed": settings.seed, "samples": wanted.samples, "split": wanted.split}
     if wants_tasks(wanted):
-        return asked | {"tasks": [task.model_dump(mode="json") for task in wanted.tasks]}
-    return asked | {"missing": wanted.missing, "at": list(wanted.at)}
+        return facts | {"tasks": [task.model_dump(mode="json") for task in wanted.tasks]}
+    return facts | {"missing": wanted.missing, "at": list(wanted.at)}
 
 
 def _key(decisive: Mapping[str, Any], checksum: str, requests: list[Request]) -> str:
-    told = [{**decisive, "wanted": None}, checksum, [request.to_json() for request in requests]]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    content = [{**decisive, "wanted": None}, checksum, [request.to_json() for request in requests]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""From what is wanted to what the model is asked: which scans are observed, which times wanted, with which seeds."""
+"""A user's request for one subject, and the query to the model that it becomes: observed scans and target times."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sadm_ray.config import TaskSettings
-from sadm_ray.data.load.target_sampling import snap
+from sadm_ray.data.load.target_sampling import nearest_present
 
 NO_SLOT = -1
 _SAME_TIME = 1e-4
-"""Two times are one when they differ by less, absolutely or relatively: they are stored as float32."""
+"""Times that differ by less, absolutely or relatively, are equal: they are stored as float32."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked about one subject.
+    """What the model is asked about one subject: which scans are observed, and the times to predict.
 
     `targets` are slots of its sequence (`NO_SLOT` for a time without one), `target_times` their times. A target may be
     a slot that was scanned (then there is a truth to compare with) or one that never was.
@@ -33,11 +33,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted of one subject under one name, which is also that of the folder: the answer to a task; or else
-    the slots that were never scanned (`missing`) and some `times`.
+    """What a user wants of one subject under one name, which is also that of the folder: the targets of a task; or
+    else the slots that were never scanned (`missing`) and some `times`.
 
-    `skip_scanned`: a time at which there is a scan is not generated; otherwise that scan is not observed. `observed`
-    are the times of the scans that may be, none for all of them.
+    `skip_scanned`: a time at which there is a scan is not generated; otherwise it is, and that scan is not observed.
+    `observed`: times of the scans that may be observed; None for all of them.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Request:
     observed: tuple[float, ...] | None = None
 
     def query(self, row: Mapping[str, Any]) -> Query:
-        """The query of a subject's row (`subject_row.parse_row`); without targets where nothing is missing.
+        """The query for a subject's row (`subject_row.parse_row`); without targets where there is nothing to generate.
 
         Raises:
             ValueError: it cannot be answered for this subject.
@@ -60,7 +60,7 @@ class Request:
         return self._visits(row["present"], row["times"].astype(np.float64))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything that decides the answer."""
+        """Everything that decides the generated volumes."""
         task = None if self.task is None else self.task.model_dump(mode="json")
         return {**vars(self), "task": task}
 
@@ -85,26 +85,26 @@ class Request:
         if not observed.any():
             raise ValueError("has no scan that may be observed")
         targets.sort(key=lambda target: target[1])
-        slots, wanted = zip(*targets, strict=True) if targets else ((), ())
-        return Query(observed, tuple(slots), np.asarray(wanted, dtype=np.float32))
+        slots, target_times = zip(*targets, strict=True) if targets else ((), ())
+        return Query(observed, tuple(slots), np.asarray(target_times, dtype=np.float32))
 
 
 def query_of_task(task: TaskSettings, present: Bool[np.ndarray, " t"], times: Float[np.ndarray, " t"]) -> Query:
-    """Put `task` to a subject with the slots `present`.
+    """The query of `task` for a subject with the slots `present`.
 
-    A slot that the task observes and the subject lacks is replaced by the nearest one that it has. A target is never
-    observed, not even by that.
+    A slot that the task observes and the subject lacks is replaced by the nearest one that it has, but never by a
+    target: targets are not observed.
 
     Raises:
         ValueError: nothing is left to observe, or the sequence is too short for the task.
     """
     slots = len(present)
-    beyond = [frame for frame in (*task.observed, *task.targets) if not -slots <= frame < slots]
-    if beyond:
-        raise ValueError(f"has {slots} frames, hence no frame {beyond[0]} for task '{task.name}'")
+    outside = [frame for frame in (*task.observed, *task.targets) if not -slots <= frame < slots]
+    if outside:
+        raise ValueError(f"has {slots} frames, hence no frame {outside[0]} for task '{task.name}'")
     targets = tuple(dict.fromkeys(target % slots for target in task.targets))
     observed = np.zeros(slots, dtype=bool)
-    observed[[snap(frame, present.tolist()) for frame in task.observed]] = True
+    observed[[nearest_present(frame, present.tolist()) for frame in task.observed]] = True
     observed[list(targets)] = False
     if not observed.any():
         raise ValueError(f"has no frame that task '{task.name}' may observe")
@@ -112,7 +112,7 @@ def query_of_task(task: TaskSettings, present: Bool[np.ndarray, " t"], times: Fl
 
 
 def sample_seed(seed: int, subject: str, task: str, sample: int) -> int:
-    """The seed of one sample: the same whatever the batch, the actor or the order of the work."""
+    """The seed of one sample: it does not depend on the batch, the actor or the order of the work."""
     digest = hashlib.sha256(f"{seed}/{subject}/{task}/{sample}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

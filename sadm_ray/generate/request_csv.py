@@ -1,4 +1,4 @@
-"""The CSV file that asks for volumes: a line a subject, good lines apart from bad ones."""
+"""The CSV file of requests, one a line; bad lines are listed and do not stop the others."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _KNOWN = (*_REQUIRED, "samples", "seed", "observed", "name")
 _NAME = "request"
 
 Requests = dict[str, list[Request]]
-"""What is wanted of each subject."""
+"""The requests of each subject."""
 Failures = dict[tuple[str, str], str]
-"""Why a (subject, name) has nothing."""
+"""Why a (subject, task or request) has no volumes."""
 
 
 def read_requests(file: str, subjects: Collection[str], samples: int, seed: int) -> tuple[Requests, Failures]:
@@ -27,13 +27,13 @@ def read_requests(file: str, subjects: Collection[str], samples: int, seed: int)
     Args:
         file: a path or URL.
         subjects: those of the study.
-        samples, seed: where a line has none.
+        samples, seed: defaults for lines without them.
 
     Returns:
-        what is wanted of each subject, and the lines that cannot be answered with the reason.
+        the requests of each subject, and the lines that are wrong with the reason.
 
     Raises:
-        ConfigError: it lacks a column, or has one that means nothing.
+        ConfigError: it lacks a column, or has an unknown one.
         DataError: it cannot be read.
     """
     folder, _, name = file.rpartition("/")
@@ -53,17 +53,17 @@ def read_requests(file: str, subjects: Collection[str], samples: int, seed: int)
     requests: Requests = {}
     failures: Failures = {}
     for line in lines:
-        told = {key: (value or "").strip() for key, value in line.items() if key is not None}
+        fields = {key: (value or "").strip() for key, value in line.items() if key is not None}
         where = f"line {lines.line_num}"
-        subject, name = told["subject"], told.get("name") or _NAME
+        subject, name = fields["subject"], fields.get("name") or _NAME
         try:
             if None in line:
                 raise ValueError("has more fields than the head")  # noqa: TRY301
-            request = _request(told, name, samples, seed)
+            request = _request(fields, name, samples, seed)
             if subject not in subjects:
                 raise ValueError("no such subject in the study")  # noqa: TRY301
             if any(other.name == name for other in requests.get(subject, ())):
-                raise ValueError(f"asked for twice as '{name}'; give the lines a name each")  # noqa: TRY301
+                raise ValueError(f"requested twice as '{name}'; give the lines a name each")  # noqa: TRY301
         except ValueError as error:
             failures[subject or where, name] = f"{where}: {error}"
             continue
@@ -71,19 +71,19 @@ def read_requests(file: str, subjects: Collection[str], samples: int, seed: int)
     return requests, failures
 
 
-def _request(told: Mapping[str, str], name: str, samples: int, seed: int) -> Request:
+def _request(fields: Mapping[str, str], name: str, samples: int, seed: int) -> Request:
     if not SAFE_NAME.fullmatch(name):
         raise ValueError(f"'{name}' cannot be a folder's name; use letters, digits, '_', '-' and '.'")
-    times = _times("times", told["times"])
+    times = _times("times", fields["times"])
     if not times:
         raise ValueError("times is empty")
     return Request(
         name,
-        _whole("samples", told.get("samples") or str(samples), least=1),
-        _whole("seed", told.get("seed") or str(seed), least=0),
+        _whole("samples", fields.get("samples") or str(samples), least=1),
+        _whole("seed", fields.get("seed") or str(seed), least=0),
         times=times,
         skip_scanned=False,
-        observed=_times("observed", told.get("observed", "")) or None,
+        observed=_times("observed", fields.get("observed", "")) or None,
     )
 
 

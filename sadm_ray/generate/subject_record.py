@@ -1,7 +1,7 @@
-"""What was generated, a file a subject: whole or absent, and written when the subject's volumes are there.
+"""The records of what was generated, a file a subject: whole or absent, written after the subject's volumes.
 
-<out>/request.json                    what the folder was begun for
-<out>/predictions/<subject>.parquet   a row a frame: `PREDICTION_SCHEMA`; in its metadata what decided it
+<out>/request.json                    the request that the folder belongs to
+<out>/predictions/<subject>.parquet   a row a frame: `PREDICTION_SCHEMA`; in its metadata the key of its job
 <out>/manifest.parquet                a row a file: `MANIFEST_SCHEMA`; written last
 """
 
@@ -39,12 +39,12 @@ MANIFEST_SCHEMA = pa.schema(
     [*(PREDICTION_SCHEMA.field(name) for name in ("subject", "task", "frame", "time")), *FILE.fields]
 )
 _ABOUT = b"sadm_ray"
-_TOLD = [name for name in PREDICTION_SCHEMA.names if name not in ("samples", "observed", "shape")]
+_FRAME_COLUMNS = [name for name in PREDICTION_SCHEMA.names if name not in ("samples", "observed", "shape")]
 
 
 @dataclass(frozen=True)
 class SubjectRecord:
-    """What is told of a subject: by which key it was made, and its frames without the voxels."""
+    """The record of a subject: the key of its `SubjectJob`, and its frames without the voxels."""
 
     key: str
     frames: Sequence[Mapping[str, Any]]
@@ -59,7 +59,7 @@ class SubjectRecord:
 
 
 def write_record(out: Storage, subject: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write what became of a subject. Its volumes must be there already."""
+    """Write the record of a subject. Its volumes must be written already."""
     schema = PREDICTION_SCHEMA.with_metadata({_ABOUT: json.dumps({"key": key}).encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), sink, compression="zstd")
@@ -81,10 +81,10 @@ def read_predictions(file: str, **how: Any) -> pa.Table:
 
 
 def read_record(out: Storage, subject: str) -> SubjectRecord | None:
-    """What is told of a subject; none where there is nothing, or nothing that can be read."""
+    """The record of a subject; None where there is none, or it cannot be read."""
     try:
         with out.open_random(_path(subject)) as stream:
-            table = pq.read_table(stream, columns=_TOLD)
+            table = pq.read_table(stream, columns=_FRAME_COLUMNS)
         key = json.loads(table.schema.metadata[_ABOUT])["key"]
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
@@ -92,13 +92,13 @@ def read_record(out: Storage, subject: str) -> SubjectRecord | None:
 
 
 def recorded(out: Storage) -> set[str]:
-    """The subjects of whom something is told."""
+    """The subjects that have a record."""
     files = (file.rpartition("/")[2] for file in out.files(PREDICTIONS))
     return {name.removesuffix(".parquet") for name in files if name.endswith(".parquet") and not name.startswith(".")}
 
 
 def remove(out: Storage, subject: str, kept: Collection[str] = ()) -> None:
-    """Remove what was generated of a subject, but for the files `kept`: first what is told of it, then the files."""
+    """Remove what was generated of a subject, except the files `kept`: first its record, then the files."""
     record = read_record(out, subject)
     out.delete(_path(subject))
     for file in record.files if record else ():
@@ -107,10 +107,10 @@ def remove(out: Storage, subject: str, kept: Collection[str] = ()) -> None:
 
 
 def claim(out: Storage, decisive: Mapping[str, Any], replace: bool) -> None:
-    """Make the folder that of this request; what another one left is removed if that is allowed.
+    """Make the folder belong to this request; with `replace` the files of another request are removed.
 
     Raises:
-        ConfigError: it is another one's.
+        ConfigError: it belongs to another request.
     """
     try:
         before = json.loads(out.read(REQUEST))

@@ -1,4 +1,4 @@
-"""Scans as they lie, made ready for a model: prepared as those were that it was trained on."""
+"""Prepare raw scans for a model, as those were prepared that it was trained on."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sadm_ray.model.model_config import ModelConfig
 def prepare_like(settings: Settings, model: ModelConfig, root: str, out: str) -> Study:
     """Prepare all subjects of the study at `root`; run again, only what is new or changed is done.
 
-    How a volume looks is the model's; where the scans are and what their times mean is the settings' (`data.layout`,
-    `data.suffix`, `data.time_column`, …). Slots are laid over the sequences only for what is asked in slots; else all
-    visits are kept, and one is enough.
+    How volumes are prepared comes from the model; where the scans are and what their times mean from the settings
+    (`data.layout`, `data.suffix`, `data.time_column`, …). Visits are put into time slots only where slots are
+    requested; else all visits are kept, and one is enough.
 
     Raises:
         DataError: the model does not say how it was prepared, or nothing of the study can be used.

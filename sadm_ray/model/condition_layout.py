@@ -23,7 +23,7 @@ class ConditionLayout:
 
     Attributes:
         decoded: channels of the spatial decoder's output.
-        references: how many frames the reference is made of; 0: the condition holds nothing of them.
+        references: how many reference frames there are; 0: the condition holds nothing of them.
         channels: of a volume.
         patch: of the stem, on whose grid the condition lies (d h w).
     """
@@ -36,10 +36,15 @@ class ConditionLayout:
     @property
     def width(self) -> int:
         """How many channels the condition has."""
-        return self.decoded + 2 * self.references + self.path + self.references * self.channels * math.prod(self.patch)
+        return (
+            self.decoded
+            + 2 * self.references
+            + self.displacement_channels
+            + self.references * self.channels * math.prod(self.patch)
+        )
 
     @property
-    def path(self) -> int:
+    def displacement_channels(self) -> int:
         """How many channels hold the displacement field from the first reference frame to the second."""
         return 3 if self.references > 1 else 0
 
@@ -55,11 +60,11 @@ class ConditionLayout:
         clock = torch.cat([references.time_from_target / time_scale, references.weights], dim=1)[..., None, None, None]
         grid = voxels.shape[-3:]
         known = [clock.expand(-1, -1, *grid), voxels]
-        if self.path:
-            path = voxels.new_zeros(len(voxels), self.path, *grid)
-            if references.path is not None:
-                path = F.avg_pool3d(references.path, self.patch) * (time_scale / VELOCITY)
-            known.insert(1, path)
+        if self.displacement_channels:
+            displacement = voxels.new_zeros(len(voxels), self.displacement_channels, *grid)
+            if references.displacement is not None:
+                displacement = F.avg_pool3d(references.displacement, self.patch) * (time_scale / VELOCITY)
+            known.insert(1, displacement)
         return torch.cat([decoded, *(each.to(decoded.dtype) for each in known)], dim=1)
 
     def time_from_target_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s"]:
@@ -75,16 +80,18 @@ class ConditionLayout:
         """The reference, in [0, 1]; black for the null condition."""
         return torch.einsum("bs,bscdhw->bcdhw", self.weights_of(condition), self.frames_of(condition))
 
-    def path_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b 3 d h w"] | None:
-        """How far what is seen moves from the first frame to the second, in voxels a unit of the time scale."""
-        if not self.path:
+    def displacement_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b 3 d h w"] | None:
+        """The displacement field from the first frame to the second, in voxels per unit of the time scale."""
+        if not self.displacement_channels:
             return None
         first = self.decoded + 2 * self.references
-        path = VELOCITY * condition[:, first : first + self.path].float()
-        size = [sites * voxels for sites, voxels in zip(path.shape[-3:], self.patch, strict=True)]
-        return F.interpolate(path, size=size, mode="trilinear")
+        displacement = VELOCITY * condition[:, first : first + self.displacement_channels].float()
+        size = [sites * voxels for sites, voxels in zip(displacement.shape[-3:], self.patch, strict=True)]
+        return F.interpolate(displacement, size=size, mode="trilinear")
 
     def frames_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s c d h w"]:
         """The reference's frames, in [0, 1]."""
-        voxels = depth_to_space(condition[:, self.decoded + 2 * self.references + self.path :].float(), self.patch)
+        voxels = depth_to_space(
+            condition[:, self.decoded + 2 * self.references + self.displacement_channels :].float(), self.patch
+        )
         return 0.5 * (voxels.unflatten(1, (self.references, self.channels)) + 1.0)

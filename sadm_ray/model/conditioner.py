@@ -56,7 +56,7 @@ class FrameEncoder(nn.Module):
 
 
 class Level(nn.Module):
-    """One level of the temporal encoder: look at the frames, then at the neighbourhood."""
+    """One level of the temporal encoder: attention over the frames, then over space, then convolutions."""
 
     def __init__(self, width: int, heads: int, embedding: int, layers: int, *, everywhere: bool, tokens: bool) -> None:
         super().__init__()
@@ -86,8 +86,8 @@ class Conditioner(nn.Module):
     """Temporal encoder and spatial decoder.
 
     At the coarsest level a target token a site, made from the target's time, gathers what the frames say by attention
-    over time and over space; the decoder brings it to the grid of the denoiser's stem, at every level looking at the
-    frames again through temporal attention. The voxels of the reference's frames go along unchanged.
+    over time and over space; the decoder brings it to the grid of the denoiser's stem, with temporal
+    attention to the frames again at every level. The voxels of the reference's frames go along unchanged.
 
     Args:
         channels: of a volume.
@@ -151,16 +151,16 @@ class Conditioner(nn.Module):
         covariates: Float[Tensor, "b n"] | None = None,
         visit_covariates: Float[Tensor, "b t m"] | None = None,
     ) -> Float[Tensor, "b k e f g"]:
-        """The condition for one target a sequence, from what `encode` gave.
+        """The condition for one target of each sequence, from what `encode` returned.
 
         Args:
-            references: the frames that the reference is made of.
+            references: the reference frames of each target.
             covariates, visit_covariates: values of those of the subjects and of the visits; NaN is missing.
 
         Returns:
             channels as `layout` says, on the grid of the denoiser's stem.
         """
-        # What stands in the time of an absent frame must not matter either.
+        # The time of an absent frame must not matter either.
         past = torch.where(observed, times, target_time[:, None]) / self.time_scale
         now = (target_time / self.time_scale)[:, None]
         when = self.when(torch.stack([past, now.expand_as(past), now - past], dim=-1))

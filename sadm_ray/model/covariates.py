@@ -45,7 +45,7 @@ class Covariates(nn.Module):
         observed: Bool[Tensor, "b t"],
         when: Float[Tensor, "b t e"],
     ) -> tuple[Float[Tensor, "b k e"], Bool[Tensor, "b k"]] | None:
-        """The tokens and which of them count; none where there is none to look at.
+        """The tokens and which of them count; none where there are none.
 
         Args:
             when: the embedding of each visit's time.

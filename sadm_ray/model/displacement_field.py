@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 VELOCITY, SHIFT, LEAP = 4.0, 2.0, 8.0
-"""What one unit of the network's outputs is, in one unit of the time scale: voxels; weight; time along the path."""
+"""What one unit of the network's outputs is, per unit of the time scale: voxels; weight; time along the field."""
 
 
 def motion_channels(references: int) -> int:
@@ -27,26 +27,26 @@ def motion_residual(
     time_from_target: Float[Tensor, "b s"],
     weights: Float[Tensor, "b s"],
     motion: Float[Tensor, "b k d h w"],
-    path: Float[Tensor, "b 3 d h w"] | None = None,
+    displacement: Float[Tensor, "b 3 d h w"] | None = None,
 ) -> Float[Tensor, "b c d h w"]:
     """What moving the frames and shifting their weights adds to the reference, Σ weight · frame.
 
     Displacements are velocities times the time between the frame and the target, so that little moves in a short while
-    and nothing in none. A heart does not contract evenly in time, so the weight of a frame is not that of linear
-    interpolation, and what is seen in one of two frames only has to come from there; at the time of either frame the
-    weights are what they are. Nor does what moves along a path do so evenly: there time itself is shifted.
+    and nothing in none. A heart does not contract evenly in time, and a structure that one of two frames shows has to
+    come from that one: so each voxel may shift the weights from linear interpolation, and the time along the
+    displacement field. At the time of either frame both shifts are zero.
 
     Args:
         frames: one or two a target.
         time_from_target: how much later than the target they were acquired, in units of the time scale.
         weights: of each in the reference.
         motion: `motion_channels`; all zero changes nothing.
-        path: from the first to the second, in voxels a unit of the time scale; none: without registration.
+        displacement: from the first to the second, in voxels per unit of the time scale; none: without registration.
     """
-    *velocities, shifts = motion.tensor_split([3 * (side + 1) for side in range(frames.shape[1])], dim=1)
+    *velocities, shifts = motion.tensor_split([3 * (index + 1) for index in range(frames.shape[1])], dim=1)
     reach = time_from_target.abs().amin(dim=1)[:, None, None, None, None]
-    along = 0.0 if path is None else LEAP * reach * shifts[:, 1:] * path
-    unit = VELOCITY * _speed_of(path)
+    along = 0.0 if displacement is None else LEAP * reach * shifts[:, 1:] * displacement
+    unit = VELOCITY * _speed_of(displacement)
     fields = [
         unit * by[:, None, None, None, None] * velocity + along
         for by, velocity in zip(time_from_target.unbind(dim=1), velocities, strict=True)
@@ -59,11 +59,11 @@ def motion_residual(
     return change + SHIFT * reach * shifts[:, :1] * (moved[:, 1] - moved[:, 0])
 
 
-def _speed_of(path: Tensor | None) -> Tensor | float:
-    """The subject's own speed, the unit of the velocities: who moved little will move little."""
-    if path is None:
+def _speed_of(displacement: Tensor | None) -> Tensor | float:
+    """The root mean square of each subject's displacement field, the unit of its velocities; 1 where nothing moves."""
+    if displacement is None:
         return 1.0
-    seen = path.square().sum(dim=1, keepdim=True).mean(dim=(2, 3, 4), keepdim=True).sqrt()
+    seen = displacement.square().sum(dim=1, keepdim=True).mean(dim=(2, 3, 4), keepdim=True).sqrt()
     return torch.where(seen > 0, seen, 1.0)
 
 

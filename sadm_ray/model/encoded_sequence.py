@@ -15,7 +15,7 @@ from sadm_ray.model.conditioner import Features
 
 @dataclass(frozen=True)
 class EncodedSequences:
-    """Some sequences: their frames and the features that the conditioner encoded of them, once.
+    """Some sequences: their frames, and the features that the conditioner encoded from them once.
 
     `size` (d h w) is that of a volume before padding; the other fields are as in `SequenceModel.generate`.
     """
@@ -32,14 +32,14 @@ class EncodedSequences:
     def limits(self) -> tuple[Float[Tensor, "b c 1 1 1"], Float[Tensor, "b c 1 1 1"]]:
         """The range of a generated frame's intensities: 0 to 1, or the observed range where that is wider.
 
-        A range that is taken from one scan, or from most of the voxels, is not that of all.
+        A range that was normalised by one scan, or by most of the voxels, may be exceeded by others.
         """
         seen = self.frames.where(self.observed[:, :, None, None, None, None], 0.0)
         low, high = seen.movedim(2, 1).flatten(2).aminmax(dim=2)
         return low.clamp(max=0.0)[..., None, None, None], high.clamp(min=1.0)[..., None, None, None]
 
     def repeated(self, count: int) -> EncodedSequences:
-        """Each sequence `count` times, one beside the other."""
+        """Each sequence `count` times, next to each other."""
 
         def repeat(each: Tensor | None) -> Any:
             return None if each is None else each.repeat_interleave(count, dim=0)
@@ -73,10 +73,10 @@ class EncodedSequences:
 
 @dataclass(frozen=True)
 class TargetContext:
-    """What a model needs for one target a sequence.
+    """What a model needs for one target of each sequence.
 
     Attributes:
-        condition: what the conditioner makes of the sequence and the target's time.
+        condition: the conditioner's output for the sequence and the target's time.
         references: the frames of the reference: the nearest scanned one, or those before and after the target.
         gap: how much later than the nearest scanned frame the target is, in units of `time_scale`.
     """
@@ -91,7 +91,7 @@ class TargetContext:
         return self.references.reference
 
     def repeated(self, count: int) -> TargetContext:
-        """Each target `count` times, one beside the other."""
+        """Each target `count` times, next to each other."""
         condition, gap = (each.repeat_interleave(count, dim=0) for each in (self.condition, self.gap))
         return TargetContext(condition, self.references.repeated(count), gap)
 

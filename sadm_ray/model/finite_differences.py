@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 AXES = (2, 3, 4)
-"""Those of space, in b c d h w."""
+"""The axes of space, in b c d h w."""
 SLICES = 0.5
-"""An axis shorter than this part of the longest is one of thick slices, which have little to do with each other."""
+"""An axis shorter than this part of the longest runs across thick slices, whose anatomy differs."""
 
 
 def axes_within_slices(size: Sequence[int]) -> list[int]:
@@ -21,13 +21,13 @@ def axes_within_slices(size: Sequence[int]) -> list[int]:
 
 
 def local_mean(volume: Float[Tensor, "b c d h w"], radius: int, axes: Sequence[int]) -> Float[Tensor, "b c d h w"]:
-    """The mean over so many voxels to each side along these axes, of those that there are."""
+    """The mean over so many voxels to each side along these axes, of those inside the volume."""
     radii = [min(radius, (volume.shape[axis] - 1) // 2) if axis in axes else 0 for axis in AXES]
     return F.avg_pool3d(volume, [2 * each + 1 for each in radii], 1, radii, count_include_pad=False)
 
 
 def central_difference(volume: Float[Tensor, "b c d h w"], axis: int) -> Float[Tensor, "b c d h w"]:
-    """The derivative along an axis, per voxel, by central differences; outside stands the nearest voxel."""
+    """The derivative along an axis, per voxel, by central differences; the border voxel is repeated outside."""
     before, after = neighbours(volume, axis)
     return 0.5 * (after - before)
 
@@ -41,7 +41,7 @@ def gradient_magnitude(volume: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c
 
 
 def neighbours(volume: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Of each voxel the one before it and the one after it; at the border it stands for itself."""
+    """Of each voxel the one before it and the one after it; at the border, itself."""
     size = volume.shape[axis]
     places = torch.arange(size, device=volume.device)
     before, after = (places - 1).clamp(min=0), (places + 1).clamp(max=size - 1)

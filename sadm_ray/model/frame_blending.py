@@ -19,7 +19,7 @@ WIDTH = 24
 BLURRED, AROUND = 1, 2
 """Blurring, and the neighbourhood whose change counts, reach so many voxels to each side, within a slice."""
 INTENSITY, CONTRAST, DETAIL, DISTANCE = 3.0, 5.0, 10.0, 3.0
-"""What the network sees is of order one: intensities, differences of two, those to a neighbourhood; and voxels."""
+"""Factors that bring the inputs to order one: intensities, differences of frames, those to a neighbourhood, voxels."""
 OUTPUTS, ADDED = 4, 0.1
 """Outputs: weights of the later frame, of the frames before warping and of the blurred mean; and added intensity."""
 
@@ -39,7 +39,7 @@ class FrameBlending(nn.Module):
 
         Args:
             still: the frames of the reference as they were acquired.
-            moved: the same along the path to the target's time (`sadm_ray.model.registration.aligned`).
+            moved: the same, warped to the target's time (`sadm_ray.model.registration.aligned`).
         """
         reference = moved.reference
         (rows,) = torch.nonzero(moved.is_between, as_tuple=True)
@@ -66,5 +66,5 @@ class FrameBlending(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Conv3d:
-    """3×3×3, every voxel stays where it is; outside stands the nearest voxel, since there is no border to be seen."""
+    """3×3×3 at the same size; the border voxel is repeated outside, so that there is no edge."""
     return nn.Conv3d(inputs, outputs, 3, padding=1, padding_mode="replicate")

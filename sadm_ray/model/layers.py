@@ -1,4 +1,4 @@
-"""The pieces that the conditioner and the denoiser are made of.
+"""Layers of the conditioner and the denoiser.
 
 Shapes: b batch, t frames, c channels, (d, h, w) grid, n = d·h·w sites, e channels of one attention head.
 """
@@ -36,7 +36,7 @@ def depth_to_space(x: Float[Tensor, "b k e f g"], patch: PatchSize) -> Float[Ten
 
 
 def recomputed(block: nn.Module, *inputs: Tensor | None) -> Tensor:
-    """Call a block without keeping what is inside of it for the backward pass."""
+    """Call a block without keeping its activations for the backward pass."""
     return checkpoint(block, *inputs, use_reentrant=False)
 
 
@@ -69,7 +69,7 @@ class Fourier(nn.Module):
 
 
 class Convolution(nn.Conv3d):
-    """3×3×3, every voxel stays where it is."""
+    """3×3×3 at the same size."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1)

@@ -1,4 +1,4 @@
-"""What a model is, apart from its weights."""
+"""The settings that define a model, apart from its weights."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CONFIG = "config.json"
 class ModelConfig(Section):
     """Stored beside the weights as `config.json`.
 
-    `preparation` is the digest of how the volumes were prepared that it was trained on; other ones it cannot judge.
-    `prepared` are the settings of that (of `data`) and `time_unit`, so that others can be prepared the same way.
+    `preparation` is the digest of how its training volumes were prepared; it is only used on volumes prepared alike.
+    `prepared` (settings of `data`) and `time_unit` say how, so that other studies can be prepared the same way.
     """
 
     shape: Shape
@@ -33,7 +33,7 @@ class ModelConfig(Section):
         """From the content of a `config.json`; settings under an old name are read under the new one.
 
         Args:
-            source: the file, for people.
+            source: the file, for messages.
 
         Raises:
             ValueError: it is damaged, or no model's config.

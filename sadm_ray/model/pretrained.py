@@ -25,7 +25,7 @@ class StoredModel:
     """The bytes of a model (`SequenceModel.save_pretrained`), which travel to actors that cannot see its folder.
 
     `weights` is an array so that the actors of one machine share Ray's copy of it. `source` is where it was read, for
-    people.
+    messages.
     """
 
     source: str

@@ -40,7 +40,7 @@ POSITION_ERROR, INTENSITY_ERROR = 1.5, 0.02
 
 
 class Prior(NamedTuple):
-    """Mean and log variance of every voxel of x; with frame blending also the two predictions that the mean is made of.
+    """Mean and log variance of every voxel of x; with frame blending also the two predictions that it averages.
 
     `members`: the prior network's and frame blending's. The second is 0, the reference, and untrained where the target
     is not between two frames.
@@ -112,8 +112,8 @@ class PriorNetwork(nn.Module):
         mean = reach * residual
         if motion.shape[1]:
             frames, weights = self.layout.frames_of(condition), self.layout.weights_of(condition)
-            path = self.layout.path_of(condition)
-            mean = mean + motion_residual(frames, time_from_target, weights, motion, path) / self.scale
+            displacement = self.layout.displacement_of(condition)
+            mean = mean + motion_residual(frames, time_from_target, weights, motion, displacement) / self.scale
         expected = self.layout.reference_of(condition.detach()) + self.scale * mean.detach()
         position_error = POSITION_ERROR * reach * gradient_magnitude(expected)
         initial = torch.log(position_error.square() + INTENSITY_ERROR**2) - 2.0 * math.log(self.scale)

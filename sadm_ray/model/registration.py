@@ -2,8 +2,8 @@
 
 Symmetric demons (Thirion, Image matching as a diffusion process, 1998; Vercauteren et al., Symmetric Log-Domain
 Diffeomorphic Registration, 2008), from coarse to fine, batched on the device of the frames. Both frames move half of
-the way, so the order of the two only turns the sign. Frames are compared by their intensities and by these as their
-neighbourhoods see them, where a faint edge counts as much as a strong one.
+the way, so the order of the two only turns the sign. Frames are compared by their intensities, and by these normalised
+in a neighbourhood, where a faint edge counts as much as a strong one.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ ITERATIONS = {4: 12, 2: 12, 1: 6}
 SMALLEST = 8
 """No axis is shrunk below this."""
 RADIUS, FLAT, LOCAL = 2, 0.02, 0.25
-"""A neighbourhood reaches so many voxels to each side; deviations of intensity in it that are but noise; and what one
+"""A neighbourhood reaches so many voxels to each side; a deviation of intensity in it that is noise; and what one
 deviation counts as, in units of intensity."""
 NOISE = 0.1
-"""Differences of intensity that say nothing."""
+"""A difference of intensity that is noise."""
 
 
 def aligned(references: ReferenceFrames, target_time: Float[Tensor, " b"], time_warp: TimeWarp) -> ReferenceFrames:
     """The two frames, each warped along the displacement field between them to the target's time; and that field.
 
     Between the frames `time_warp` maps time to a share of the way, for the weights too. Beyond them both are moved to
-    the nearest frame: how a motion goes on is learned.
+    the nearest frame: the prior network predicts how the motion goes on.
     """
     between = references.time_from_target[:, 1] - references.time_from_target[:, 0]
     is_pair = between != 0  # a frame that is alone stands in both places
@@ -47,14 +47,16 @@ def aligned(references: ReferenceFrames, target_time: Float[Tensor, " b"], time_
     first, second = references.frames[:, 0], references.frames[:, 1]
     field = is_pair[:, None, None, None, None] * register(first, second)
     moved = torch.stack([warp(first, passed * field), warp(second, (passed - 1.0) * field)], dim=1)
-    return replace(references, frames=moved, weights=torch.stack([1.0 - share, share], dim=1), path=field / between)
+    return replace(
+        references, frames=moved, weights=torch.stack([1.0 - share, share], dim=1), displacement=field / between
+    )
 
 
 @torch.no_grad()
 def register(first: Float[Tensor, "b c d h w"], second: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 3 d h w"]:
     """The field u, in voxels along d h w, for which first(x + u/2) is like second(x − u/2).
 
-    At a share s of the way from the first to the second, what is there is first(x + s u) and second(x − (1 − s) u).
+    At a share s of the way from the first to the second, the frames are first(x + s u) and second(x − (1 − s) u).
     """
     with torch.autocast(first.device.type, enabled=False):
         first, second = first.float(), second.float()
@@ -72,7 +74,7 @@ def register(first: Float[Tensor, "b c d h w"], second: Float[Tensor, "b c d h w
 
 
 def _compared(frame: Float[Tensor, "b c d h w"], axes: Sequence[int]) -> Float[Tensor, "b 2*c d h w"]:
-    """What two frames are compared by: intensities, and how far each is from its neighbourhood's mean."""
+    """What two frames are compared by: intensities, and their normalised deviations from the neighbourhood's mean."""
     mean = local_mean(frame, RADIUS, axes)
     variance = (local_mean(frame.square(), RADIUS, axes) - mean.square()).clamp(min=0.0)
     return torch.cat([frame, LOCAL * (frame - mean) / (variance + FLAT**2).sqrt()], dim=1)

@@ -35,7 +35,7 @@ _OWN_DIFFUSION = {
     "sadm_paper": {"schedule": "cosine", "shift": 0.0, "prediction": "x", "weighting": "v"},
     "ddm": {"schedule": "linear", "shift": 0.0, "prediction": "eps", "weighting": "v"},
 }
-"""What a kind is by its definition, whatever the settings say. The networks are the settings' own: equally large."""
+"""What defines a kind, whatever the settings say. The networks are those of the settings: equally large."""
 
 
 def with_kind_defaults(config: ModelConfig) -> ModelConfig:
@@ -44,11 +44,11 @@ def with_kind_defaults(config: ModelConfig) -> ModelConfig:
     A kind without a prior has its denoiser as large as the prior network would be.
     """
     kind, model = config.model.kind, config.model.model_copy(update=_OWN_MODEL.get(config.model.kind, {}))
-    asked = config.model.prior or NetworkSettings(**config.model.denoiser.model_dump(exclude={"patch"}))
+    prior = config.model.prior or NetworkSettings(**config.model.denoiser.model_dump(exclude={"patch"}))
     if kind == "regression":
-        model = model.model_copy(update={"prior": asked})
+        model = model.model_copy(update={"prior": prior})
     elif model.prior is None:
-        model = model.model_copy(update={"denoiser": model.denoiser.model_copy(update=asked.model_dump())})
+        model = model.model_copy(update={"denoiser": model.denoiser.model_copy(update=prior.model_dump())})
     diffusion = config.diffusion.model_copy(update=_OWN_DIFFUSION.get(kind, {}))
     return config.model_copy(update={"model": model, "diffusion": diffusion})
 

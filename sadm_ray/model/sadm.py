@@ -77,13 +77,13 @@ class Sadm(SequenceModel):
         return self.target.decode(x, context.reference)
 
     def network_calls(self, sampling: SamplingSettings) -> int:
-        if self.prior_network is not None:  # which stands for the first evaluation
+        if self.prior_network is not None:  # which replaces the first evaluation
             return sampling.num_steps
         evaluated = self.schedule.steps(sampling.num_steps, sampling.spacing)[:-1]
         return evaluations(evaluated, sampling.guidance_scale, sampling.guidance_interval or EVERYWHERE)
 
     def varies(self, sampling: SamplingSettings) -> bool:
-        """Unless the only step is the prior's mean."""
+        """Samples differ unless the only step is the prior's mean."""
         return self.prior_network is None or sampling.num_steps > 1
 
     def _guided(self, context: TargetContext, sampling: SamplingSettings) -> Denoise:

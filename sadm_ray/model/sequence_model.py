@@ -37,12 +37,12 @@ WEIGHTS = "model.safetensors"
 
 
 def ema_name(decay: float) -> str:
-    """What the average with this decay is called, in files and in logs."""
+    """The name of the average with this decay, in files and in logs."""
     return f"ema-{decay:g}"
 
 
 class SequenceModel(nn.Module, ABC):
-    """A model of how scans go on. `forward` is its training loss, `generate` draws volumes.
+    """A model of scans over time. `forward` is its training loss, `generate` draws volumes.
 
     Volumes are in [0, 1]. Frames that are not observed may hold anything, NaN too: they are never read. A kind of model
     brings its networks, a `conditioner` among them, its `loss` and how a volume is drawn.
@@ -52,7 +52,7 @@ class SequenceModel(nn.Module, ABC):
     is_guided = False
     """Whether it has an unconditional branch, which some samples of a batch train."""
     is_random = True
-    """Whether its samples can differ; whether they do, `varies` knows."""
+    """Whether its samples can differ; with some settings they do not, see `varies`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class SequenceModel(nn.Module, ABC):
     def draw(
         self, context: TargetContext, noise: SeededNoise, sampling: SamplingSettings
     ) -> Float[Tensor, "b c D H W"]:
-        """A volume of each target; it will be limited to the intensities there may be (`EncodedSequences.limits`)."""
+        """A volume of each target, before it is clamped to `EncodedSequences.limits`."""
 
     @abstractmethod
     def network_calls(self, sampling: SamplingSettings) -> int:
@@ -90,7 +90,7 @@ class SequenceModel(nn.Module, ABC):
 
     @abstractmethod
     def networks(self) -> Sequence[nn.Module]:
-        """Those whose shapes are the same at every step, as `torch.compile` wants them: not the conditioner."""
+        """Those whose shapes are the same at every step, as `torch.compile` needs them: not the conditioner."""
 
     def forward(
         self,
@@ -156,7 +156,7 @@ class SequenceModel(nn.Module, ABC):
             ValueError: a sequence without observed frames, or volumes of a size that does not fit the patches.
 
         Example:
-            Two subjects of three slots, of which the second lacks one; both are asked for two later times.
+            Two subjects of three slots, of which the second lacks one; both get two later times.
 
             >>> import torch
             >>> from sadm_ray.model.model_config import ModelConfig
@@ -183,7 +183,7 @@ class SequenceModel(nn.Module, ABC):
         visit_covariates: Float[Tensor, "b t m"] | None = None,
         precision: Precision = "float32",
     ) -> EncodedSequences:
-        """Encode the observed frames, for all that is asked of these sequences. Arguments and errors: `generate`."""
+        """Encode the observed frames once, for all targets of these sequences. Arguments and errors: `generate`."""
         if not observed.any(dim=1).all():
             raise ValueError("every sequence needs at least one observed frame")
         padded = self._padded(frames)
@@ -203,8 +203,8 @@ class SequenceModel(nn.Module, ABC):
         """The frames at `target_times` of the sequences in `encoded`, as `generate` does.
 
         Args:
-            seeds: as many a sequence as samples are wanted of it, those of the first sequence first; what does not
-                depend on the sample is computed once.
+            seeds: one for each sample, equally many for each sequence, those of the first sequence first; what does
+                not depend on the sample is computed once.
         """
         samples, left = divmod(len(seeds), len(target_times))
         if left or not samples:
@@ -234,7 +234,7 @@ class SequenceModel(nn.Module, ABC):
                 module.recompute = wanted
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors` into `folder`, which is made; `stored.load_model` reads them."""
+        """Write `config.json` and `model.safetensors` into a new `folder`; `pretrained.load_model` reads them."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         save_model(self, str(folder / WEIGHTS))
@@ -252,16 +252,16 @@ class SequenceModel(nn.Module, ABC):
         noise: SeededNoise,
         sampling: SamplingSettings,
     ) -> Float[Tensor, "bs m c d h w"]:
-        """The targets in the order in which they stand; each is encoded and appended to what is known."""
+        """The targets in the given order; each is encoded and appended to what is known."""
         generated: list[Tensor] = []
         scans, wanted = encoded, target_times
         low, high = (each.repeat_interleave(samples, dim=0) for each in scans.limits)
         for turn in range(target_times.shape[1]):
-            # Never of generated frames, whose errors would be handed on: measured 0.14 dB better between two scans.
+            # Scans only: errors of generated frames would propagate. Measured 0.14 dB better between two scans.
             references = self._references(scans, wanted[:, turn])
             if generated:
                 context = self._context_of(encoded, target_times[:, turn], references.repeated(samples))
-            else:  # the samples have been one until here
+            else:  # up to here all samples are the same
                 context = self._context_of(encoded, target_times[:, turn], references).repeated(samples)
                 target_times = target_times.repeat_interleave(samples, dim=0)
             frame = self.draw(context, noise, sampling).clamp(low, high)
@@ -274,14 +274,14 @@ class SequenceModel(nn.Module, ABC):
         return torch.stack(generated, dim=1)
 
     def _attending(self, references: int) -> Conditioner:
-        """The conditioner with attention over the sequence; `references`: of how many frames the voxels go along."""
+        """The conditioner with attention over the sequence; `references`: how many frames go along."""
         model = self.config.model
         return Conditioner(
             model.conditioner, self.config.channels, model.denoiser.patch, model.covariates, references=references
         )
 
     def _references(self, encoded: EncodedSequences, target_time: Float[Tensor, " b"]) -> ReferenceFrames:
-        """What the reference is made of."""
+        """The reference frames of each target, warped and blended where the model has these networks."""
         known = encoded.observed, encoded.times, target_time
         if self.references == 2:
             places, weights = neighbours_observed(*known)

@@ -39,10 +39,10 @@ class SingleFrameConditioner(nn.Module):
         covariates: Float[Tensor, "b n"] | None = None,
         visit_covariates: Float[Tensor, "b t m"] | None = None,
     ) -> Float[Tensor, "b k e f g"]:
-        """The condition for one target a sequence: channels as `layout` says, on the grid of the denoiser's stem."""
+        """The condition for one target of each sequence: channels of `layout`, on the grid of the denoiser's stem."""
         nearest = nearest_observed(observed, times, target_time)
         source_time = times.gather(1, nearest[:, None])[:, 0]
         when = torch.stack([source_time, target_time, target_time - source_time], dim=1) / self.time_scale
         grid = [size // patch for size, patch in zip(references.frames.shape[-3:], self.layout.patch, strict=True)]
-        said = self.when(when)[..., None, None, None].expand(-1, -1, *grid)
-        return self.layout.pack(said, references, self.time_scale)
+        embedded = self.when(when)[..., None, None, None].expand(-1, -1, *grid)
+        return self.layout.pack(embedded, references, self.time_scale)

@@ -13,7 +13,7 @@ from sadm_ray.model.layers import Fourier, zeroed
 
 WIDTH, OCTAVES = 32, 4
 LOG_RATE = 4.0
-"""One unit of the network's output."""
+"""One unit of the network's output, in the logarithm of the rate."""
 EXACT = 1e-5
 """A mean squared error of intensities below this counts as zero."""
 NODES = 8

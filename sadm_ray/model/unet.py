@@ -28,14 +28,14 @@ class UNet(nn.Module):
     """Features on the grid of the stem → `outputs` channels and `smooth` ones on the grid of the voxels.
 
     Attention over all sites stands at the coarsest level. The last layers start at zero. Smooth channels are the sum of
-    what every level says on its own grid, interpolated: none is finer than a site of the stem.
+    the outputs of all levels, each on its own grid, interpolated: none is finer than a site of the stem.
 
     Args:
         patch: of the stem (d h w).
         inputs: channels of the features.
         outputs: channels of the result.
         smooth: more channels, behind these.
-        embedding: size of what modulates every block; none: nothing does.
+        embedding: size of the embedding that modulates every block; none: no modulation.
     """
 
     def __init__(
@@ -71,18 +71,18 @@ class UNet(nn.Module):
             x = sink(x)
         x = self.down[-1](x, embedding)
         x = self.bottom(self.attention(x), embedding)
-        said = [x]
+        features = [x]
         for rise, stage in zip(reversed(self.rise), reversed(self.up), strict=True):
             skip = skips.pop()
             x = F.interpolate(rise(x), size=skip.shape[-3:], mode="nearest")
             x = stage(torch.cat([x, skip], dim=1), embedding)
-            said.append(x)
+            features.append(x)
         sharp = depth_to_space(self.leave(x), self.patch)
-        return torch.cat([sharp, self._smooth(said, sharp)], dim=1) if self.smooth else sharp
+        return torch.cat([sharp, self._smooth(features, sharp)], dim=1) if self.smooth else sharp
 
-    def _smooth(self, said: Sequence[Tensor], like: Tensor) -> Float[Tensor, "b s d h w"]:
-        """What the levels say together, from coarse to fine, on the grid of `like`."""
-        first, *others = (head(x) for head, x in zip(reversed(self.smooth), said, strict=True))
+    def _smooth(self, features: Sequence[Tensor], like: Tensor) -> Float[Tensor, "b s d h w"]:
+        """The sum of the outputs of all levels, from coarse to fine, on the grid of `like`."""
+        first, *others = (head(x) for head, x in zip(reversed(self.smooth), features, strict=True))
         for finer in others:
             first = finer + _stretch(first, finer)
         return _stretch(first.to(like.dtype), like)

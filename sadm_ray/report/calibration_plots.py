@@ -1,4 +1,4 @@
-"""Plots and rows of what the evaluation tells besides scores: `calibration`, `temporal` and `ventricles`."""
+"""Plots and table rows of the evaluation's other results: `calibration`, `temporal` and `ventricles`."""
 
 from __future__ import annotations
 

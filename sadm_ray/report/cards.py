@@ -1,4 +1,4 @@
-"""The data card and the model card: what a reader must know before believing a number or using the model."""
+"""The data card and the model card: what a reader must know before trusting a number or using the model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Card:
 
 
 def data_card(study: Study, name: str, settings: DataSettings) -> Card:
-    """Who is in the study, and what was made of their scans.
+    """The subjects of the study, and how their scans were prepared.
 
     Args:
         name: what the study is called.
@@ -62,7 +62,7 @@ def data_card(study: Study, name: str, settings: DataSettings) -> Card:
             "digests": f"settings {study.digest[:16]}, preparation {study.preparation[:16]}, "
             f"content {study.content[:16]}",
         },
-        ["A split is by subject: nobody is in two of them."],
+        ["Splits are by subject: no subject is in two of them."],
     )
 
 
@@ -75,15 +75,15 @@ def model_card(
     judged: Sequence[Verdict],
     members: int = 1,
 ) -> Card:
-    """What the model is, what for, what not for, and what was measured.
+    """What the model is, its intended use, what it is not for, and what was measured.
 
     Args:
         name: of the study.
-        judged: against copy-last on test subjects.
-        members: how many models the samples were dealt among; `model` is the first of them.
+        judged: its verdicts against copy-last on test subjects.
+        members: how many models drew the samples in turn; `model` is the first of them.
     """
     config = model.config
-    each = f", the first of {members} among which samples are dealt in turn" if members > 1 else ""
+    each = f", the first of {members} that draw the samples in turn" if members > 1 else ""
     counts = {key: value for key, value in model.describe().items() if key != "kind"}
     return Card(
         "Model",

@@ -1,6 +1,6 @@
-"""The run's report: one HTML file that needs no network, and says what the numbers say, good or bad.
+"""The run's report: one HTML file that needs no network.
 
-The verdicts are computed from the table while the page is written; nothing about the outcome is worded here.
+The verdicts are computed from the table while the page is written; no outcome is worded beforehand.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class ComparisonSection:
 
 @dataclass(frozen=True)
 class Report:
-    """What the page is made of. Empty parts are left out of it.
+    """The content of the page. Empty parts are left out.
 
     Attributes:
         title, created: the run's name, and when, as text.
         evaluation: what `evaluate_predictions` returned.
-        summary: sentences to stand below the title, such as what the study is and how long the run took.
+        summary: sentences below the title, such as what the study is and how long the run took.
         comparisons: tables of several models.
         viewer: the volumes to look at.
         curves: caption to PNG, such as the loss and the validation PSNR by step.
@@ -103,7 +103,7 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def render_report(report: Report) -> str:
-    """The page as text: pictures, volumes and scripts are inside it; everything that comes from outside is escaped."""
+    """The page as text: pictures, volumes and scripts are inside it; all text from outside is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_part),
         autoescape=True,
@@ -120,7 +120,7 @@ def render_report(report: Report) -> str:
         report=report,
         style=Markup(_part("style.css")),  # noqa: S704  (ours)
         scripts=[Markup(script) for script in viewer.scripts] if viewer and viewer.views else [],  # noqa: S704  (ours)
-        told=Markup(viewer.told) if viewer else "",  # noqa: S704  (escaped as JSON)
+        views_json=Markup(viewer.views_json) if viewer else "",  # noqa: S704  (escaped as JSON)
         headline=headline(judged),
         judged=[(task, list(group)) for task, group in groupby(judged, key=lambda verdict: verdict.task)],
         headings=[heading for column, heading in HEADINGS.items() if column != "task"],
@@ -129,7 +129,7 @@ def render_report(report: Report) -> str:
         by_frame_png=draw_psnr_by_frame(evaluation.metrics) if has_scores else None,
         by_frame=plain_rows(by_frame(evaluation.metrics)) if has_scores else [],
         representatives=representatives(evaluation.metrics) if has_scores else [],
-        in_viewer={view.who.name for view in viewer.views} if viewer else set(),
+        in_viewer={view.representative.name for view in viewer.views} if viewer else set(),
         calibration=plain_rows(calibration_rows(evaluation.calibration)) if len(evaluation.calibration) else [],
         coverage_png=draw_coverage(evaluation.calibration),
         spread_png=draw_spread(evaluation.calibration),

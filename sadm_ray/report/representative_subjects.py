@@ -1,4 +1,4 @@
-"""Whom a reader should look at: of each task the best, the median and the worst subject by Δ PSNR."""
+"""The subjects that represent a task in the report: the best, the median and the worst by Δ PSNR."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Place = Literal["best", "median", "worst", "only"]
 class Representative:
     """A subject that stands for a task: one sample's mean PSNR and Δ PSNR to copy-last over its frames, dB.
 
-    `name` is what the viewer's address calls it.
+    `name` is its name in the viewer's address; `of` counts the subjects of the task.
     """
 
     task: str

@@ -1,4 +1,4 @@
-"""Gathers what a run has left behind, in its folder and in MLflow, into its report."""
+"""Gathers the results of a run, from its folder and from MLflow, into its report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BESIDE = {
     "consistency in time": "evaluation/temporal.csv",
     "trials of the sweep": "sweeps/trials.csv",
 }
-"""What the page points to where it lies beside it."""
+"""Files and folders that the page links to where they exist beside it."""
 
 
 def write_run_report(
@@ -79,7 +79,7 @@ def write_run_report(
         settings_yaml=dump_settings(settings),
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         cards=_cards(settings, study, evaluation, sampling),
-        links={told: quote(beside) for told, beside in BESIDE.items() if (path.parent / beside).exists()},
+        links={name: quote(beside) for name, beside in BESIDE.items() if (path.parent / beside).exists()},
     )
     write_report(path, report)
 
@@ -95,7 +95,7 @@ def _sweep(settings: Settings, study: Study, file: Path) -> SweepSection | None:
     if objective not in trials:  # the settings are not those of the sweep any more
         return None
     worth = trials[objective] * (1.0 if OBJECTIVES[objective][0] == "max" else -1.0)
-    # A trial that was stopped early saw fewer subjects: its scores are not to be held against the others'.
+    # A trial that was stopped early saw fewer subjects: its scores cannot be compared with the others'.
     order = trials.assign(worth=worth).sort_values(["stopped", "worth"], ascending=[True, False]).index
     most = int(trials["subjects"].max())
     return SweepSection(

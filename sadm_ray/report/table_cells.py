@@ -1,4 +1,4 @@
-"""Tables as the page shows them: cells of text, and what is said of a cell by its look."""
+"""Tables as the page shows them: cells of text, each with the CSS class of its look."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sadm_ray.evaluate.score_tables import HEADINGS, NAIVE_BASELINES, cells, ver
 
 
 def rows_by_task(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """For each task its rows of cells; the best PSNR is marked, and floors are told from the model's methods."""
+    """For each task its rows of cells; the best PSNR and the naive baselines are marked."""
     outcomes = {(verdict.task, verdict.method): verdict.outcome for verdict in verdicts(table)}
     shown = [column for column in HEADINGS if column not in ("task", "method")]
     tasks = []
@@ -22,7 +22,7 @@ def rows_by_task(table: pd.DataFrame) -> list[dict[str, Any]]:
             if psnr == rows["psnr"].max():
                 looks["psnr"] = "best"
             found = [(text, looks.get(column, "")) for column, text in zip(shown, line[2:], strict=True)]
-            lines.append({"method": method, "cells": found, "floor": method in NAIVE_BASELINES})
+            lines.append({"method": method, "cells": found, "baseline": method in NAIVE_BASELINES})
         tasks.append({"task": str(task), "rows": lines})
     return tasks
 
@@ -37,7 +37,7 @@ def plain_rows(table: pd.DataFrame) -> list[list[tuple[str, str]]]:
 
 
 def _is_number(text: str) -> bool:
-    """Whether it starts as one, or stands for none."""
+    """Whether the text starts as a number, or stands for a missing one."""
     return text[:1].isdigit() or text[:1] in "+−–-"
 
 

@@ -1,5 +1,5 @@
 // The viewer of a report: truth, generated, their difference and the samples' spread side by side, linked, by NiiVue.
-// Everything it shows is in the page; it asks for nothing from anywhere.
+// Everything it shows is in the page; it loads nothing from elsewhere.
 "use strict";
 (() => {
   const GROUND = [14 / 255, 19 / 255, 24 / 255, 1];
@@ -17,7 +17,7 @@
   const state = { view: 0, shown: "sample", time: 0, slice: 0, zoom: 1 };
   const viewers = {};
   let isReady = false; // what the reader does from then on goes into the address
-  let turn = 0; // of loading: what was asked for earlier and comes later is not shown any more
+  let turn = 0; // of loading: a request that is overtaken by a later one is not shown
 
   const current = () => views[state.view];
   const capital = (text) => text[0].toUpperCase() + text.slice(1);
@@ -107,11 +107,11 @@
     byId("zoom").value = state.zoom;
     byId("view").selectedIndex = state.view;
     for (const radio of document.getElementsByName("shown")) radio.checked = radio.value === state.shown;
-    tell(frame, when);
+    describe(frame, when);
     remember();
   }
 
-  function tell(frame, when) {
+  function describe(frame, when) {
     const scores = current().shown.map((shown) => [nameOf(shown), frame.psnr[NAMES[shown] ? shown : nameOf(shown)]]);
     const psnr = scores.filter(([, value]) => value !== undefined).map(([name, value]) => `${name}: ${fixed(value, 2)}`);
     const values = Object.entries(viewers)
@@ -131,21 +131,21 @@
     if (!isReady) return;
     clearTimeout(remembering); // browsers bear only so many changes of an address in a while
     remembering = setTimeout(() => {
-      const told = { view: current().name, show: state.shown, t: current().frames[state.time].frame, z: state.slice + 1 };
-      history.replaceState(null, "", `#${new URLSearchParams(told)}`);
+      const address = { view: current().name, show: state.shown, t: current().frames[state.time].frame, z: state.slice + 1 };
+      history.replaceState(null, "", `#${new URLSearchParams(address)}`);
     }, 250);
   }
 
   // Takes the view from the address; true if there was one.
   function recall() {
-    const told = new URLSearchParams(location.hash.slice(1));
-    const view = views.findIndex((each) => each.name === told.get("view"));
+    const address = new URLSearchParams(location.hash.slice(1));
+    const view = views.findIndex((each) => each.name === address.get("view"));
     if (view < 0) return false;
     const { frames, shape } = views[view];
-    const frame = frames.findIndex((each) => String(each.frame) === told.get("t"));
-    const slice = Number.parseInt(told.get("z"), 10);
+    const frame = frames.findIndex((each) => String(each.frame) === address.get("t"));
+    const slice = Number.parseInt(address.get("z"), 10);
     state.view = view;
-    state.shown = told.get("show") || state.shown;
+    state.shown = address.get("show") || state.shown;
     state.time = Math.max(frame, 0);
     state.slice = slice >= 1 && slice <= shape[2] ? slice - 1 : Math.floor(shape[2] / 2);
     return true;

@@ -1,4 +1,4 @@
-"""The page's viewer: whose volumes it holds, within a budget, and what its script is told about them."""
+"""The page's viewer: the volumes that it holds, within a budget, and the data of its script about them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BUDGET = 12 * 2**20
 """Bytes of volumes in a page, base64 as they are there."""
 
 SCRIPTS = ("vendor/niivue.umd.js", "viewer.js")
-_PLACES = ("only", "median", "worst", "best")  # who goes first where not all have room
+_PLACES = ("only", "median", "worst", "best")  # in the order in which they get room
 _ERRORS = (DataError, OSError, ValueError, KeyError)
 
 
@@ -32,16 +32,16 @@ _ERRORS = (DataError, OSError, ValueError, KeyError)
 class View:
     """What can be chosen in the viewer: one subject in one task, its volumes, and each frame's PSNR by method (dB)."""
 
-    who: Representative
+    representative: Representative
     volumes: Volumes
     encoded: Encoded
     psnr: Mapping[int, Mapping[str, float]]
 
-    def told(self) -> dict[str, Any]:
-        """What the script is told, JSON."""
+    def to_json(self) -> dict[str, Any]:
+        """The view's entry in the data of the script."""
         _, d, h, w = self.volumes.quantities[TRUTH].shape
         return {
-            "name": self.who.name,
+            "name": self.representative.name,
             "samples": self.volumes.samples,
             "shape": [w, h, d],
             "spacing": self.volumes.spacing,
@@ -58,7 +58,7 @@ class View:
 
 @dataclass(frozen=True)
 class Viewer:
-    """The views, in the order of tasks, and who is not among them: a line each."""
+    """The views, in the order of tasks, and a line for each subject that is left out."""
 
     views: Sequence[View]
     time_unit: str
@@ -77,19 +77,19 @@ class Viewer:
 
     @property
     def hashes(self) -> list[str]:
-        """The scripts as a content security policy names them: nothing else in the page may run."""
+        """The scripts' hashes for the content security policy: no other script in the page may run."""
         digests = [hashlib.sha256(script.encode()).digest() for script in self.scripts]
         return [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
 
     @property
-    def told(self) -> str:
-        """What the script is told, as JSON that cannot end a script element."""
-        told = {"views": [view.told() for view in self.views], "timeUnit": self.time_unit}
-        return json.dumps(told, allow_nan=False).replace("<", "\\u003c")
+    def views_json(self) -> str:
+        """The data of the script, as JSON that cannot end a script element."""
+        content = {"views": [view.to_json() for view in self.views], "timeUnit": self.time_unit}
+        return json.dumps(content, allow_nan=False).replace("<", "\\u003c")
 
     @property
     def notes(self) -> list[str]:
-        """How exact the volumes are, and what is missing: sentences for the page."""
+        """Sentences for the page: how exact the volumes are, and what is left out."""
         lines = [
             "For this page the volumes were rounded to 8 bits: intensities to 1/255 of the range, differences and "
             "spreads to 1/127 and 1/255 of their largest value in the view. The metrics are those of the unrounded "
@@ -106,42 +106,42 @@ class Viewer:
 
 
 def build_viewer(study: Study, predictions: Path | str, metrics: pd.DataFrame, budget: int = BUDGET) -> Viewer | None:
-    """Choose the best, the median and the worst subject of each task and encode their volumes; None: nothing to show.
+    """Choose the best, the median and the worst subject of each task and encode their volumes; None without subjects.
 
     Where not all have room, the median of each task goes first, then the worst, then the best; where even the medians
-    have none, all volumes are made coarser until they do. What cannot be read is told and left out.
+    have none, all volumes are made coarser until they do. What cannot be read is left out, with a line in `left_out`.
 
     Args:
         predictions: the generation's folder of Parquet files, one a subject, or its URL.
         metrics: of the evaluation.
-        budget: bytes of all volumes in the page, base64; held in any case.
+        budget: the most bytes of all volumes in the page, base64.
     """
     chosen = representatives(metrics)
-    queue = sorted(chosen, key=lambda who: _PLACES.index(who.place))
-    first = {who.task: who.name for who in reversed(queue)}.values()
-    queue.sort(key=lambda who: who.name not in first)
+    queue = sorted(chosen, key=lambda each: _PLACES.index(each.place))
+    first = {each.task: each.name for each in reversed(queue)}.values()
+    queue.sort(key=lambda each: each.name not in first)
     psnr = _psnr_by_frame(metrics)
     halvings, is_tight = 0, True
     while is_tight:
         kept: dict[str, View] = {}
         left_out: list[str] = []
         is_tight = False
-        for who in queue:
+        for each in queue:
             try:
-                volumes = _halved(read_volumes(study, predictions, who.subject, who.task), halvings)
+                volumes = _halved(read_volumes(study, predictions, each.subject, each.task), halvings)
                 encoded = encode(volumes)
             except _ERRORS as error:
-                left_out.append(f"{who.subject}, {who.task}, cannot be shown: {error}")
+                left_out.append(f"{each.subject}, {each.task}, cannot be shown: {error}")
                 continue
             if sum(view.encoded.size for view in kept.values()) + encoded.size <= budget:
-                kept[who.name] = View(who, volumes, encoded, psnr.get((who.subject, who.task), {}))
+                kept[each.name] = View(each, volumes, encoded, psnr.get((each.subject, each.task), {}))
                 continue
-            left_out.append(f"{who.subject}, {who.task} ({who.place}), is left out: its volumes have no room here.")
-            is_tight = who.name in first and volumes.halved() is not volumes
+            left_out.append(f"{each.subject}, {each.task} ({each.place}), is left out: its volumes have no room here.")
+            is_tight = each.name in first and volumes.halved() is not volumes
             if is_tight:
                 halvings += 1
                 break
-    views = [kept[who.name] for who in chosen if who.name in kept]
+    views = [kept[each.name] for each in chosen if each.name in kept]
     return Viewer(views, study.time_unit, left_out) if chosen else None
 
 

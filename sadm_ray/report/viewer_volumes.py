@@ -1,7 +1,7 @@
 """What the viewer shows of a subject: the volumes of a task's frames as NIfTI of 8 bits, in memory.
 
 One file a quantity, with the target frames along its fourth axis. NIfTI's own `scl_slope` and `scl_inter` turn the
-stored numbers back into intensities, so that a file read anywhere else means the same.
+stored numbers back into intensities, so that other programs read the same values.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHOWN = ("sample", "mean", "copy-last")
 """What the viewer can show as generated; each has its difference from the truth, `difference-…`."""
 
 _LEAST_TOP = 0.02
-_TAIL = 99.5  # percentile that the end of a colour scale stands for: one stray voxel must not make all others pale
+_TAIL = 99.5  # percentile at the end of a colour scale: one stray voxel must not make all others pale
 _COLUMNS = ["frame", "observed", "samples", "shape", "error"]
 _SHORTEST = 16  # voxels of an axis that is not halved any more
 
@@ -94,8 +94,8 @@ def read_volumes(study: Study, predictions: Path | str, subject: str, task: str)
         raise DataError(f"{file}: missing")
     truth, row = Truth.read(study, subject), read_subject(study, subject)
     d, h, w = SpatialTransform.from_json(row["grid"]).voxel_size(row["spacing"].tolist())
-    questions = read_predictions(file, columns=_COLUMNS, filters=[("task", "==", task)]).to_pylist()
-    found = [Prediction.read(each, truth) for each in questions if not each["error"] and truth.knows(each)]
+    rows = read_predictions(file, columns=_COLUMNS, filters=[("task", "==", task)]).to_pylist()
+    found = [Prediction.read(each, truth) for each in rows if not each["error"] and truth.can_score(each)]
     if not found:
         raise DataError(f"{file}: no frame of '{task}' that was generated and scanned")
     found.sort(key=lambda predicted: truth.times[predicted.target])

@@ -38,7 +38,7 @@ def log_content(client: MlflowClient, run: str, name: PurePosixPath, data: bytes
 
 
 def log_dataset(client: MlflowClient, run: str, facts: Mapping[str, Any]) -> None:
-    """Name what the run is made from; MLflow keeps a dataset of one name and digest once."""
+    """Name the data that the run uses; MLflow keeps a dataset of one name and digest once."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     source = facts["source"]

@@ -36,7 +36,7 @@ _opening = threading.Lock()
 
 
 def outgoing_of(place: TrackingStore) -> Outgoing:
-    """The one of this process. It is kept, so that what the end of a step left unsent is tried on in the next."""
+    """The one of this process, kept from step to step: the next step goes on sending what one left unsent."""
     with _opening:
         key = (os.getpid(), place)  # a forked process has no sender
         if key not in _outgoing:
@@ -94,10 +94,10 @@ def _only_for_drivers() -> bool:
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized() or ray.get_runtime_context().worker.mode != ray.WORKER_MODE:
         return False
-    if not _told:
-        _told.append(True)
+    if not _warned:
+        _warned.append(True)
         log.warning("a worker records to the run of its driver, which is lost; give it that of `run_for_workers`")
     return True
 
 
-_told: list[bool] = []
+_warned: list[bool] = []

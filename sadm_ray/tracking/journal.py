@@ -1,8 +1,8 @@
 """Records in a file, so that they outlive the process.
 
 Each process writes a journal of its own (`<host>-<pid>-<n>.jsonl`) and holds a lock on it; a lock ends with its
-process, however that ends. So a later process knows which journals nobody looks after any more. Beside a journal lie
-the numbers of what has been sent (`.sent`) and the bytes of contents (`.files`).
+process, however that ends. So a later process can see which journals have lost theirs. Beside a journal are the
+numbers of the records that were sent (`.sent`) and the bytes of contents (`.files`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Journal:
 
     @classmethod
     def begin(cls, folder: Path) -> Journal:
-        """A new one."""
+        """A new journal."""
         folder.mkdir(parents=True, exist_ok=True)
         for count in itertools.count():
             file = folder / f"{socket.gethostname()}-{os.getpid()}-{count}.jsonl"
@@ -45,12 +45,12 @@ class Journal:
                 continue
             if _lock(file, descriptor):
                 return cls(file, descriptor)
-            os.close(descriptor)  # somebody took it for a left one, in the moment before it was locked
+            os.close(descriptor)  # another process took it for a left one before it was locked
         raise AssertionError
 
     @classmethod
     def left(cls, folder: Path) -> Iterator[tuple[Journal, list[tuple[int, LogRecord]]]]:
-        """Those whose process is gone, oldest first, with what was not sent."""
+        """The journals whose process is gone, oldest first, with their unsent records."""
         for file in sorted(folder.glob("*.jsonl"), key=_age):
             try:
                 descriptor = os.open(file, os.O_RDWR)
@@ -66,7 +66,7 @@ class Journal:
         """Keep a record.
 
         Returns:
-            its number, and the record as it was kept: its bytes lie in a file now.
+            its number, and the record as it was kept: its bytes are in a file now.
         """
         number = self._next
         self._next += 1
@@ -86,7 +86,7 @@ class Journal:
         return self._content(number).read_bytes()
 
     def sent(self, numbers: Iterable[int]) -> None:
-        """Mark records as dealt with."""
+        """Mark records as sent, or as refused for good."""
         numbers = list(numbers)
         _write(self._sent, "".join(f"{number}\n" for number in numbers))
         for number in numbers:
@@ -137,7 +137,7 @@ def _age(file: Path) -> float:
 
 
 def _lock(file: Path, descriptor: int) -> bool:
-    """Whether this process looks after that file from now on."""
+    """Lock a journal; whether this process holds the lock now."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

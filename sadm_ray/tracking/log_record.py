@@ -1,4 +1,4 @@
-"""What is recorded, and where it may be put."""
+"""Records for MLflow, and the interface of what takes them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def now() -> int:
 
 @dataclass(frozen=True)
 class LogRecord:
-    """One thing to be told to MLflow about the run called `key`.
+    """One entry for MLflow about the run called `key`.
 
     `body` is plain JSON. The time is that of recording: it may be sent hours later, and a record that is sent twice
     is the same for MLflow only if its time is the same.
@@ -36,7 +36,7 @@ class Sink(Protocol):
     """Where a `TrackedRun` puts its records: the outbox on the driver, a mailbox on a worker. Putting never waits."""
 
     def put(self, record: LogRecord) -> None:
-        """Take in a record; whatever goes wrong is logged, never raised."""
+        """Take in a record; errors are logged, never raised."""
 
     def history(self, key: str, metric: str) -> list[tuple[int, float]]:
         """The curve of a metric, where it can be read."""

@@ -17,12 +17,12 @@ ENVIRONMENT = {
     # server has closed in a pause, which is no outage.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # from a thread it would fall into somebody else's output
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # from a thread it would break into other output
 }
 MENDABLE = {401, 403, 408, 429, 499}
 """HTTP statuses of the 4xx that say nothing against the record: a password or a right can still be mended."""
 MENDABLE_CODES = {"BAD_REQUEST", "ENDPOINT_NOT_FOUND", "ABORTED", "RESOURCE_CONFLICT"}
-"""MLflow gives BAD_REQUEST for whatever its database says, and the others for proxies and races."""
+"""MLflow gives BAD_REQUEST for any error of its database, and the others for proxies and races."""
 
 
 class GoneError(Exception):
@@ -30,7 +30,7 @@ class GoneError(Exception):
 
 
 class LazyClient:
-    """The client of a store, made when it is first asked for: that creates a sqlite store, and takes seconds."""
+    """The client of a store, made at the first call: that creates a sqlite store, and takes seconds."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -43,7 +43,7 @@ class LazyClient:
         """The client.
 
         Raises:
-            Exception: whatever MLflow raises over a URI it does not know or a database it cannot open.
+            Exception: any error of MLflow, over a URI it does not know or a database it cannot open.
         """
         with self._making:
             if self._client is None:
@@ -51,7 +51,7 @@ class LazyClient:
             return self._client
 
     def heard(self) -> None:
-        """To be said after a call that others follow: whoever waits sees that the store is slow, not away."""
+        """Note an answer, after a call that others follow: it shows that the store is slow, not away."""
         self.heard_at = time.monotonic()
 
 
@@ -60,7 +60,7 @@ def _make(uri: str) -> MlflowClient:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    # The making of a new sqlite store is told at length, and an outage at every try; the outbox tells it once.
+    # MLflow logs the making of a sqlite store at length, and an outage at every try; the sender logs it once.
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for noisy in ("mlflow.store.db.utils", "urllib3.connectionpool"):
@@ -90,5 +90,5 @@ def shown(uri: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What goes into a line of the log."""
+    """The error in one line of the log."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:250]

@@ -10,7 +10,7 @@ MARK = "sadm_ray.mark"
 
 
 class MlflowRuns:
-    """Key → MLflow run. All methods raise whatever MLflow raises when it is out of reach."""
+    """Key → MLflow run. All methods raise MLflow's errors when it is out of reach."""
 
     def __init__(self, place: TrackingStore, client: LazyClient) -> None:
         self._place, self._client = place, client
@@ -42,7 +42,7 @@ class MlflowRuns:
         return self.get(key, started)
 
     def _found(self, key: str) -> str | None:
-        """The run of that key that an earlier try made without knowing it: killed, or the answer was lost."""
+        """The run of that key that an earlier try made, if that was killed or its answer was lost."""
         mark = f"tags.`{MARK}` = '{self._ids.mark(key)}'"
         runs = self._client().search_runs([self._experiment()], filter_string=mark, max_results=1)
         self._client.heard()
@@ -63,7 +63,7 @@ class MlflowRuns:
         self._client.heard()
         if known is not None:
             return str(known.experiment_id)
-        # Beside a sqlite store the artifacts need an absolute place, or they land in somebody's working directory.
+        # Beside a sqlite store the artifacts need an absolute place, or they land in some working directory.
         local = self._place.uri.startswith("sqlite:")
         place = (self._place.folder / "mlartifacts").as_uri() if local else None
         made = client.create_experiment(name, artifact_location=place)

@@ -1,4 +1,4 @@
-"""Records as MLflow calls. A record that is sent twice says the same twice, and MLflow keeps it once."""
+"""Records as MLflow calls. A record that is sent twice is kept by MLflow once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Refusal:
 
 
 class MlflowStore:
-    """The MLflow of one place."""
+    """MLflow as the store of a pipeline run's records."""
 
     def __init__(self, place: TrackingStore) -> None:
         self._client = LazyClient(place.uri)
@@ -51,14 +51,14 @@ class MlflowStore:
         """The curve of a metric; of a step recorded twice, the later.
 
         Raises:
-            Exception: whatever MLflow raises when it is out of reach.
+            Exception: any error of MLflow when it is out of reach.
         """
         run = self._runs.known(key)
         rows = self._client().get_metric_history(run, metric) if run else []
         return sorted({row.step: row.value for row in sorted(rows, key=lambda row: row.timestamp)}.items())
 
     def send(self, records: Sequence[LogRecord], content: Callable[[], bytes]) -> list[Refusal]:
-        """Send records that fit into one call (see `together`).
+        """Send records that fit into one call (see `call_size`).
 
         Args:
             content: gives the bytes of a content.
@@ -67,7 +67,7 @@ class MlflowStore:
             what was refused for good; all else has arrived.
 
         Raises:
-            Exception: whatever MLflow raises when it is out of reach; all of it is to be sent again.
+            Exception: any error of MLflow when it is out of reach; all of it is to be sent again.
         """
         first = records[0]
         run = self._runs.get(first.key, first.time)
@@ -125,7 +125,7 @@ class MlflowStore:
             self._client().set_terminated(run, status, end_time=record.time)
 
 
-def together(records: Sequence[LogRecord]) -> int:
+def call_size(records: Sequence[LogRecord]) -> int:
     """How many of the first records go into one call: metrics of one run, as many as MLflow takes."""
     first, size = records[0], 0
     if first.kind != "metrics":

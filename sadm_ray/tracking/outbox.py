@@ -28,7 +28,7 @@ class Waiting:
         """The bytes of a content.
 
         Raises:
-            GoneError: somebody removed them.
+            GoneError: their file was removed.
         """
         if self.journal is None:
             return self.record.data or b""

@@ -29,8 +29,8 @@ class RunIds:
         return ids
 
     def mark(self, key: str) -> str:
-        """What a run is known by in MLflow before its id is known here: one that was made just before the driver was
-        killed, or whose answer was lost, is found by it.
+        """The tag by which a run is found in MLflow when its id is not known here: the driver was killed just after
+        making the run, or the answer was lost.
         """
         kept = self._read()
         if "token" not in kept:

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from sadm_ray.tracking.mlflow_client import first_line, shown
-from sadm_ray.tracking.mlflow_store import MlflowStore, together
+from sadm_ray.tracking.mlflow_store import MlflowStore, call_size
 from sadm_ray.tracking.outbox import Outbox, Waiting
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 PATIENCE = 10.0
 """How long the end of a step waits for a store that is away, in seconds."""
-TRIES_TO_TELL = 3
+TRIES_BEFORE_WARNING = 3
 UPLOADS = ("artifact", "content", "model")
 
 
@@ -31,8 +31,8 @@ class Sender:
     def __init__(self, outbox: Outbox, store: MlflowStore, uri: str) -> None:
         self._outbox, self._store, self._uri = outbox, store, shown(uri)
         self._state: Literal["well", "partly", "away"] = "well"
-        self._told_away = self._closing = self._long_call = False
-        self._told: set[str] = set()
+        self._warned_away = self._closing = self._long_call = False
+        self._warned: set[str] = set()
         self._tries: dict[Waiting, int] = {}
         self._progress = time.monotonic()
         self._hurry = threading.Event()
@@ -94,9 +94,9 @@ class Sender:
             self._hurry.clear()
             try:
                 self._send_all()
-            except Exception as error:  # a mistake of ours must not end the thread, or nothing would ever be sent
+            except Exception as error:  # a bug of ours must not end the thread, or nothing would ever be sent
                 self._state = "partly"
-                self._tell(f"is not told everything ({first_line(error)}); it is tried again")
+                self._warn_once(f"could not be sent everything ({first_line(error)}); it is tried again")
             hurried = self._state == "well" or self._hurry.wait(pause)
             pause = FIRST_PAUSE if hurried else min(2 * pause, LONGEST_PAUSE)
 
@@ -112,10 +112,10 @@ class Sender:
             except Exception as error:  # whatever the store's driver raises
                 self._state = "away"
                 if not self._store.answers():
-                    self._tell_away(error)
+                    self._warn_away(error)
                     return
                 self._state = state = "partly"
-                self._tell_failing(group, error)
+                self._warn_failing(group, error)
                 continue
             self._progress = time.monotonic()
             self._outbox.done(group)
@@ -124,15 +124,15 @@ class Sender:
             if refused:
                 names = ", ".join(refusal.what for refusal in refused[:5]) + (" …" if len(refused) > 5 else "")
                 reason = first_line(refused[0].reason)
-                self._tell(f"refuses {names} of {group[0].record.key} ({reason}); this is left out")
+                self._warn_once(f"refuses {names} of {group[0].record.key} ({reason}); this is left out")
         self._state = state
-        if self._told_away:
-            self._told_away = False
+        if self._warned_away:
+            self._warned_away = False
             log.info("MLflow at %s answers again; what was kept has been sent", self._uri)
 
-    def _tell_away(self, error: Exception) -> None:
-        if not self._told_away:
-            self._told_away = True
+    def _warn_away(self, error: Exception) -> None:
+        if not self._warned_away:
+            self._warned_away = True
             log.warning(
                 "MLflow at %s cannot be reached (%s); what is recorded is kept in %s and sent when it answers",
                 self._uri,
@@ -140,25 +140,27 @@ class Sender:
                 self._outbox.folder,
             )
 
-    def _tell_failing(self, group: Sequence[Waiting], error: Exception) -> None:
+    def _warn_failing(self, group: Sequence[Waiting], error: Exception) -> None:
         """Not at once: a server that is just coming back fails one call and answers the next."""
         for each in group:
             self._tries[each] = self._tries.get(each, 0) + 1
-        if self._tries[group[0]] == TRIES_TO_TELL:
+        if self._tries[group[0]] == TRIES_BEFORE_WARNING:
             first = group[0].record
-            self._tell(f"does not take {first.kind} of {first.key} ({first_line(error)}); it is kept and tried again")
+            self._warn_once(
+                f"does not take {first.kind} of {first.key} ({first_line(error)}); it is kept and tried again"
+            )
 
-    def _tell(self, what: str) -> None:
-        """Each thing once: what is wrong with one record of a training is wrong with thousands."""
-        if what not in self._told:
-            self._told.add(what)
+    def _warn_once(self, what: str) -> None:
+        """Each message once: what is wrong with one record of a training is wrong with thousands."""
+        if what not in self._warned:
+            self._warned.add(what)
             log.warning("MLflow at %s %s", self._uri, " ".join(what.split()))
 
 
 def _groups(waiting: list[Waiting]) -> Iterator[list[Waiting]]:
-    """What goes into one call."""
+    """The records, in groups that go into one call each."""
     start = 0
     while start < len(waiting):
-        size = together([each.record for each in waiting[start : start + 1000]])
+        size = call_size([each.record for each in waiting[start : start + 1000]])
         yield waiting[start : start + size]
         start += size

@@ -46,7 +46,7 @@ class TrackedRun:
         self.sink.put(LogRecord(self.key, "content", {"name": name, "folder": folder}, bytes(data)))
 
     def dataset(self, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
-        """Name the data that the run is made from.
+        """Name the data that the run uses.
 
         Args:
             digest: of the data's content; MLflow keeps 36 characters of it.

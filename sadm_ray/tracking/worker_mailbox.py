@@ -21,11 +21,11 @@ ANSWER_SECONDS = 10.0
 
 
 class _Mailbox:
-    """Keeps what it has given out until the driver says that it came: an answer that is lost loses no record."""
+    """Keeps the records it has handed out until the driver confirms them: a lost answer loses no record."""
 
     def __init__(self) -> None:
         self._new: list[LogRecord] = []
-        self._given: list[LogRecord] = []
+        self._handed_out: list[LogRecord] = []
         self._turn = ""
 
     def put(self, record: LogRecord) -> None:
@@ -34,8 +34,8 @@ class _Mailbox:
     def take(self, taken: str) -> tuple[str, list[LogRecord]]:
         """The next records under a new name; `taken` is the name of the last that arrived."""
         if taken == self._turn:
-            self._given, self._new, self._turn = self._new, [], uuid.uuid4().hex
-        return self._turn, self._given
+            self._handed_out, self._new, self._turn = self._new, [], uuid.uuid4().hex
+        return self._turn, self._handed_out
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class MailboxSink:
             for each in _carried(record):
                 self.mailbox.put.remote(each)
         except (OSError, ray.exceptions.RayError) as error:
-            if not _told:
-                _told.append(True)
+            if not _warned:
+                _warned.append(True)
                 log.warning("a record for MLflow is lost (%s)", error)
 
     def history(self, key: str, metric: str) -> list[tuple[int, float]]:
@@ -61,7 +61,7 @@ class MailboxSink:
         return []
 
 
-_told: list[bool] = []
+_warned: list[bool] = []
 
 
 @contextmanager
@@ -74,13 +74,13 @@ def run_for_workers(run: TrackedRun) -> Iterator[TrackedRun]:
         return
     mailbox = actor_beside_driver(_Mailbox, max_restarts=3)
     stop = threading.Event()
-    postman = threading.Thread(target=_deliver, args=(mailbox, run.sink, stop), name="mlflow-mailbox", daemon=True)
-    postman.start()
+    delivery = threading.Thread(target=_deliver, args=(mailbox, run.sink, stop), name="mlflow-mailbox", daemon=True)
+    delivery.start()
     try:
         yield TrackedRun(run.key, MailboxSink(mailbox))
     finally:
         stop.set()
-        postman.join()
+        delivery.join()
         if ray.is_initialized():
             ray.kill(mailbox)
 
@@ -88,13 +88,13 @@ def run_for_workers(run: TrackedRun) -> Iterator[TrackedRun]:
 def _deliver(mailbox: Any, sink: Sink, stop: threading.Event) -> None:
     import ray
 
-    taken, told, last = "", False, False
+    taken, warned, last = "", False, False
     while not last:
         last = stop.wait(DRAIN_SECONDS)
         if not ray.is_initialized():  # shut down in the block; `ray.get` would start another
             return
         try:
-            # The first takes what was given last time again, if its answer was lost; the second what came since.
+            # The first call repeats the last one, if its answer was lost; the second takes what came since.
             for _ in range(2 if last else 1):
                 turn, records = ray.get(mailbox.take.remote(taken), timeout=ANSWER_SECONDS)
                 if turn != taken:
@@ -102,8 +102,8 @@ def _deliver(mailbox: Any, sink: Sink, stop: threading.Event) -> None:
                         sink.put(record)
                 taken = turn
         except ray.exceptions.RayError as error:
-            if not told:
-                told = True
+            if not warned:
+                warned = True
                 log.warning("what workers record cannot be fetched (%s); the work goes on", str(error).splitlines()[0])
 
 

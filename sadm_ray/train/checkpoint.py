@@ -1,13 +1,13 @@
-"""The checkpoints of a run: folders that are whole or not there, on any storage.
+"""The checkpoints of a run: folders that are complete or ignored, on any storage.
 
     checkpoint-00000200/
       config.json             the model's own
-      weights.safetensors     what training goes on from
-      ema-<decay>.safetensors the averages: what is used afterwards
-      optimizer.safetensors   its moments
-      state.json              where training stands, settings, digests, versions
-      manifest.json           size and SHA-256 of each file; written last, which makes the checkpoint one
-    best/                     the same few files for the average that did best in validation
+      weights.safetensors     the weights that training goes on from
+      ema-<decay>.safetensors the averaged weights, which are used after training
+      optimizer.safetensors   the optimizer's moments
+      state.json              progress of the training, settings, digests, versions
+      manifest.json           size and SHA-256 of each file; written last: a folder without it is no checkpoint
+    best/                     the same files at the step with the best validation score
 
 Randomness needs no file: it follows from the seed and the step (`sadm_ray.data.load.rng`). Ray Train's own checkpoints
 are not used: they have no checksums, the newest may be forgotten when the driver dies, and a write that fails ends the
@@ -41,27 +41,27 @@ _NAME = re.compile(r"checkpoint-(\d{8,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One that was found whole: its folder, and what `state.json` tells."""
+    """A complete, verified checkpoint. `metadata` is the content of `state.json`."""
 
     storage: Storage
     folder: str
-    told: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     @property
     def step(self) -> int:
         """How many steps were done."""
-        return int(self.told["step"])
+        return int(self.metadata["step"])
 
     def read(self, name: str) -> bytes:
         """One of its files."""
         return self.storage.read(f"{self.folder}/{name}")
 
     def tensors(self) -> StateTensors:
-        """All that `TrainState.state` gave."""
+        """What `TrainState.state` returned."""
         manifest = json.loads(self.read(MANIFEST))
         files = [name for name in manifest if name.endswith(".safetensors")]
         tensors = {name.removesuffix(".safetensors"): load(self.read(name)) for name in files}
-        return {name: _current(name, each) for name, each in tensors.items()}
+        return {name: _with_current_names(name, each) for name, each in tensors.items()}
 
 
 class Checkpoints:
@@ -70,22 +70,22 @@ class Checkpoints:
     Args:
         location: their folder, local or a URL.
         keep: how many of the newest are kept.
-        warn: is given one line when a damaged checkpoint is passed over.
+        warn: called with one line when a damaged checkpoint is skipped.
     """
 
     def __init__(self, location: str, keep: int = 2, warn: Callable[[str], None] = log.warning) -> None:
         self.storage, self._keep, self._warn = Storage(location), keep, warn
 
     def write(
-        self, config: ModelConfig, state: StateTensors, told: Mapping[str, Any], folder: str | None = None
+        self, config: ModelConfig, state: StateTensors, metadata: Mapping[str, Any], folder: str | None = None
     ) -> None:
-        """Write a checkpoint of the step that `told` names, or the one called `folder`; then remove older ones.
+        """Write a checkpoint of step `metadata["step"]`, or the one called `folder`; then remove older ones.
 
         Raises:
-            OSError: the storage is full or out of reach. Those that were there are untouched.
+            OSError: the storage is full or out of reach. Earlier checkpoints are untouched.
         """
-        folder = folder or f"checkpoint-{told['step']:08d}"
-        self.storage.delete(f"{folder}/{MANIFEST}")  # of an earlier one of this name: it is no more whole
+        folder = folder or f"checkpoint-{metadata['step']:08d}"
+        self.storage.delete(f"{folder}/{MANIFEST}")  # of an earlier one of this name, which is incomplete from here on
         manifest = {}
 
         def put(name: str, content: bytes) -> None:
@@ -95,19 +95,19 @@ class Checkpoints:
         put(CONFIG, config.model_dump_json(indent=2).encode())
         for name, tensors in state.items():
             put(f"{name}.safetensors", save(tensors))
-        put(STATE, json.dumps(told, indent=2).encode())
+        put(STATE, json.dumps(metadata, indent=2).encode())
         self.storage.write(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=2).encode())
         if folder != BEST:
             for old in self._folders()[self._keep :]:
-                self.storage.remove(old)
+                self.storage.remove_folder(old)
 
     def newest(self) -> Checkpoint | None:
-        """The newest that is whole; a damaged one is told of and the one before is taken.
+        """The newest complete checkpoint; damaged ones are skipped with a warning.
 
         Raises:
-            DataError: there are some, all of them damaged.
+            DataError: all of them are damaged.
         """
-        # Without a manifest, writing it was interrupted: that is no damage, be it the only one.
+        # Without a manifest, writing was interrupted: that is not damage, even if it is the only one.
         folders = [folder for folder in self._folders() if self.storage.entry(f"{folder}/{MANIFEST}")]
         for folder in folders:
             found = self.verified(folder)
@@ -121,16 +121,16 @@ class Checkpoints:
         return None
 
     def verified(self, folder: str) -> Checkpoint | None:
-        """The checkpoint in this folder, if it is whole: what its files hold is what was written."""
+        """The checkpoint in this folder, if every file has the checksum in its manifest; else None."""
         try:
-            told = self.storage.read(f"{folder}/{MANIFEST}")
+            content = self.storage.read(f"{folder}/{MANIFEST}")
         except FileNotFoundError:
             return None
         try:
-            manifest = json.loads(told)
-            for name, facts in manifest.items():
+            manifest = json.loads(content)
+            for name, entry in manifest.items():
                 content = self.storage.read(f"{folder}/{name}")
-                if hashlib.sha256(content).hexdigest() != facts["sha256"]:
+                if hashlib.sha256(content).hexdigest() != entry["sha256"]:
                     raise ValueError(f"{name} is not what was written")  # noqa: TRY301
             return Checkpoint(self.storage, folder, json.loads(self.storage.read(f"{folder}/{STATE}")))
         except (OSError, ValueError, KeyError) as error:
@@ -139,12 +139,12 @@ class Checkpoints:
         return None
 
     def _folders(self) -> list[str]:
-        """Of all checkpoints, also unfinished ones, the newest first."""
+        """The folders of all checkpoints, also of unfinished ones, the newest first."""
         return sorted((name for name in self.storage.folders() if _NAME.fullmatch(name)), reverse=True)
 
 
-def _current(file: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """By the names that the parameters have now; the optimizer's are `<moment>.<parameter>`."""
+def _with_current_names(file: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the current names of parameters; the optimizer's are `<moment>.<parameter>`."""
     if file != OPTIMIZER:
         return with_current_weight_names(tensors)
     parts = {key: key.partition(".") for key in tensors}

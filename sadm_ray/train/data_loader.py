@@ -1,11 +1,11 @@
 """From shards to batches: pools of whole subjects, from which batches are drawn many times.
 
-Reading a subject costs far more than drawing a target from it. So workers hold a pool of subjects in memory, draw from
-each `targets_per_subject` times, and Ray Data reads the next pool meanwhile.
+Reading a subject costs far more than drawing a target from it. So workers hold a pool of subjects in memory and draw
+from each `targets_per_subject` times, while Ray Data reads the next pool.
 
-Each place in the batch is a lane with subjects of its own in every pool, and a worker reads those of its lanes only.
-Who stands where follows from the seed and the step alone: a run that is resumed, also with more or fewer workers, sees
-the batches that it would have seen.
+Every position in the batch has subjects of its own in each pool, and a worker reads only those of its positions. Which
+subject is where follows from the seed and the step alone: a resumed run, also with more or fewer workers, sees the same
+batches as one that was not stopped.
 """
 
 from __future__ import annotations
@@ -26,50 +26,50 @@ from sadm_ray.data.shards.subject_row import parse_row
 from sadm_ray.train.train_step import Batch
 
 _READ_BYTES = 32 << 20
-"""What is read at a time where pools are small: Ray Data takes a tenth of a second to begin."""
+"""Read at a time where pools are small, since every Ray Data execution takes a tenth of a second to start."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The subjects that all workers hold at a time, by lane, and how many batches are drawn from them."""
+    """The subjects in the memory of all workers, by position in the batch, and how many batches are drawn from them."""
 
     number: int
-    lanes: tuple[tuple[str, ...], ...]
+    subjects: tuple[tuple[str, ...], ...]
     batches: int
 
 
 def pools(subjects: Sequence[str], settings: TrainSettings, seed: int) -> Iterator[Pool]:
-    """The pools of a run, endlessly: shuffles of all subjects one after another, cut into pools of one size."""
-    each = _subjects_a_lane(settings)
+    """The endless pools of a run: one shuffle of all subjects after another, cut into pools of equal size."""
+    each = _subjects_per_position(settings)
     stream = _shuffles(subjects, seed)
     for number in count():
         drawn = list(islice(stream, each * settings.batch_size))
-        lanes = tuple(tuple(drawn[lane :: settings.batch_size]) for lane in range(settings.batch_size))
-        yield Pool(number, lanes, each * settings.targets_per_subject)
+        by_position = tuple(tuple(drawn[position :: settings.batch_size]) for position in range(settings.batch_size))
+        yield Pool(number, by_position, each * settings.targets_per_subject)
 
 
 def draw_order(subjects: int, batches: int, seed: Sequence[int]) -> Int[np.ndarray, " batches"]:
-    """Which of its subjects a lane gives to each batch: shuffles of them one after another."""
-    random = np.random.default_rng(seed)
-    shuffles = [random.permutation(subjects) for _ in range(-(-batches // subjects))]
+    """Which of its subjects a position gives to each batch: one shuffle of them after another."""
+    rng = np.random.default_rng(seed)
+    shuffles = [rng.permutation(subjects) for _ in range(-(-batches // subjects))]
     return np.concatenate(shuffles)[:batches]
 
 
-def lanes_of(rank: int, world: int, batch: int) -> range:
-    """The lanes of a worker: all workers have equally many, or one more."""
+def batch_positions(rank: int, world: int, batch: int) -> range:
+    """The positions in the batch of one worker; workers differ by one at most."""
     return range(rank * batch // world, (rank + 1) * batch // world)
 
 
 def epochs(step: int, subjects: int, settings: TrainSettings) -> tuple[int, int]:
-    """How many passes through all subjects were begun with so many steps done, and how many subjects were read."""
-    each = _subjects_a_lane(settings)
+    """The epochs that were started by this step, and the number of subjects read."""
+    each = _subjects_per_position(settings)
     read = -(-step // (each * settings.targets_per_subject)) * each * settings.batch_size
     return -(-read // subjects), read
 
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """A batch, and whose sequences are in it."""
+    """A batch, and the subjects of its sequences."""
 
     batch: Batch
     subjects: tuple[str, ...]
@@ -77,48 +77,49 @@ class LoadedBatch:
 
 @dataclass(frozen=True)
 class SequenceLoader:
-    """The batches of one worker, from the step that it stands at to the last."""
+    """Loads the batches of one worker; `positions` are its positions in the whole batch."""
 
     study: Study
     settings: TrainSettings
     covariates: tuple[CovariateSettings, ...]
     seed: int
-    lanes: range
+    positions: range
     device: torch.device
 
-    def batches(self, done: int) -> Iterator[LoadedBatch]:
-        """The batches of the steps from `done` on."""
-        return islice(self._batches(done), max(self.settings.steps - done, 0))
+    def batches(self, first_step: int) -> Iterator[LoadedBatch]:
+        """The batches from step `first_step` to the last."""
+        return islice(self._batches(first_step), max(self.settings.steps - first_step, 0))
 
-    def _batches(self, done: int) -> Iterator[LoadedBatch]:
-        wanted, skipped = self._remaining(done)
-        for pool, sequences in zip(wanted, self._read(wanted), strict=True):
-            each = len(pool.lanes[0])
-            order = [draw_order(each, pool.batches, [self.seed, pool.number, lane]) for lane in self.lanes]
-            firsts = np.arange(len(self.lanes)) * each
-            for chosen in (firsts + np.stack(order, axis=1))[skipped:]:
+    def _batches(self, first_step: int) -> Iterator[LoadedBatch]:
+        needed, skip = self._remaining(first_step)
+        for pool, sequences in zip(needed, self._read(needed), strict=True):
+            each = len(pool.subjects[0])
+            order = [draw_order(each, pool.batches, [self.seed, pool.number, position]) for position in self.positions]
+            firsts = np.arange(len(self.positions)) * each
+            for chosen in (firsts + np.stack(order, axis=1))[skip:]:
                 yield self._batch(sequences, chosen)
-            skipped = 0
+            skip = 0
 
-    def _remaining(self, done: int) -> tuple[list[Pool], int]:
-        """The pools that the steps from `done` on are drawn from, and how many batches of the first are done."""
-        begun = pools(self.study.names("train"), self.settings, self.seed)
-        each = _subjects_a_lane(self.settings) * self.settings.targets_per_subject
-        return list(islice(begun, done // each, -(-self.settings.steps // each))), done % each
+    def _remaining(self, first_step: int) -> tuple[list[Pool], int]:
+        """The pools of the steps from `first_step` on, and how many batches of the first pool to skip."""
+        all_pools = pools(self.study.names("train"), self.settings, self.seed)
+        each = _subjects_per_position(self.settings) * self.settings.targets_per_subject
+        return list(islice(all_pools, first_step // each, -(-self.settings.steps // each))), first_step % each
 
-    def _read(self, wanted: Sequence[Pool]) -> Iterator[SequenceBatch]:
+    def _read(self, needed: Sequence[Pool]) -> Iterator[SequenceBatch]:
         """The sequences of each pool: one Ray Data execution after another, the next while batches are drawn.
 
         A single execution for the whole run would wait for its reader nearly all the time, and Ray Data 2.60 waits by
-        asking again and again: that held Python's lock for so long that steps took up to twice their time.
+        polling: that held Python's lock for so long that steps took up to twice their time.
         """
-        mine = [[name for lane in self.lanes for name in pool.lanes[lane]] for pool in wanted]
-        at_once = max(_READ_BYTES // (len(mine[0]) * self._row_bytes()), 1) if mine and mine[0] else 1
-        parts = [mine[start : start + at_once] for start in range(0, len(mine), at_once)]
-        ahead: Future[list[SequenceBatch]] | None = None
+        names_by_pool = [[name for position in self.positions for name in pool.subjects[position]] for pool in needed]
+        has_names = names_by_pool and names_by_pool[0]
+        at_once = max(_READ_BYTES // (len(names_by_pool[0]) * self._row_bytes()), 1) if has_names else 1
+        parts = [names_by_pool[start : start + at_once] for start in range(0, len(names_by_pool), at_once)]
+        pending: Future[list[SequenceBatch]] | None = None
         with ThreadPoolExecutor(1, "read-ahead") as reader:
             for part in [*parts, None]:
-                ready, ahead = ahead, None if part is None else reader.submit(self._read_some, part)
+                ready, pending = pending, None if part is None else reader.submit(self._read_some, part)
                 if ready is not None:
                     yield from ready.result()
 
@@ -133,7 +134,7 @@ class SequenceLoader:
         return [collate(list(islice(rows, len(names))), self.covariates) for names in pools_of_names]
 
     def _row_bytes(self) -> int:
-        """About what a subject takes as it is stored; of a study that keeps all visits, with sixteen of them."""
+        """Approximate stored size of a subject; of one with all visits kept, for sixteen of them."""
         d, h, w = self.study.shape
         return (self.study.frames or 16) * d * h * w * 2
 
@@ -151,14 +152,14 @@ class SequenceLoader:
             None if sequences.covariates is None else on_device(sequences.covariates),
             None if sequences.visit_covariates is None else on_device(sequences.visit_covariates),
         )
-        return LoadedBatch(batch, tuple(sequences.subjects[place] for place in chosen))
+        return LoadedBatch(batch, tuple(sequences.subjects[row] for row in chosen))
 
 
-def _subjects_a_lane(settings: TrainSettings) -> int:
+def _subjects_per_position(settings: TrainSettings) -> int:
     return max(settings.subjects_in_memory // settings.batch_size, 1)
 
 
 def _shuffles(subjects: Sequence[str], seed: int) -> Iterator[str]:
     for epoch in count():
-        for place in np.random.default_rng([seed, epoch]).permutation(len(subjects)):
-            yield subjects[place]
+        for index in np.random.default_rng([seed, epoch]).permutation(len(subjects)):
+            yield subjects[index]

@@ -1,4 +1,4 @@
-"""EMA: exponential moving averages of the weights, which are what is used after training."""
+"""EMA: exponential moving averages of the weights, which are used after training."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the weights of `model`."""
+        """Update the average with the weights of `model`."""
         n = self.updates
         keep = min(self.decay, (1.0 + n) / (10.0 + n)) if n else 0.0
         torch._foreach_lerp_(self.weights, [local_shard(p) for p in model.parameters()], 1.0 - keep)
         self.updates += 1
 
     def tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The averages by the names of their parameters, in shards where those are."""
+        """The averages by parameter name, sharded as the parameters are."""
         both = zip(parameters.items(), self.weights, strict=True)
         return {name: as_shard(p, weight) for (name, p), weight in both}

@@ -14,7 +14,7 @@ from sadm_ray.model.sequence_model import SequenceModel
 
 
 def shard_model(model: SequenceModel) -> nn.Module:
-    """FSDP2: every stage gathers its weights when it is called, and all that is left with the whole model."""
+    """Wrap with FSDP2: stages gather their weights one by one, the other weights are gathered with the whole model."""
     for module in model.modules():
         if isinstance(module, Stage):
             fully_shard(module)
@@ -28,7 +28,7 @@ def local_shard(tensor: Tensor) -> Tensor:
 
 
 def as_shard(like: Tensor, local: Tensor) -> Tensor:
-    """A local tensor as a shard of a whole that is laid out like `like`."""
+    """A local tensor as a shard, with the mesh and placements of `like`."""
     if not isinstance(like, DTensor):
         return local
     return DTensor.from_local(local, like.device_mesh, like.placements, shape=like.shape, stride=like.stride())
@@ -46,7 +46,7 @@ def whole_tensors(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor
 
 @torch.no_grad()
 def fill(tensor: Tensor, whole: Tensor) -> None:
-    """Put a whole tensor into one that may be sharded. All workers call it."""
+    """Copy a whole tensor into one that may be sharded. All workers call it."""
     if isinstance(tensor, DTensor):
         shard = distribute_tensor(whole.to(tensor.device), tensor.device_mesh, tensor.placements)
         tensor.to_local().copy_(shard.to_local())

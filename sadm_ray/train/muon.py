@@ -14,9 +14,9 @@ from sadm_ray.model.mixed_precision import has_bfloat16
 class Muon(torch.optim.Muon):
     """PyTorch's Muon with the size of AdamW's steps, also where bfloat16 is slow.
 
-    PyTorch multiplies matrices in bfloat16 whatever the device. A CPU without AVX512-BF16 or AMX does that number by
-    number, a GPU older than Ampere by way of float32: there these products are in float32. What is remembered of a
-    parameter is the same in both.
+    PyTorch multiplies matrices in bfloat16 on every device. A CPU without AVX512-BF16 or AMX does that number by
+    number, a GPU older than Ampere by way of float32: there these products are in float32. The optimizer state is
+    the same.
     """
 
     def __init__(self, params: Any, weight_decay: float) -> None:

@@ -1,8 +1,8 @@
-"""What turns gradients into new weights: Muon for matrices and kernels, AdamW for the rest; or AdamW for all.
+"""The optimizer: Muon for matrices and kernels and AdamW for the rest, or AdamW for all.
 
-Muon (Jordan et al., 2024) takes the step that is equally long in all directions of a matrix. With the size of AdamW's
-steps (Liu et al., Muon is Scalable for LLM Training, 2025) one learning rate serves both. docs/experiments.md has what
-it gains here.
+Muon (Jordan et al., 2024) takes a step that is equally long in all directions of a matrix. Scaled to the size of
+AdamW's steps (Liu et al., Muon is Scalable for LLM Training, 2025), one learning rate serves both. docs/experiments.md
+shows its gain here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sadm_ray.config import TrainSettings
 from sadm_ray.train.muon import Muon
 
 Moments = dict[str, Tensor]
-"""What an optimizer remembers of a parameter, by torch's names."""
+"""The optimizer state of a parameter, by torch's names."""
 
 
 class Optimizer:
@@ -30,7 +30,7 @@ class Optimizer:
         self._matrices: dict[nn.Parameter, nn.Parameter] = {}
         self._muon: Muon | None = None
         if settings.optimizer == "muon":
-            # A single row has one direction only: nothing to make equal, and its gradient's size would not count.
+            # A matrix of one row has a single direction: Muon would only discard the size of its gradient.
             matrices, weights = [p for p in weights if len(p) > 1], [p for p in weights if len(p) == 1]
             self._matrices = {p: nn.Parameter(_as_matrix(p.detach(), p)) for p in matrices}
             self._muon = Muon(self._matrices.values(), settings.weight_decay)
@@ -41,34 +41,34 @@ class Optimizer:
         """One update with this learning rate."""
         for p, matrix in self._matrices.items():
             matrix.grad = None if p.grad is None else _as_matrix(p.grad, p)
-        for part in (self._adamw, self._muon):
-            if part is not None:
-                for group in part.param_groups:
+        for optimizer in (self._adamw, self._muon):
+            if optimizer is not None:
+                for group in optimizer.param_groups:
                     group["lr"] = rate
-                part.step()
+                optimizer.step()
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for p in (*self._parameters, *self._matrices.values()):
             p.grad = None
 
     def moments(self, p: nn.Parameter) -> Moments:
-        """What is remembered of a parameter; before its first update nothing."""
-        part, held = self._of(p)
-        return part.state.get(held, {})
+        """The optimizer state of a parameter; empty before its first update."""
+        optimizer, parameter = self._of(p)
+        return optimizer.state.get(parameter, {})
 
     def restore(self, p: nn.Parameter, moments: Mapping[str, Tensor], fill: Callable[[Tensor, Tensor], None]) -> None:
-        """Remember of a parameter what `moments` told, as whole tensors.
+        """Load what `moments` returned of a parameter, as whole tensors.
 
         Args:
             fill: puts a whole tensor into one that may be a shard.
         """
-        part, held = self._of(p)
-        for name, whole in sorted(moments.items()):  # sharing out a tensor is an act of all workers, in one order
-            mine = torch.zeros_like(held.detach()) if whole.ndim else whole.clone()
+        optimizer, parameter = self._of(p)
+        for name, whole in sorted(moments.items()):  # all workers shard the tensors together, in one order
+            mine = torch.zeros_like(parameter.detach()) if whole.ndim else whole.clone()
             if whole.ndim:
                 fill(mine, whole)
-            part.state[held][name] = mine
+            optimizer.state[parameter][name] = mine
 
     def _of(self, p: nn.Parameter) -> tuple[torch.optim.Optimizer, nn.Parameter]:
         if self._muon is not None and p in self._matrices:
@@ -77,7 +77,7 @@ class Optimizer:
 
 
 def _as_matrix(tensor: Tensor, p: Tensor) -> Tensor:
-    """Outputs × everything else; of the parameter itself a view, in which writing changes the parameter."""
+    """As a matrix, outputs × everything else. Of a parameter it is a view: writing to it changes the parameter."""
     if p.is_contiguous():
         return tensor.flatten(1)
     return tensor.movedim(1, -1).flatten(1)

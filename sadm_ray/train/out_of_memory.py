@@ -1,4 +1,4 @@
-"""Whether a batch fits the memory, tried before the first step, and what to do when it does not."""
+"""Finds before the first step a micro-batch that fits the memory, and reports one that does not."""
 
 from __future__ import annotations
 
@@ -16,54 +16,54 @@ from sadm_ray.train.train_step import Batch, sample_losses
 
 log = logging.getLogger(__name__)
 
-_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory did not suffice, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
-def too_large(settings: TrainSettings, samples: int, batch: Batch) -> ConfigError:
-    """What is said when so many samples at a time are too many."""
+def out_of_memory_error(settings: TrainSettings, samples: int, batch: Batch) -> ConfigError:
+    """The error for a micro-batch of so many samples."""
     frames, size = batch.frames.shape[1], "×".join(map(str, batch.frames.shape[-3:]))
-    mends = [f"set train.micro_batch below {samples}"] if samples > 1 else []
-    mends += [] if settings.recompute_activations else ["train.recompute_activations=true"]
-    mends += ["smaller data.shape or model widths"]
+    remedies = [f"set train.micro_batch below {samples}"] if samples > 1 else []
+    remedies += [] if settings.recompute_activations else ["train.recompute_activations=true"]
+    remedies += ["smaller data.shape or model widths"]
     return ConfigError(
         f"train.micro_batch: {samples} samples of {frames} frames of {size} at a time do not fit the memory of a "
-        f"{batch.frames.device.type} worker; {', or '.join(mends)}"
+        f"{batch.frames.device.type} worker; {', or '.join(remedies)}"
     )
 
 
-def fit(
+def find_micro_batch(
     train_state: TrainState,
     batch: Batch,
     rng: SampleRng,
     settings: TrainSettings,
     warn: Callable[[str], None] = log.warning,
 ) -> tuple[int, float]:
-    """Try a pass forward and backward; nothing is learned from it.
+    """Try a forward and backward pass, without a step; halve the micro-batch until it fits, if settings allow it.
 
     Returns:
-        how many samples all workers can take at a time, and the floating-point operations of one sample.
+        the micro-batch that fits all workers, in samples, and the floating-point operations of one sample.
 
     Raises:
-        ConfigError: `settings.micro_batch` samples (none: all of the worker's) are too many, and they are not to be
-            halved, or one alone is too many.
+        ConfigError: `settings.micro_batch` samples (none: all of the worker's) do not fit and may not be halved, or a
+            single sample does not fit.
     """
     samples = wanted = min(settings.micro_batch or len(batch.frames), len(batch.frames))
     while True:
         try:
-            flops = _attempt(train_state, batch.part(slice(samples)), rng.part(slice(samples)), settings)
+            flops = _try_batch(train_state, batch.part(slice(samples)), rng.subset(slice(samples)), settings)
             break
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if settings.on_out_of_memory == "stop" or samples == 1:
-                raise too_large(settings, samples, batch) from None
+                raise out_of_memory_error(settings, samples, batch) from None
         train_state.optimizer.zero_grad()
         samples = -(-samples // 2)
         torch.cuda.empty_cache()
@@ -76,7 +76,7 @@ def fit(
     return samples, flops
 
 
-def _attempt(train_state: TrainState, batch: Batch, rng: SampleRng, settings: TrainSettings) -> float:
+def _try_batch(train_state: TrainState, batch: Batch, rng: SampleRng, settings: TrainSettings) -> float:
     size = train_state.bare.noise_size(batch.frames.shape[-3:])
     with FlopCounterMode(display=False) as counter, train_state.accumulating(last=train_state.sharded):
         losses, _ = sample_losses(train_state.model, size, batch, rng, settings)

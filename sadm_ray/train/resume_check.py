@@ -1,4 +1,4 @@
-"""Which settings a run may change when it is resumed: `run.json` holds those that decide its result."""
+"""Checks the settings of a resumed run against `run.json`, which holds those that decide the result."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from sadm_ray.storage import Storage
 
 RUN = "run.json"
 
-_HOW = {
+_CHANGEABLE = {
     "workers", "min_workers", "micro_batch", "on_out_of_memory", "parallel", "device", "compile",
     "recompute_activations", "storage", "checkpoint_every", "keep_checkpoints", "log_every", "max_failures",
 }  # fmt: skip
-"""Settings of training that decide how it is done, not what comes out (but for rounding): these may change."""
+"""Settings of training that do not change the result (but for rounding), so that a resumed run may change them."""
 
 
 def refuse_changes(settings: Settings, study: Study, config: ModelConfig, storage: Storage) -> dict[str, Any]:
-    """A run goes on with what it was begun with, or not at all; the first time, that is written down.
+    """Refuse to resume a run with other decisive settings; a new run writes its own down.
 
     Returns:
         the settings that decide the result.
 
     Raises:
-        ConfigError: one of them has changed; with each one, before and now.
+        ConfigError: some have changed; lists each with its value before and now.
     """
     now = _decisive(settings, study, config)
     try:
-        begun = {current_name(key): value for key, value in json.loads(storage.read(RUN)).items()}
+        before = {current_name(key): value for key, value in json.loads(storage.read(RUN)).items()}
     except FileNotFoundError:
         storage.write(RUN, json.dumps(now, indent=2).encode())
         return now
     changed = [
-        f"{key} ({begun.get(key)} before, {now.get(key)} now)"
-        for key in dict.fromkeys([*now, *begun])
-        if now.get(key) != begun.get(key)
+        f"{key} ({before.get(key)} before, {now.get(key)} now)"
+        for key in dict.fromkeys([*now, *before])
+        if now.get(key) != before.get(key)
     ]
     if changed:
         raise ConfigError(
@@ -51,11 +51,11 @@ def refuse_changes(settings: Settings, study: Study, config: ModelConfig, storag
 
 def _decisive(settings: Settings, study: Study, config: ModelConfig) -> dict[str, Any]:
     train = settings.train
-    left_out = {*_HOW, "seed"}  # `training_seed` stands for it
+    left_out = {*_CHANGEABLE, "seed"}  # `training_seed` stands for it
     if train.schedule == "constant":
         left_out.add("steps")  # a longer run begins with the same steps
     if train.validation.patience is None:
-        left_out.add("validation")  # it decides nothing
+        left_out.add("validation")  # without early stopping it decides nothing
     kept = {key: value for key, value in flatten(train).items() if key.split(".")[0] not in left_out}
     decisive = {
         "seed": settings.training_seed,

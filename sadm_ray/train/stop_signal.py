@@ -1,4 +1,4 @@
-"""What the driver and its workers tell each other beside the work: to stop, and why it cannot go on."""
+"""Signals between the driver and its workers: a request to stop, and an error that ends the training."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sadm_ray.cluster import actor_beside_driver
 from sadm_ray.errors import UserError
 
 Control: TypeAlias = ActorHandle
-"""What workers hold: `control.failed.remote()` and the like of `_Control`."""
+"""A handle of the `_Control` actor: `control.stopping.remote()` and so on."""
 
-_ASK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
 
 class _Control:
@@ -28,7 +28,7 @@ class _Control:
         self._stop = False
         self._failure: UserError | None = None
 
-    def ask_stop(self) -> None:
+    def request_stop(self) -> None:
         self._stop = True
 
     def stopping(self) -> bool:
@@ -43,58 +43,58 @@ class _Control:
 
 @contextlib.contextmanager
 def control(stop: threading.Event | None = None) -> Iterator[Control]:
-    """Made by the driver for the time of a training; SIGTERM, or `stop`, then asks the workers to save and leave."""
+    """The control actor of a training, made by the driver; on SIGTERM or `stop` the workers save and exit."""
     actor = actor_beside_driver(_Control)
-    asked, ended = stop or threading.Event(), threading.Event()
+    requested, ended = stop or threading.Event(), threading.Event()
 
-    def pass_on() -> None:  # not in the signal's handler, which may interrupt Ray in the middle of anything
-        asked.wait()
+    def forward_request() -> None:  # not in the signal handler, which may interrupt Ray anywhere
+        requested.wait()
         if not ended.is_set():
-            actor.ask_stop.remote()
+            actor.request_stop.remote()
 
-    threading.Thread(target=pass_on, daemon=True).start()
+    threading.Thread(target=forward_request, daemon=True).start()
     in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set()) if in_main else None
+    before = signal.signal(signal.SIGTERM, lambda *_: requested.set()) if in_main else None
     try:
         yield actor
     finally:
         ended.set()
-        asked.set()
+        requested.set()
         if in_main:
             signal.signal(signal.SIGTERM, before)
         ray.kill(actor)
 
 
 class StopSignal:
-    """Whether to save and leave, asked by the first worker about once a second and agreed on by all.
+    """Whether to save and exit: the first worker polls the driver about once a second, and all workers agree.
 
-    The answer comes a step late: nobody waits for the driver or for the other workers.
+    The result is a step late, so that no worker waits for the driver or for the others.
     """
 
     def __init__(self, actor: Control, rank: int, world: int, device: torch.device) -> None:
         self._actor, self._rank, self._world = actor, rank, world
         self._flag = torch.zeros(1, device=device)
-        self._exchange: torch.distributed.Work | None = None
-        self._question: Any = None
-        self._asked = 0.0
+        self._all_reduce: torch.distributed.Work | None = None
+        self._reply: Any = None
+        self._polled_at = 0.0
 
     def agreed(self) -> bool:
-        """Called by all workers in every step, with the same answer for all."""
+        """Called by all workers in every step; returns the same to all."""
         if self._world == 1:
-            return self._heard()
-        if self._exchange is not None:
-            self._exchange.wait()
+            return self._poll()
+        if self._all_reduce is not None:
+            self._all_reduce.wait()
             if self._flag.item():
                 return True
-        self._flag.fill_(float(self._rank == 0 and self._heard()))
-        self._exchange = torch.distributed.all_reduce(self._flag, torch.distributed.ReduceOp.MAX, async_op=True)
+        self._flag.fill_(float(self._rank == 0 and self._poll()))
+        self._all_reduce = torch.distributed.all_reduce(self._flag, torch.distributed.ReduceOp.MAX, async_op=True)
         return False
 
-    def _heard(self) -> bool:
-        if self._question is not None and ray.wait([self._question], timeout=0)[0]:
-            stop, self._question = bool(ray.get(self._question)), None
+    def _poll(self) -> bool:
+        if self._reply is not None and ray.wait([self._reply], timeout=0)[0]:
+            stop, self._reply = bool(ray.get(self._reply)), None
             if stop:
                 return True
-        if self._question is None and time.monotonic() - self._asked > _ASK_SECONDS:
-            self._question, self._asked = self._actor.stopping.remote(), time.monotonic()
+        if self._reply is None and time.monotonic() - self._polled_at > _POLL_SECONDS:
+            self._reply, self._polled_at = self._actor.stopping.remote(), time.monotonic()
         return False

@@ -1,4 +1,4 @@
-"""What is recorded of the steps: losses by noise level, speed, waiting, memory; for all workers together."""
+"""Training metrics of all workers together: losses by noise level, throughput, waiting, memory."""
 
 from __future__ import annotations
 
@@ -17,67 +17,67 @@ from sadm_ray.train.train_step import LEVELS, StepResult
 
 
 def level_names(what: str) -> list[str]:
-    """Names for the parts of the noise levels t, from clean to noise."""
+    """Metric names of the ranges of the noise level t, from clean to noise."""
     return [f"{what}/noise_{part / LEVELS:g}-{(part + 1) / LEVELS:g}" for part in range(LEVELS)]
 
 
-def summed(tensor: Tensor, world: int) -> Tensor:
-    """The sum over all workers, who all call this."""
+def sum_over_workers(tensor: Tensor, world: int) -> Tensor:
+    """The sum over all workers (all-reduce); all of them call it."""
     if world > 1:
         torch.distributed.all_reduce(tensor)
     return tensor
 
 
 class TrainMetrics:
-    """Sums over the steps since the last record.
+    """Averages metrics over the steps since the last record.
 
     Args:
-        flops: of one sample, forward and backward; none where it was not counted.
+        flops: of one sample, forward and backward; none: not counted.
     """
 
     def __init__(self, settings: TrainSettings, world: int, device: torch.device, flops: float | None) -> None:
         self._settings, self._world, self._device, self._flops = settings, world, device, flops
         self._process = psutil.Process(os.getpid())
-        psutil.cpu_percent()  # the first call tells nothing: it begins to measure
-        self._begin()
+        psutil.cpu_percent()  # the first call only starts the measurement
+        self._reset()
 
-    def add(self, measured: StepResult, waited: float) -> None:
-        """Take in a step, and how long (s) it waited for its batch; the device is not waited for.
+    def add(self, result: StepResult, waited: float) -> None:
+        """Add a step that waited so many seconds for its batch. Does not synchronise with the device.
 
-        The losses of a step that was not used may be NaN: they count no more than its gradients.
+        The losses of a skipped step may be NaN and are left out.
         """
         self._waited += waited
         self._steps += 1
-        if measured.used:
-            part = (measured.t * LEVELS).long().clamp(0, LEVELS - 1)
-            self._sums.index_add_(0, part, measured.losses.float())
-            self._counts.index_add_(0, part, torch.ones_like(measured.t))
-            self._norms.append(measured.grad_norm)
+        if result.used:
+            part = (result.t * LEVELS).long().clamp(0, LEVELS - 1)
+            self._sums.index_add_(0, part, result.losses.float())
+            self._counts.index_add_(0, part, torch.ones_like(result.t))
+            self._norms.append(result.grad_norm)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done in the block is no training: its time does not count."""
-        begun = time.monotonic()
+        """The time spent in this block does not count as training."""
+        start = time.monotonic()
         yield
-        self._since += time.monotonic() - begun
+        self._since += time.monotonic() - start
 
     @contextlib.contextmanager
     def stalled(self) -> Iterator[None]:
-        """Training waits here for a checkpoint."""
-        begun = time.monotonic()
+        """The time spent in this block counts as waiting for a checkpoint."""
+        start = time.monotonic()
         yield
-        self._stalled += time.monotonic() - begun
+        self._stalled += time.monotonic() - start
 
     def record(self, step: int) -> dict[str, float]:
-        """The means since the last record; all workers call this, and begin anew.
+        """The means since the last record, which are then reset; all workers call it.
 
         Args:
-            step: the last one that was done, counted from 0.
+            step: the last one done, counted from 0.
         """
-        sums, counts = summed(torch.stack([self._sums, self._counts]), self._world).tolist()
+        sums, counts = sum_over_workers(torch.stack([self._sums, self._counts]), self._world).tolist()
         elapsed = time.monotonic() - self._since
         samples_per_second = self._steps * self._settings.batch_size / elapsed
-        told = {
+        metrics = {
             "learning_rate": learning_rate(step, self._settings),
             "samples_per_second": samples_per_second,
             "data_wait_fraction": self._waited / elapsed,
@@ -85,25 +85,25 @@ class TrainMetrics:
             **self._memory(),
         }
         if sum(counts):
-            told["loss"] = sum(sums) / sum(counts)
-            told["grad_norm"] = sum(self._norms) / len(self._norms)
+            metrics["loss"] = sum(sums) / sum(counts)
+            metrics["grad_norm"] = sum(self._norms) / len(self._norms)
             named = zip(level_names("losses"), sums, counts, strict=True)
-            told |= {name: total / count for name, total, count in named if count}
+            metrics |= {name: total / count for name, total, count in named if count}
         if self._flops is not None:
-            told["tflops_per_second"] = samples_per_second * self._flops / 1e12
-        self._begin()
-        return told
+            metrics["tflops_per_second"] = samples_per_second * self._flops / 1e12
+        self._reset()
+        return metrics
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._sums, self._counts = torch.zeros(2, LEVELS, device=self._device)
         self._norms: list[float] = []
         self._waited = self._stalled = 0.0
         self._steps, self._since = 0, time.monotonic()
 
     def _memory(self) -> Mapping[str, float]:
-        """Of this worker's process and machine, some by the names under which MLflow shows system metrics."""
+        """Memory and CPU of this worker's process and machine; some under the names of MLflow's system metrics."""
         machine = psutil.virtual_memory()
-        told = {
+        metrics = {
             "memory/process_gb": self._process.memory_info().rss / 1e9,
             "system/cpu_utilization_percentage": psutil.cpu_percent(),
             "system/system_memory_usage_megabytes": machine.used / 1e6,
@@ -111,6 +111,6 @@ class TrainMetrics:
         }
         if self._device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self._device)
-            told["memory/gpu_peak_gb"] = torch.cuda.max_memory_allocated(self._device) / 1e9
-            told["system/gpu_0_memory_usage_percentage"] = 100 * (1 - free / total)
-        return told
+            metrics["memory/gpu_peak_gb"] = torch.cuda.max_memory_allocated(self._device) / 1e9
+            metrics["system/gpu_0_memory_usage_percentage"] = 100 * (1 - free / total)
+        return metrics

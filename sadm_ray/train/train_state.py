@@ -1,7 +1,7 @@
 """The train state: the model's weights, their moving averages and the optimizer; whole or in shards.
 
-The same few verbs for one worker, for DDP (every worker has all) and for FSDP2 (every worker has a shard of each
-tensor). What is saved is whole either way, so that a run may go on in another way or with other workers.
+The same methods serve one worker, DDP (every worker has everything) and FSDP2 (every worker has a shard of each
+tensor). Whole tensors are saved either way, so that a run can be resumed with another strategy or other workers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TrainState:
 
     Attributes:
         bare: the model itself.
-        model: what is called; `bare`, or a wrapper around it.
+        model: the module to call: `bare`, or DDP or FSDP around it.
         world: how many workers share each batch.
     """
 
@@ -53,7 +53,7 @@ class TrainState:
 
     @contextlib.contextmanager
     def accumulating(self, *, last: bool) -> Iterator[None]:
-        """For a part of the batch: workers exchange gradients with the last part only."""
+        """For one micro-batch: workers exchange gradients with the last one only."""
         if isinstance(self.model, DistributedDataParallel) and not last:
             with self.model.no_sync():
                 yield
@@ -63,7 +63,7 @@ class TrainState:
         yield
 
     def clip(self, limit: float) -> float:
-        """Bound the norm of the gradient; returns what it was."""
+        """Clip the norm of the gradient; returns the norm before."""
         norm = nn.utils.clip_grad_norm_(self.bare.parameters(), limit)
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
@@ -87,7 +87,7 @@ class TrainState:
         return state
 
     def restore(self, state: StateTensors) -> None:
-        """Put back what `state` gave."""
+        """Load what `state` returned."""
         parameters = dict(self.bare.named_parameters())
         moments: dict[str, Moments] = defaultdict(dict)
         for key, tensor in state[OPTIMIZER].items():
@@ -103,7 +103,7 @@ class TrainState:
 
     @torch.no_grad()
     def averaged(self, decay: float) -> SequenceModel:
-        """A model of its own, whole, with the average's weights. All workers call it."""
+        """A new, whole model with the averaged weights. All workers call it."""
         parameters = dict(self.bare.named_parameters())
         model = build_model(self.bare.config).to(next(iter(parameters.values())).device).eval()
         mine = dict(model.named_parameters())

@@ -1,7 +1,7 @@
-"""One training step: plain PyTorch that knows nothing of Ray.
+"""One training step, in plain PyTorch without Ray.
 
-Its result does not depend on how many workers share the batch, nor on how many samples they take at a time: what is
-random follows from a sample's place in the whole batch (`SampleRng`), and gradients are sums over samples.
+Its result depends neither on the number of workers nor on the micro-batch: random numbers follow from a sample's
+position in the whole batch (`SampleRng`), and gradients are sums over samples.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from sadm_ray.train.learning_rate_schedule import learning_rate
 from sadm_ray.train.train_state import TrainState
 
 LEVELS = 5
-"""The noise levels t in [0, 1] are told apart in so many equal parts."""
+"""Losses are recorded in so many equal ranges of the noise level t in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Whole sequences; the question is drawn anew at every step."""
+    """Whole sequences; their targets and observed frames are drawn anew at every step."""
 
     frames: Float[Tensor, "b t c d h w"]
     present: Bool[Tensor, "b t"]
@@ -49,13 +49,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a worker saw in a step, still on its device.
+    """A worker's result of a step, still on its device.
 
     Attributes:
         losses: of each of its samples.
         t: their noise levels.
         grad_norm: of the whole batch, before clipping.
-        used: whether the step was taken; else the gradients were bad (`GradientGuard`).
+        used: whether the gradient was used; if not, `GradientGuard` refused it.
     """
 
     losses: Float[Tensor, " b"]
@@ -67,10 +67,10 @@ class StepResult:
 def sample_losses(
     model: nn.Module, noise_size: tuple[int, ...], batch: Batch, rng: SampleRng, settings: TrainSettings
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """Augment, draw a question and a noise level for every sequence: the loss of each, and its level t."""
+    """Augment, draw a target and a noise level for every sequence; returns the loss and the level t of each."""
     frames = augment(batch.frames, settings.augment, rng)
     target_draw = draw_target(batch.present, rng, settings.imputation, settings.single_frame)
-    t = rng.spread("noise level")
+    t = rng.stratified("noise level")
     with autocast(batch.frames.device, settings.precision):
         losses = model(
             frames,
@@ -93,8 +93,8 @@ def add_gradients(
     """The gradient of the mean loss over the whole batch, of which this worker has `batch`.
 
     Args:
-        chance: of these samples; it knows how many the whole batch has.
-        micro_batch: so many samples at a time.
+        rng: of these samples; it knows the size of the whole batch.
+        micro_batch: samples at a time; none: all.
 
     Returns:
         the loss of each sample and its noise level.
@@ -102,15 +102,15 @@ def add_gradients(
     size = len(batch.frames)
     noise_size = train_state.bare.noise_size(batch.frames.shape[-3:])
     micro_batch = micro_batch or size
-    seen = []
+    parts = []
     for start in range(0, size, micro_batch):
         part = slice(start, start + micro_batch)
         with train_state.accumulating(last=start + micro_batch >= size):
-            losses, t = sample_losses(train_state.model, noise_size, batch.part(part), rng.part(part), settings)
-            # Workers average their gradients, whose samples may differ in number: hence a sum and their count.
-            (losses.sum() * (train_state.world / rng.batch)).backward()
-        seen.append((losses.detach(), t))
-    all_losses, all_t = zip(*seen, strict=True)
+            losses, t = sample_losses(train_state.model, noise_size, batch.part(part), rng.subset(part), settings)
+            # Gradients are averaged over workers, whose numbers of samples may differ: hence sum × workers / batch.
+            (losses.sum() * (train_state.world / rng.batch_size)).backward()
+        parts.append((losses.detach(), t))
+    all_losses, all_t = zip(*parts, strict=True)
     return torch.cat(all_losses), torch.cat(all_t)
 
 
@@ -123,11 +123,11 @@ def train_step(
     step: int,
     micro_batch: int | None = None,
 ) -> StepResult:
-    """Take one optimizer step and update the averages, unless the gradients are bad.
+    """Take one optimizer step and update the averages, unless the guard refuses the gradient.
 
     Args:
         step: counted from 0; sets the learning rate.
-        chance, micro_batch: as in `add_gradients`.
+        rng, micro_batch: as in `add_gradients`.
     """
     losses, t = add_gradients(train_state, batch, rng, settings, micro_batch)
     norm = train_state.clip(settings.clip_norm)

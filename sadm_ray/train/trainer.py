@@ -1,4 +1,4 @@
-"""The one `TorchTrainer` of the project."""
+"""Runs a training with Ray Train's `TorchTrainer`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from sadm_ray.cluster import require_shared
 from sadm_ray.config import Settings, flatten, is_url
-from sadm_ray.data.shards.prepared_study import PREPARED, Study
+from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study
 from sadm_ray.errors import ConfigError, DataError, Stopped
 from sadm_ray.model.model_config import CONFIG, ModelConfig
 from sadm_ray.model.registry import build_model, with_kind_defaults
@@ -28,19 +28,19 @@ from sadm_ray.train.stop_signal import control
 from sadm_ray.train.worker_loop import WorkerTask, train_worker
 
 _RESIZE_SECONDS = 30.0
-"""How often an elastic run looks whether there is room for another worker; each change costs a restart."""
+"""How often an elastic run checks for room for another worker; each change costs a restart."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Where the trained model lies (`model.stored.load_model`), and facts about it."""
+    """The folder of the trained model (`model.pretrained.load_model`), and facts about it."""
 
     folder: Path
     facts: dict[str, Any]
 
 
 def model_config(settings: Settings, study: Study) -> ModelConfig:
-    """The model's own config: the settings, with what is measured on the study filled in."""
+    """The model's config: the settings, completed with what was measured on the study."""
     model = settings.model
     if model.difference_scale is None:
         if not study.difference_scale > 0:
@@ -54,14 +54,14 @@ def model_config(settings: Settings, study: Study) -> ModelConfig:
             model=model,
             diffusion=settings.diffusion,
             preparation=study.preparation,
-            prepared=settings.data.model_dump(mode="json", include=set(PREPARED)),
+            prepared=settings.data.model_dump(mode="json", include=set(PREPARATION_SETTINGS)),
             time_unit=study.time_unit,
         )
     )
 
 
 def checkpoints_folder(settings: Settings) -> str:
-    """Where the checkpoints of this run are kept: a folder or a URL."""
+    """The checkpoints of this run: a folder or a URL."""
     if settings.train.storage is None:
         return str(settings.run_dir / "model.ray" / "checkpoints")
     return f"{settings.train.storage.rstrip('/')}/{settings.run.name}/checkpoints"
@@ -70,36 +70,36 @@ def checkpoints_folder(settings: Settings) -> str:
 def train_model(
     settings: Settings, study: Study, out: Path, tracked: TrackedRun, stop: threading.Event | None = None
 ) -> TrainedModel:
-    """Train on the shards' training subjects; run again, it goes on from the newest checkpoint.
+    """Train on the training subjects of the shards; run again, it resumes from the newest checkpoint.
 
     Args:
-        out: the trained model is put there: the average that did best in validation, if there are several.
-        stop: set by another thread, it does what SIGTERM does, which only the main thread of a process can hear.
+        out: folder for the trained model: of several averages, the one with the lowest validation loss.
+        stop: set by another thread, it does what SIGTERM does, which only a process's main thread receives.
 
     Raises:
-        ConfigError: a GPU asked for that is not there, storage that not every node sees, or settings other than those
-            that the run was begun with.
+        ConfigError: a requested GPU is missing, storage is not seen by every node, or settings differ from those that
+            the run was begun with.
         DataError: training broke down, or its last checkpoint cannot be written.
         Stopped: SIGTERM, or `stop`; a checkpoint was saved.
     """
-    study.names("train")  # or a clear line that there is nobody
+    study.names("train")  # raises if there are none
     config = model_config(settings, study)
     location = checkpoints_folder(settings)
-    checkpoints = Checkpoints(location, warn=lambda line: None)  # the workers look themselves, and tell of damage
+    checkpoints = Checkpoints(location, warn=lambda line: None)  # the workers warn of damaged ones themselves
     decisive = refuse_changes(settings, study, config, checkpoints.storage)
     facts = build_model(config).describe()
-    how = {key: value for key, value in flatten(settings.train, "train.").items() if key not in decisive}
+    changeable = {key: value for key, value in flatten(settings.train, "train.").items() if key not in decisive}
     tracked.params(facts | decisive | {"study.digest": study.digest})
-    tracked.tags(how)  # these may change when the run goes on, which parameters in MLflow cannot
-    tracked.dataset(Path(study.location).name, study.content[:36], study.location, _profile(study))
+    tracked.tags(changeable)  # tags, since these may change when the run is resumed, which MLflow's parameters cannot
+    tracked.dataset(Path(study.location).name, study.content[:36], study.location, _dataset_profile(study))
     newest = checkpoints.newest()
     if newest is None or not _is_done(newest, settings):
         newest = _train(settings, study, config, location, tracked, stop)
     _export(newest, settings, out)
-    told = {"step": newest.step, "epoch": newest.told["epoch"], **newest.told["validated"]}
+    results = {"step": newest.step, "epoch": newest.metadata["epoch"], **newest.metadata["validated"]}
     tracked.tags({"checkpoint": f"{newest.storage.where(newest.folder)}"})
-    tracked.register(out, settings.run.name, {"digest": _digest(newest), "study": study.digest[:36]})
-    return TrainedModel(out, facts | told)
+    tracked.register(out, settings.run.name, {"digest": _model_digest(newest), "study": study.digest[:36]})
+    return TrainedModel(out, facts | results)
 
 
 def _train(
@@ -115,10 +115,10 @@ def _train(
     require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
     train = settings.train
     with progress("train", train.steps) as reporter, control(stop) as controlled, run_for_workers(tracked) as remote:
-        work = WorkerTask(settings, study, config, location, remote, reporter, controlled)
+        task = WorkerTask(settings, study, config, location, remote, reporter, controlled)
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config={"work": work},
+            train_loop_config={"task": task},
             scaling_config=ScalingConfig(
                 num_workers=train.workers if train.min_workers is None else (train.min_workers, train.workers),
                 use_gpu=use_gpu,
@@ -127,7 +127,7 @@ def _train(
             run_config=RunConfig(
                 name="train",
                 failure_config=FailureConfig(max_failures=train.max_failures),
-                **_rays_own(location),
+                **_ray_storage(location),
             ),
         )
         try:
@@ -150,22 +150,22 @@ def _train(
 
 
 def _is_done(newest: Checkpoint, settings: Settings) -> bool:
-    return newest.step >= settings.train.steps or bool(newest.told["ended_early"])
+    return newest.step >= settings.train.steps or bool(newest.metadata["ended_early"])
 
 
-def _rays_own(location: str) -> dict[str, Any]:
-    """Where Ray Train keeps what it needs itself: beside our checkpoints."""
+def _ray_storage(location: str) -> dict[str, Any]:
+    """Where Ray Train keeps its own files: beside our checkpoints."""
     system, path = Storage(location.rpartition("/")[0]).resolved
     return {"storage_path": path, "storage_filesystem": system if is_url(location) else None}
 
 
 def _export(newest: Checkpoint, settings: Settings, out: Path) -> None:
-    """Put the model for use in `out`: the chosen average as model.safetensors, and each by its own name."""
+    """Write the model for use to `out`: the chosen average as model.safetensors, and each by its own name."""
     names = [ema_name(decay) for decay in settings.train.ema_decays]
     source = newest
     if settings.train.validation.patience is not None:
         source = Checkpoints(newest.storage.location).verified(BEST) or newest
-    losses = {name: newest.told["validated"].get(f"val_loss/{name}", float("inf")) for name in names}
+    losses = {name: newest.metadata["validated"].get(f"val_loss/{name}", float("inf")) for name in names}
     chosen = min(names, key=losses.__getitem__)  # the first, where nothing was validated
     target = Storage(str(out))
     target.write(CONFIG, source.read(CONFIG))
@@ -175,7 +175,7 @@ def _export(newest: Checkpoint, settings: Settings, out: Path) -> None:
     target.write(WEIGHTS, source.read(f"{chosen}.safetensors"))
 
 
-def _profile(study: Study) -> dict[str, Any]:
+def _dataset_profile(study: Study) -> dict[str, Any]:
     return {
         "subjects": {split: len(names) for split, names in study.subjects.items()},
         "frames": study.frames,
@@ -185,8 +185,8 @@ def _profile(study: Study) -> dict[str, Any]:
     }
 
 
-def _digest(checkpoint: Checkpoint) -> str:
-    return f"{checkpoint.step}-{checkpoint.told['study']['digest'][:16]}"
+def _model_digest(checkpoint: Checkpoint) -> str:
+    return f"{checkpoint.step}-{checkpoint.metadata['study']['digest'][:16]}"
 
 
 def _use_gpu(settings: Settings) -> bool:

@@ -1,4 +1,4 @@
-"""The progress of a training, apart from its tensors: what `state.json` holds; and early stopping."""
+"""The progress of a training, as `state.json` holds it, and early stopping."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class TrainingProgress:
 
     Attributes:
         step: steps done.
-        epoch, subjects_read: passes through the subjects that were begun, and subjects read.
+        epoch, subjects_read: passes through the subjects that were started, and subjects read.
         validated: the newest result of validation, by name.
-        best: of the score that early stopping watches; none before the first validation.
-        since_best: validations since then.
-        ended_early: validation has not become better any more, and nothing is left to do.
+        best: the best score that early stopping has seen; none before the first validation.
+        since_best: validations since the best one.
+        ended_early: early stopping ended the training.
     """
 
     step: int = 0
@@ -34,10 +34,10 @@ class TrainingProgress:
     since_best: int = 0
     ended_early: bool = False
 
-    def judge(self, settings: TrainSettings) -> bool:
-        """Take in `validated`; returns whether it is the best so far."""
-        watched = settings.validation.stop_on
-        score = self.validated["val_psnr"] if watched == "psnr" else -self.validated["val_loss"]
+    def update_best(self, settings: TrainSettings) -> bool:
+        """Compare `validated` with the best score; returns whether it is the new best."""
+        metric = settings.validation.stop_on
+        score = self.validated["val_psnr"] if metric == "psnr" else -self.validated["val_loss"]
         if self.best is None or score > self.best:
             self.best, self.since_best = score, 0
             return True
@@ -45,7 +45,7 @@ class TrainingProgress:
         return False
 
     def to_json(self, settings: Settings, study: Study, world: int) -> dict[str, Any]:
-        """All that a checkpoint holds beside its tensors."""
+        """The content of `state.json`."""
         import numpy
         import ray
         import torch

@@ -1,6 +1,6 @@
-"""Validation beside training: the averaged weights on subjects that are not trained on.
+"""Validation during training: the averaged weights on subjects that are not trained on.
 
-The subjects are shared by the workers. All workers call the same functions and get the same numbers.
+The subjects are divided among the workers. All workers call the same functions and get the same numbers.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ from sadm_ray.data.shards.prepared_study import Study, read_subject
 from sadm_ray.evaluate.sampling_quality import average, generate_and_compare, structure_can_be_scored
 from sadm_ray.model.mixed_precision import autocast
 from sadm_ray.model.sequence_model import SequenceModel
-from sadm_ray.train.train_metrics import level_names, summed
+from sadm_ray.train.train_metrics import level_names, sum_over_workers
 from sadm_ray.train.train_step import LEVELS
 
 _SEED = 2**31
-"""Added to the run's seed: no training step draws the questions of validation."""
+"""Added to the run's seed, so that no training step has the random draws of validation."""
 
 
 class Validation:
-    """What the model of a training is asked beside it; the questions and the noise are the same every time."""
+    """Validates a model on the validation subjects, with the same targets and noise every time."""
 
     def __init__(self, settings: Settings, study: Study, rank: int, world: int, device: torch.device) -> None:
         names = study.subjects.get("val", ())[: settings.train.validation.subjects]
         self._settings, self._world, self._device = settings, world, device
-        self._count, self._places = len(names), range(rank, len(names), world)
-        self._rows = [read_subject(study, names[place]) for place in self._places]
+        self._count, self._positions = len(names), range(rank, len(names), world)
+        self._rows = [read_subject(study, names[place]) for place in self._positions]
 
     def __bool__(self) -> bool:
-        """Whether there are subjects to validate on."""
+        """Whether there are validation subjects."""
         return self._count > 0
 
     @torch.no_grad()
     def losses(self, model: SequenceModel) -> dict[str, float]:
-        """The denoising loss, the mean over all levels first, then at each noise level."""
+        """The denoising loss: the mean over all noise levels first, then at each level."""
         sums = torch.zeros(LEVELS, device=self._device)
         if self._rows:
             batch = _on_device(self._rows, self._settings, self._device)
-            sums = torch.stack([self._level(model, batch, level).sum() for level in range(LEVELS)])
-        losses = (summed(sums, self._world) / self._count).tolist()
+            sums = torch.stack([self._losses_at(model, batch, level).sum() for level in range(LEVELS)])
+        losses = (sum_over_workers(sums, self._world) / self._count).tolist()
         named = zip(level_names("val_losses"), losses, strict=True)
         return {"val_loss": sum(losses) / LEVELS, **dict(named)}
 
     def generated(self, model: SequenceModel) -> tuple[dict[str, float], bytes]:
-        """PSNR, and where scikit-image is there SSIM and NRMSE, of generated frames and of copy-last; and a picture.
+        """PSNR, and with scikit-image SSIM and NRMSE, of generated frames and of copy-last; and a picture.
 
-        The picture (PNG) is of the first subject's first frame, on the first worker; empty on others, or without
-        matplotlib.
+        The picture (PNG) shows the first subject's first frame. It is empty without matplotlib and on all workers but
+        the first.
         """
         settings, structure, scored, picture = self._settings, structure_can_be_scored(), [], b""
         if self._rows:
@@ -63,7 +63,7 @@ class Validation:
                 model, self._rows, settings.generate.tasks, settings.sampling, settings.seed
             ):
                 scored.append((each.task, each.scores(structure)))
-                if not picture and self._places[0] == 0:
+                if not picture and self._positions[0] == 0:
                     with contextlib.suppress(ImportError):
                         from sadm_ray.evaluate.prediction_plots import draw_prediction
 
@@ -74,10 +74,10 @@ class Validation:
             scored = [each for share in shares for each in share]
         return {f"val_{key}": value for key, value in average(scored).items()}, picture
 
-    def _level(self, model: SequenceModel, batch: Mapping[str, Any], level: int) -> Tensor:
+    def _losses_at(self, model: SequenceModel, batch: Mapping[str, Any], level: int) -> Tensor:
         """The loss of each of this worker's subjects, at one noise level."""
         seed = self._settings.seed + _SEED
-        rng = SampleRng(seed, level, self._places, self._count, self._device)
+        rng = SampleRng(seed, level, self._positions, self._count, self._device)
         train = self._settings.train
         target_draw = draw_target(batch["present"], rng, train.imputation, train.single_frame)
         frames, times = batch["frames"], batch["times"]

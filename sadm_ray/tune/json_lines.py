@@ -1,4 +1,4 @@
-"""A file of JSON lines that a sudden end cannot spoil: a sweep's memory."""
+"""A journal of JSON lines that stays readable after a crash."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class JsonLines:
-    """Entries are only ever added, each with one write; one that was cut short by a sudden end is passed over."""
+    """Entries are only appended, each in one write; one that was cut short by a crash is skipped."""
 
     file: Path
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Add an entry; it survives the end of this process."""
+        """Add an entry and flush it to disk."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        # The newline in front ends a line that was cut short.
+        # The leading newline ends a line that was cut short.
         line = f"\n{json.dumps(entry)}\n".encode()
         with self.file.open("ab", buffering=0) as out:
             out.write(line)
             os.fsync(out.fileno())
 
     def entries(self) -> list[dict[str, Any]]:
-        """All whole entries, the oldest first; none where there is no file."""
+        """All complete entries, the oldest first; none without a file."""
         try:
             lines = self.file.read_bytes().split(b"\n")
         except FileNotFoundError:
@@ -35,7 +35,7 @@ class JsonLines:
         for line in lines:
             try:
                 entry = json.loads(line)
-            except ValueError:  # empty, or cut short: no beginning of an object is one
+            except ValueError:  # empty, or cut short: the beginning of an object is not valid JSON
                 continue
             found.append(entry)
         return found

@@ -1,4 +1,4 @@
-"""What the driver does as trials go by: the history, MLflow and the progress."""
+"""Ray Tune's callback of a sampling sweep: writes the history, MLflow and the progress."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sadm_ray.config import SamplingSettings
 from sadm_ray.evaluate.sweep_objectives import OBJECTIVES
 from sadm_ray.progress import Reporter
 from sadm_ray.tracking import TrackedRun
-from sadm_ray.tune.sampling_space import chosen_sampling, point_of
+from sadm_ray.tune.sampling_space import point_of, trial_sampling
 from sadm_ray.tune.trial_history import History, Report
 
 SCORES = (*OBJECTIVES, "psnr", "copy_last", "psnr_changed", "copy_last_changed", "spread_ratio", "subjects", "seconds")
 
 
 class SamplingCallback(tune.Callback):
-    """Writes down what the trials do. The driver alone does it: many writers would crowd a sqlite store."""
+    """Records the trials. Runs in the driver only, since many writers would block each other in a sqlite store."""
 
     def __init__(
         self, history: History, tracked: TrackedRun, reporter: Reporter, base: SamplingSettings, subjects: int
@@ -35,15 +35,15 @@ class SamplingCallback(tune.Callback):
         self._history.report(trial.trial_id, scores_of(result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        told = self._history.of(trial.trial_id)
-        report = told.reports[-1]
+        ended = self._history.of(trial.trial_id)
+        report = ended.reports[-1]
         stopped = report["subjects"] < self._subjects
-        child = self._tracked.child(told.name)
-        child.params(chosen_sampling(told.point, self._base).model_dump())
+        child = self._tracked.child(ended.name)
+        child.params(trial_sampling(ended.point, self._base).model_dump())
         child.metrics(report)
         child.tags({"stopped_early": str(stopped).lower()})
         child.finish()
-        # Last: a sweep that is killed before does the trial again, from its scores, under the same name.
+        # Last: if the sweep is killed before, the trial is repeated from its stored scores, under the same name.
         self._history.end(trial.trial_id)
         note = f"stopped after {report['subjects']} subjects" if stopped else f"{report['gain']:+.2f} dB over copy-last"
         self._reporter.add.remote(1, note)
@@ -53,5 +53,5 @@ class SamplingCallback(tune.Callback):
 
 
 def scores_of(result: Mapping[str, Any]) -> Report:
-    """What the trial reported, without what Ray Tune adds."""
+    """The trial's own scores, without what Ray Tune adds."""
     return {key: result[key] for key in result if key in SCORES or key.startswith("gain.")}

@@ -1,4 +1,4 @@
-"""Who says which sampling settings are tried next, and which trials are stopped: Optuna or a grid, and ASHA."""
+"""The search of a sampling sweep: Optuna or a grid draws the trials, ASHA stops them early."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from sadm_ray.config import SamplingSettings, TuneSettings
 from sadm_ray.evaluate.sweep_objectives import OBJECTIVES
-from sadm_ray.tune.sampling_space import grid, plain_choices, sampling_space
+from sadm_ray.tune.sampling_space import grid, initial_points, sampling_space
 from sadm_ray.tune.sampling_trial import rungs
 from sadm_ray.tune.trial_history import History
 from sadm_ray.tune.warm_start import warm_started_asha, warm_started_optuna
@@ -26,7 +26,7 @@ def trials_to_run(
         points = [point for point in grid(settings, base) if point not in done]
         return len(points), {"point": tune.grid_search(points)}, None
     left = max(settings.trials - len(history.ended), 0)
-    # With the same seed again, the random trials before the search proper would be those that there were.
+    # The same seed would repeat the random trials with which the search starts.
     seed += len(history.ended)
     sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=seed)
     if settings.search == "nsga2":
@@ -34,15 +34,15 @@ def trials_to_run(
         sampler = optuna.samplers.NSGAIISampler(population_size=population, seed=seed)
     objectives: dict[str, str] = {name: OBJECTIVES[name][0] for name in settings.objectives}
     searcher = warm_started_optuna(
-        history, sampling_space(settings), objectives, sampler, plain_choices(settings, base)
+        history, sampling_space(settings), objectives, sampler, initial_points(settings, base)
     )
     return left, {}, searcher
 
 
 def early_stopping(settings: TuneSettings, subjects: int, history: History) -> TrialScheduler:
-    """ASHA on the first objective; nobody where there is but one rung."""
-    stops = rungs(settings, subjects)
-    if settings.reduction is None or len(stops) < 2:
+    """ASHA on the first objective; no early stopping with a single rung."""
+    rung_subjects = rungs(settings, subjects)
+    if settings.reduction is None or len(rung_subjects) < 2:
         return FIFOScheduler()
     first = settings.objectives[0]
     return warm_started_asha(
@@ -51,6 +51,6 @@ def early_stopping(settings: TuneSettings, subjects: int, history: History) -> T
         metric=first,
         mode=OBJECTIVES[first][0],
         max_t=subjects,
-        grace_period=stops[0],
+        grace_period=rung_subjects[0],
         reduction_factor=settings.reduction,
     )

@@ -1,6 +1,6 @@
-"""Where the sweep looks: from settings to Optuna's distributions or a grid, and from a trial's point back to settings.
+"""The search space of sampling settings: as Optuna's distributions or a grid, and from a point back to settings.
 
-A point is what a trial is told, by the names of `SamplingSettings`; what Optuna cannot hold is in it as text.
+A point holds the values of one trial by the names of `SamplingSettings`; values that Optuna cannot hold are text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EVERYWHERE, CHOSEN = "everywhere", "chosen"
 
 
 def sampling_space(settings: TuneSettings) -> dict[str, BaseDistribution]:
-    """The space of sampling settings."""
+    """The search space as Optuna's distributions."""
     ranges = {"guidance_scale": settings.guidance_scale, "stochasticity": settings.stochasticity}
     return {
         **{name: CategoricalDistribution(values) for name, values in _choices(settings).items()},
@@ -29,7 +29,7 @@ def sampling_space(settings: TuneSettings) -> dict[str, BaseDistribution]:
 
 
 def grid(settings: TuneSettings, base: SamplingSettings) -> list[Point]:
-    """Every combination, `grid_points` of each range; of those that do the same, one."""
+    """Every combination, with `grid_points` values of each range; without those that are equal to another."""
 
     def spread(low: float, high: float) -> list[float]:
         return np.unique(np.linspace(low, high, settings.grid_points)).tolist()
@@ -42,70 +42,70 @@ def grid(settings: TuneSettings, base: SamplingSettings) -> list[Point]:
     points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     distinct: dict[SamplingSettings, Point] = {}
     for point in points:
-        distinct.setdefault(chosen_sampling(point, base), point)
+        distinct.setdefault(trial_sampling(point, base), point)
     return list(distinct.values())
 
 
-def plain_choices(settings: TuneSettings, base: SamplingSettings) -> list[Point]:
-    """What to try first: each number of steps, else as in `base` or as near to it as may be; half of the trials."""
+def initial_points(settings: TuneSettings, base: SamplingSettings) -> list[Point]:
+    """The first points: every number of steps with `base`, or the nearest in the space; at most half of the trials."""
     low, high = settings.stochasticity
-    wanted = {
+    own = {
         "sampler": base.sampler,
         "spacing": base.spacing,
         "guidance_interval": _interval_label(base.guidance_interval),
         "temperature": base.temperature,
         "ema": _ema_label(base.ema),
     }
-    choices = {name: values for name, values in _choices(settings).items() if name in wanted}
-    plain = {
-        **{name: wanted[name] if wanted[name] in values else values[0] for name, values in choices.items()},
-        "guidance_scale": _nearest(base.guidance_scale, *settings.guidance_scale),
-        "stochasticity": _nearest(base.stochasticity, low, high),
+    choices = {name: values for name, values in _choices(settings).items() if name in own}
+    initial = {
+        **{name: own[name] if own[name] in values else values[0] for name, values in choices.items()},
+        "guidance_scale": _nearest_step(base.guidance_scale, *settings.guidance_scale),
+        "stochasticity": _nearest_step(base.stochasticity, low, high),
     }
-    return [{**plain, "num_steps": steps} for steps in settings.num_steps][: max(settings.trials // 2, 1)]
+    return [{**initial, "num_steps": steps} for steps in settings.num_steps][: max(settings.trials // 2, 1)]
 
 
-def chosen_sampling(point: Mapping[str, Any], base: SamplingSettings) -> SamplingSettings:
-    """The settings of one trial on top of `base`, so that equal ones mean the same work.
+def trial_sampling(point: Mapping[str, Any], base: SamplingSettings) -> SamplingSettings:
+    """The settings of a trial: `base` with the values of its point, normalised so that equivalent points are equal.
 
-    What is drawn finely is rounded to what anybody would type. What does nothing is as in `base`: the stochasticity of
-    samplers that have none, the interval of no guidance, and all but the guidance and the temperature of a
-    single step, which is one evaluation at the first noise level.
+    Drawn numbers are rounded to three decimals. Settings without effect are as in `base`: the stochasticity of samplers
+    that have none, the interval of no guidance, and, with a single step (one evaluation at the first noise level), all
+    but the guidance and the temperature.
     """
-    told = dict(point)
+    values = dict(point)
     for name in ("guidance_scale", "stochasticity"):
-        if name in told:
-            told[name] = round(told[name], 3) + 0.0  # and never −0
-    if "guidance_interval" in told:
-        label = told["guidance_interval"]
-        told["guidance_interval"] = None if label == EVERYWHERE else tuple(map(float, label.split(" to ")))
-    if "ema" in told:
-        told["ema"] = None if told["ema"] == CHOSEN else float(told["ema"])
-    sampling = SamplingSettings.model_validate({**base.model_dump(), **told})
-    idle: dict[str, Any] = {}
+        if name in values:
+            values[name] = round(values[name], 3) + 0.0  # never −0
+    if "guidance_interval" in values:
+        label = values["guidance_interval"]
+        values["guidance_interval"] = None if label == EVERYWHERE else tuple(map(float, label.split(" to ")))
+    if "ema" in values:
+        values["ema"] = None if values["ema"] == CHOSEN else float(values["ema"])
+    sampling = SamplingSettings.model_validate({**base.model_dump(), **values})
+    unused: dict[str, Any] = {}
     if sampling.num_steps == 1:
-        idle |= {"sampler": base.sampler, "spacing": base.spacing}
+        unused |= {"sampler": base.sampler, "spacing": base.spacing}
     elif sampling.num_steps == 2 and sampling.sampler == "dpm++":
-        idle["sampler"] = "ddim"  # the second order takes two evaluations before the last one
+        unused["sampler"] = "ddim"  # the second order takes two evaluations before the last one
     if sampling.num_steps == 1 or sampling.sampler != "ancestral":
-        idle["stochasticity"] = base.stochasticity
+        unused["stochasticity"] = base.stochasticity
     if not sampling.guidance_scale:
-        idle["guidance_interval"] = None
-    return sampling.model_copy(update=idle)
+        unused["guidance_interval"] = None
+    return sampling.model_copy(update=unused)
 
 
 def point_of(config: Mapping[str, Any]) -> Point:
-    """A trial's point: a grid's is one value of Ray Tune's space, Optuna's is all of it."""
+    """The point of a trial from Ray Tune's config, where a grid has it under `point` and Optuna at the top."""
     return dict(config.get("point", config))
 
 
 def _step(low: float, high: float) -> float | None:
-    """Of a range, a twentieth: a guidance of 0.01 does nothing for twice the calls, and equal points are free."""
+    """A twentieth of the range: finer values change next to nothing, and repeated points cost nothing."""
     return (high - low) / 20 if high > low else None
 
 
-def _nearest(value: float, low: float, high: float) -> float:
-    """The value of a range that a sweep may take and that is next to this one."""
+def _nearest_step(value: float, low: float, high: float) -> float:
+    """The nearest value to this one in the steps of a range."""
     step = _step(low, high)
     steps = round((min(max(value, low), high) - low) / step) if step else 0
     return min(low + steps * (step or 0.0), high)

@@ -1,4 +1,4 @@
-"""The sweep of sampling settings on a trained model: Ray Tune with Optuna or a grid, and ASHA."""
+"""The sweep of sampling settings of a trained model: Ray Tune with Optuna or a grid, and ASHA."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ from sadm_ray.tracking import TrackedRun
 from sadm_ray.tune.sampling_callback import SamplingCallback
 from sadm_ray.tune.sampling_search import early_stopping, trials_to_run
 from sadm_ray.tune.sampling_trial import SamplingTask, sampling_trial
-from sadm_ray.tune.sweep_result import SamplingSweep, result
+from sadm_ray.tune.sweep_result import SamplingSweep, summarise_trials
 from sadm_ray.tune.trial_history import History
 
 RETRIES = 2
-"""How often a trial that failed is begun again."""
+"""How often a failed trial is repeated."""
 
 
 def tune_sampling(settings: Settings, study: Study, model: Path, out: Path, tracked: TrackedRun) -> SamplingSweep:
     """Sweep the sampling settings on validation subjects; the test subjects are not touched.
 
-    The first trials are the settings' own with each number of steps; the others are searched. Every
-    trial becomes a child of `tracked`. A sweep of the same model and question goes on when it is run again: what it has
-    scored is in `out`, and is not scored again. With more `tune.trials` it is made longer.
+    The first trials are the settings themselves with every number of steps; the others are searched. Every trial is a
+    child run of `tracked`. Run again with the same model, subjects and tasks, the sweep is resumed with the scores in
+    `out`. With more `tune.trials` it is extended.
 
     Raises:
-        ConfigError: an objective that needs a package that is not there, or `out` is not seen by all machines.
-        DataError: no subject to ask, no such average of the weights, or every trial failed.
+        ConfigError: an objective needs a package that is not installed, or `out` is not seen by all machines.
+        DataError: no validation subject has a target, an average of the weights is missing, or every trial failed.
     """
     if "ssim" in settings.tune.objectives and not structure_can_be_scored():
         raise ConfigError("tune.objectives: ssim needs scikit-image; install sadm-ray[eval], or leave ssim out")
-    averages = [load_model(model, ema=ema) for ema in settings.tune.ema]  # or a clear line, before any trial fails
-    if not averages[0].is_guided:  # a rival that knows no guidance: every strength would do the same
+    models = [load_model(model, ema=ema) for ema in settings.tune.ema]  # raises before any trial starts
+    if not models[0].is_guided:  # a baseline without guidance: no strength has an effect
         settings = with_values(settings, {"tune.guidance_scale": (0.0, 0.0)})
     names = study.names("val")[: settings.tune.subjects]
     rows = [read_subject(study, name) for name in names]
-    _require_answers(settings, rows)
+    _require_targets(settings, rows)
     folder = out / _sweep_name(settings, study, names, model)
     require_shared(str(folder), "run.dir", "a folder that all nodes share")
-    work = SamplingTask(
+    sampling_task = SamplingTask(
         model=model.absolute(),
         scores=folder.absolute() / "scores",
         rows=rows,
@@ -62,33 +62,33 @@ def tune_sampling(settings: Settings, study: Study, model: Path, out: Path, trac
         seed=settings.seed,
     )
     history = History(folder / "trials.jsonl")
-    trainable = tune.with_parameters(sampling_trial, work=work)
-    failures = sweep(trainable, settings, folder, len(rows), history, tracked)
-    return result(history.ended, settings.sampling, settings.tune.objectives, names, failures)
+    trainable = tune.with_parameters(sampling_trial, sampling_task=sampling_task)
+    failures = run_trials(trainable, settings, folder, len(rows), history, tracked)
+    return summarise_trials(history.ended, settings.sampling, settings.tune.objectives, names, failures)
 
 
-def sweep(
+def run_trials(
     trainable: Any, settings: Settings, folder: Path, subjects: int, history: History, tracked: TrackedRun
 ) -> list[str]:
-    """Run the trials that are left, and write into `history` what becomes of them.
+    """Run the trials that are left, and record them in `history`.
 
     Args:
         trainable: a function of a config that reports as `sampling_trial` does.
 
     Returns:
-        a line for each trial that failed, and failed again `RETRIES` times.
+        a line for each trial that failed, also after `RETRIES` retries.
     """
-    left, space, searcher = trials_to_run(settings.tune, settings.sampling, history, settings.seed)
-    if not left:
+    remaining, space, searcher = trials_to_run(settings.tune, settings.sampling, history, settings.seed)
+    if not remaining:
         return []
     storage = folder.absolute() / "ray"
-    shutil.rmtree(storage, ignore_errors=True)  # of a sweep that was killed; what counts is in the history
-    with progress("tune", left) as reporter:
+    shutil.rmtree(storage, ignore_errors=True)  # of a sweep that was killed; its results are in the history
+    with progress("tune", remaining) as reporter:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"CPU": 1}),
             param_space=space,
             tune_config=tune.TuneConfig(
-                num_samples=1 if searcher is None else left,
+                num_samples=1 if searcher is None else remaining,
                 max_concurrent_trials=settings.tune.concurrent,
                 search_alg=searcher,
                 scheduler=early_stopping(settings.tune, subjects, history),
@@ -106,7 +106,7 @@ def sweep(
     return [reason_of(error) for error in results.errors]
 
 
-def _require_answers(settings: Settings, rows: Sequence[Mapping[str, Any]]) -> None:
+def _require_targets(settings: Settings, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         for task in settings.generate.tasks:
             query = query_of(task, row)
@@ -116,19 +116,19 @@ def _require_answers(settings: Settings, rows: Sequence[Mapping[str, Any]]) -> N
 
 
 def _sweep_name(settings: Settings, study: Study, names: Sequence[str], model: Path) -> str:
-    """A name that changes with the model, the subjects and the question, so that no other sweep is taken for this."""
-    idle = {"sweep", "training", "trials", "concurrent", "subjects"}
-    idle |= set() if settings.tune.search == "grid" else {"grid_points"}
-    idle |= set() if settings.tune.reduction else {"first_subjects"}
-    asked = {
-        "tune": settings.tune.model_dump(mode="json", exclude=idle),
+    """A name from the digest of the model, the subjects, the tasks and the settings, which identifies the sweep."""
+    ignored = {"sweep", "training", "trials", "concurrent", "subjects"}
+    ignored |= set() if settings.tune.search == "grid" else {"grid_points"}
+    ignored |= set() if settings.tune.reduction else {"first_subjects"}
+    identity = {
+        "tune": settings.tune.model_dump(mode="json", exclude=ignored),
         "tasks": [task.model_dump(mode="json") for task in settings.generate.tasks],
         "sampling": settings.sampling.model_dump(mode="json", exclude={"guidance_split"}),
         "seed": settings.seed,
         "subjects": names,
         "study": study.content,
     }
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     for file in [model / CONFIG, *sorted(model.glob("*.safetensors"))]:
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())

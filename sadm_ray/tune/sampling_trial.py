@@ -1,4 +1,4 @@
-"""What one trial does in its actor: draw the validation subjects one after another, and tell how it goes."""
+"""A trial of the sampling sweep, in its actor: scores the validation subjects one after another and reports."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ from sadm_ray.model.encoded_sequence import EncodedSequences
 from sadm_ray.model.pretrained import load_model
 from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.tune.json_lines import JsonLines
-from sadm_ray.tune.sampling_space import chosen_sampling, point_of
+from sadm_ray.tune.sampling_space import point_of, trial_sampling
 
-CONTEXT_BYTES = 1 << 30
-"""The most that one actor keeps of what the conditioner made of the subjects."""
+ENCODED_CACHE_BYTES = 1 << 30
+"""Limit of an actor's cache of encoded sequences."""
 
 
 @dataclass(frozen=True)
 class SamplingTask:
-    """Everything that the trials of a sweep have in common.
+    """What the trials of a sweep have in common.
 
-    `scores` is the folder where what was scored is kept; `rows` are the subjects in the order in which all trials see
-    them.
+    `scores` is the folder of the scores that were computed; `rows` are the subjects in the order of all trials.
     """
 
     model: Path
@@ -46,70 +45,73 @@ class SamplingTask:
     seed: int
 
 
-def sampling_trial(config: dict[str, Any], work: SamplingTask) -> None:
-    """The trainable: reports the means over the subjects so far, after each rung and at the end."""
+def sampling_trial(config: dict[str, Any], sampling_task: SamplingTask) -> None:
+    """Ray Tune's trainable: reports the means over the subjects so far, after each rung and at the end."""
     torch.set_num_threads(1)
-    sampling = chosen_sampling(point_of(config), work.base)
-    calls = _model(work.model, sampling.ema).network_calls(sampling)
-    stops = rungs(work.tune, len(work.rows))
-    seen: list[dict[str, Any]] = []
-    for count, row in enumerate(work.rows, 1):
-        seen.append(scored(row, sampling, work))
-        if count in stops:
-            seconds = sum(each["seconds"] for each in seen)
-            means = summarise(each["tasks"] for each in seen)
+    sampling = trial_sampling(point_of(config), sampling_task.base)
+    calls = _model(sampling_task.model, sampling.ema).network_calls(sampling)
+    rung_subjects = rungs(sampling_task.tune, len(sampling_task.rows))
+    entries: list[dict[str, Any]] = []
+    for count, row in enumerate(sampling_task.rows, 1):
+        entries.append(subject_scores(row, sampling, sampling_task))
+        if count in rung_subjects:
+            seconds = sum(entry["seconds"] for entry in entries)
+            means = summarise(entry["tasks"] for entry in entries)
             tune.report({**means, "network_calls": calls, "subjects": count, "seconds": seconds})
 
 
 def rungs(settings: TuneSettings, subjects: int) -> list[int]:
-    """After how many subjects a trial is judged; the last is all of them."""
-    stops = []
+    """The numbers of subjects after which a trial may be stopped; the last is all of them."""
+    rung_subjects = []
     if settings.reduction is not None:
         count = settings.first_subjects
         while count < subjects:
-            stops.append(count)
+            rung_subjects.append(count)
             count *= settings.reduction
-    return [*stops, subjects]
+    return [*rung_subjects, subjects]
 
 
-def scored(row: Mapping[str, Any], sampling: SamplingSettings, work: SamplingTask) -> dict[str, Any]:
-    """One subject's scores by task, computed unless they are on disk from this trial or another of the same settings.
+def subject_scores(row: Mapping[str, Any], sampling: SamplingSettings, sampling_task: SamplingTask) -> dict[str, Any]:
+    """The scores of one subject by task, read from disk if a trial with the same settings has computed them.
 
     Returns:
-        `subject`, `tasks` (`evaluate.objectives.score_subject`) and the `seconds` that it took.
+        `subject`, `tasks` (`evaluate.sweep_objectives.score_subject`) and the `seconds` that it took.
     """
-    journal = JsonLines(work.scores / f"{_digest(sampling)}.jsonl")
+    journal = JsonLines(sampling_task.scores / f"{_digest(sampling)}.jsonl")
     for entry in journal.entries():
         if entry["subject"] == row["subject"]:
             return entry
     start = time.perf_counter()
-    tasks = _evaluate(row, sampling, work)
+    tasks = _evaluate(row, sampling, sampling_task)
     entry = {"subject": row["subject"], "tasks": tasks, "seconds": time.perf_counter() - start}
     journal.append(entry)
     return entry
 
 
-def _evaluate(row: Mapping[str, Any], sampling: SamplingSettings, work: SamplingTask) -> dict[str, dict[str, float]]:
-    model = _model(work.model, sampling.ema)
+def _evaluate(
+    row: Mapping[str, Any], sampling: SamplingSettings, sampling_task: SamplingTask
+) -> dict[str, dict[str, float]]:
+    model = _model(sampling_task.model, sampling.ema)
     region = changed_region(row["frames"][:, 0], row["present"])
     frames = []
-    for task in work.tasks:
+    for task in sampling_task.tasks:
         query = query_of(task, row)
         if query is None:
             continue
-        encoded = _encode(model, row, task, query, sampling, work)
-        answers = generate_frames(model, encoded, [row], task, [query], sampling, work.seed, work.tune.samples)
-        frames += [(each, region) for each in answers]
+        encoded = _encode(model, row, task, query, sampling, sampling_task)
+        seed, samples = sampling_task.seed, sampling_task.tune.samples
+        generated = generate_frames(model, encoded, [row], task, [query], sampling, seed, samples)
+        frames += [(each, region) for each in generated]
     return score_subject(frames)
 
 
 @lru_cache(maxsize=2)
 def _model(folder: Path, ema: float | None) -> SequenceModel:
-    """Loaded once an actor, not once a trial."""
+    """Loaded once per actor, not per trial."""
     return load_model(folder, ema=ema)
 
 
-_encoded: dict[tuple[Any, ...], EncodedSequences] = {}
+_encoded_cache: dict[tuple[Any, ...], EncodedSequences] = {}
 
 
 def _encode(
@@ -118,20 +120,20 @@ def _encode(
     task: TaskSettings,
     query: Query,
     sampling: SamplingSettings,
-    work: SamplingTask,
+    sampling_task: SamplingTask,
 ) -> EncodedSequences:
-    """What the conditioner makes of a subject: the same for all trials of an actor, hence kept while there is room.
+    """The encoded sequence of a subject, which is the same for all trials and cached while there is room.
 
-    The first ones stay: every trial comes by all subjects in one order, and of a cache that lets go of the oldest it
-    would never find one.
+    The first entries stay: all trials go through the subjects in the same order, so that a cache without room for all
+    would never be hit if it dropped the oldest.
     """
-    key = (work.model, sampling.ema, sampling.precision, row["subject"], task)
-    if key not in _encoded:
+    key = (sampling_task.model, sampling.ema, sampling.precision, row["subject"], task)
+    if key not in _encoded_cache:
         encoded = observe(model, [row], [query], sampling.precision)
-        if sum(map(_size, _encoded.values())) + _size(encoded) > CONTEXT_BYTES:
+        if sum(map(_size, _encoded_cache.values())) + _size(encoded) > ENCODED_CACHE_BYTES:
             return encoded
-        _encoded[key] = encoded
-    return _encoded[key]
+        _encoded_cache[key] = encoded
+    return _encoded_cache[key]
 
 
 def _size(encoded: EncodedSequences) -> int:
@@ -139,6 +141,6 @@ def _size(encoded: EncodedSequences) -> int:
 
 
 def _digest(sampling: SamplingSettings) -> str:
-    """Names what the scores depend on: whether guidance is split changes its memory only."""
-    told = sampling.model_dump_json(exclude={"guidance_split"})
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    """A digest of the settings that change the scores; whether guidance is split changes memory only."""
+    text = sampling.model_dump_json(exclude={"guidance_split"})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What a sweep found: the table of its trials, which of them wins, and the file that `generate` takes."""
+"""The result of a sampling sweep: the table of its trials, the best one, and the settings file for `generate`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sadm_ray.config import SamplingSettings
 from sadm_ray.errors import DataError
 from sadm_ray.evaluate.sweep_objectives import OBJECTIVES
 from sadm_ray.evaluate.sweep_plots import draw_importance, draw_pareto
-from sadm_ray.tune.sampling_space import chosen_sampling
+from sadm_ray.tune.sampling_space import trial_sampling
 from sadm_ray.tune.trial_history import Trial
 
 
 @dataclass(frozen=True)
 class SamplingSweep:
-    """The best settings, on which subjects they were chosen, every trial (one row each), and the failures (lines).
+    """The best settings, the subjects they were chosen on, the trials (a row each), and the failures (a line each).
 
-    `trials` has the settings, the scores, and: `subjects`, how many it saw; `stopped` early; `network_calls` a frame;
-    `seconds` of evaluation; `pareto`: no other is better in all objectives; `chosen`. The last two: of the trials that
-    saw all subjects.
+    `trials` has the settings, the scores, and: `subjects`, the number evaluated; `stopped` early; `network_calls` per
+    frame; `seconds` of evaluation; `pareto`: on the Pareto front; `chosen`. The last two consider only trials with all
+    subjects.
     """
 
     best: SamplingSettings
@@ -33,22 +33,22 @@ class SamplingSweep:
     failures: tuple[str, ...] = ()
 
 
-def result(
+def summarise_trials(
     trials: Sequence[Trial],
     base: SamplingSettings,
     objectives: Sequence[str],
     subjects: Sequence[str],
     failures: Sequence[str] = (),
 ) -> SamplingSweep:
-    """What ended trials amount to.
+    """The result of the trials that ended.
 
     Raises:
-        DataError: none ended, or the first objective is not defined on these subjects.
+        DataError: none ended, or the first objective is undefined on these subjects.
     """
     if not trials:
         first = f"; the first: {failures[0]}" if failures else ""
         raise DataError(f"every trial of the sweep failed{first}")
-    settings = [chosen_sampling(trial.point, base) for trial in trials]
+    settings = [trial_sampling(trial.point, base) for trial in trials]
     table = pd.DataFrame(
         [
             {"trial": trial.name, **sampling.model_dump(), **trial.reports[-1]}
@@ -56,16 +56,16 @@ def result(
         ]
     )
     table["stopped"] = table["subjects"] < len(subjects)
-    # Only a failure can leave none that saw all subjects; then those count that saw the most.
+    # If failures leave no trial with all subjects, those with the most are considered.
     full = table[table["subjects"] == table["subjects"].max()]
-    best = winner(full, objectives[0])
+    best = best_trial(full, objectives[0])
     table["pareto"] = table.index.isin(full.index[pareto_front(full, objectives)])
     table["chosen"] = table.index == best
     return SamplingSweep(settings[best], tuple(subjects), table, tuple(failures))
 
 
-def winner(trials: pd.DataFrame, objective: str) -> int:
-    """The index of the best trial: of those whose difference means nothing, the one with the fewest network calls.
+def best_trial(trials: pd.DataFrame, objective: str) -> int:
+    """The index of the best trial: of those within the tolerance of the best score, that with fewest network calls.
 
     Raises:
         DataError: the objective is NaN in all of them.
@@ -82,7 +82,7 @@ def winner(trials: pd.DataFrame, objective: str) -> int:
 
 
 def pareto_front(trials: pd.DataFrame, objectives: Sequence[str]) -> np.ndarray:
-    """Which trials no other dominates: as good in every objective and better in one; bool, one a row."""
+    """Which trials are on the Pareto front, one bool per row: none is as good in all objectives and better in one."""
     signs = np.array([1.0 if OBJECTIVES[name][0] == "max" else -1.0 for name in objectives])
     worth = trials[list(objectives)].to_numpy(dtype=float) * signs
     as_good = (worth[:, None] >= worth[None]).all(axis=2)
@@ -92,7 +92,7 @@ def pareto_front(trials: pd.DataFrame, objectives: Sequence[str]) -> np.ndarray:
 
 
 def write_tuned(file: Path, swept: SamplingSweep) -> None:
-    """The settings as a file that `generate` takes, with a note of where they come from."""
+    """Write the best settings as a file for `generate`, with a comment on their origin."""
     best = swept.trials[swept.trials["chosen"]].iloc[0]
     stopped, count = int(swept.trials["stopped"].sum()), len(swept.trials)
     failed = f", {len(swept.failures)} failed" if swept.failures else ""
@@ -109,13 +109,13 @@ def write_tuned(file: Path, swept: SamplingSweep) -> None:
 
 
 def write_trials(folder: Path, swept: SamplingSweep, objective: str) -> list[Path]:
-    """`trials.csv`, and the plots that it is good for: `pareto.png`, `importance.png`; those that were written."""
+    """Write `trials.csv`, and if there are enough trials `pareto.png` and `importance.png`; returns the files."""
     table = folder / "trials.csv"
     swept.trials.to_csv(table, index=False)
     written = [table]
     for name, draw in (("pareto.png", draw_pareto), ("importance.png", draw_importance)):
         file, png = folder / name, draw(swept.trials, objective)
-        file.unlink(missing_ok=True)  # of a sweep before
+        file.unlink(missing_ok=True)  # of an earlier sweep
         if png is not None:
             file.write_bytes(png)
             written.append(file)

@@ -1,4 +1,4 @@
-"""Where the sweep of training settings looks, and the settings of a training from what was drawn there."""
+"""The search space of training settings, and the settings of a trial from a point drawn in it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from sadm_ray.errors import ConfigError
 
 _SECTIONS = {"model", "diffusion", "train", "sampling"}
 _FIXED = {"steps", "storage", "workers", "min_workers", "device", "validation"}
-"""Settings of training by which the trials are compared and placed."""
+"""Training settings that must be the same in all trials."""
 
 
 def check_space(settings: Settings) -> None:
-    """Look at every key and value of `tune.training` before anything starts.
+    """Check every key and value of `tune.training` before anything starts.
 
     Raises:
-        ConfigError: a key that is unknown or may not differ between trials, a value that does not fit it, or a first
-            judgement after the last step. Values that only do not fit each other are left to the trials.
+        ConfigError: a key is unknown or may not differ between trials, a value is invalid, or the first rung is after
+            the last step. Invalid combinations of values are found by the trials.
     """
     sweep, steps = settings.tune.training, settings.train.steps
     if sweep.first_steps > steps:
@@ -46,40 +46,40 @@ def check_space(settings: Settings) -> None:
         for value in (where.low, where.high) if isinstance(where, Range) else where:
             if problem := _problem(settings, key, value):
                 raise ConfigError(f"tune.training.space: {problem}")
-        if isinstance(where, Range) and _is_whole(settings, key, where) and not _ends_whole(where):
+        if isinstance(where, Range) and _is_integer(settings, key, where) and not _has_integer_ends(where):
             raise ConfigError(f"tune.training.space: {key}: a whole number; give a range between whole numbers")
 
 
 def search_space(settings: Settings) -> dict[str, BaseDistribution]:
-    """Optuna's space. Choices are JSON texts, since it takes no lists."""
+    """The search space as Optuna's distributions. Choices are JSON texts, since Optuna takes no lists."""
     space: dict[str, BaseDistribution] = {}
     for key, where in settings.tune.training.space.items():
         if not isinstance(where, Range):
-            space[key] = CategoricalDistribution(_texts(where))
-        elif _is_whole(settings, key, where):
+            space[key] = CategoricalDistribution(_json_choices(where))
+        elif _is_integer(settings, key, where):
             space[key] = IntDistribution(int(where.low), int(where.high), log=where.log)
         else:
             space[key] = FloatDistribution(where.low, where.high, log=where.log)
     return space
 
 
-def first_point(settings: Settings) -> dict[str, Any]:
-    """The settings themselves, or what is next to them in the space: no sweep is worse than they are, unnoticed."""
+def initial_point(settings: Settings) -> dict[str, Any]:
+    """The settings themselves, or the nearest in the space, as the first trial: the baseline of the sweep."""
     point: dict[str, Any] = {}
     for key, where in settings.tune.training.space.items():
-        value = _value(settings, key)
+        value = _setting(settings, key)
         if not isinstance(where, Range):
-            choices = _texts(where)
+            choices = _json_choices(where)
             point[key] = json.dumps(value) if json.dumps(value) in choices else choices[0]
         else:
             number = value if isinstance(value, int | float) else where.low
             inside = min(max(number, where.low), where.high)
-            point[key] = int(inside) if _is_whole(settings, key, where) else float(inside)
+            point[key] = int(inside) if _is_integer(settings, key, where) else float(inside)
     return point
 
 
 def drawn_values(point: Mapping[str, Any], sweep: TrainingSweepSettings) -> dict[str, Any]:
-    """What Optuna drew, by dotted key; numbers are rounded to what anybody would type."""
+    """What Optuna drew, by dotted key; numbers are rounded to three significant digits."""
     values: dict[str, Any] = {}
     for key, where in sweep.space.items():
         drawn = point[key]
@@ -93,15 +93,15 @@ def drawn_values(point: Mapping[str, Any], sweep: TrainingSweepSettings) -> dict
 
 
 def trial_settings(base: Settings, values: Mapping[str, Any], study: Study, folder: Path) -> Settings:
-    """The settings of a trial: a run in `folder` that is named by all that decides what comes out.
+    """The settings of a trial: a run in `folder`, named by a digest of all that decides its result.
 
-    So a training that was begun is found again by its values, whatever became of the sweep that began it.
+    So a training is found again by its values, also by another sweep.
 
     Raises:
-        ConfigError: values that do not fit each other.
+        ConfigError: the combination of values is invalid.
     """
     every = "generate_every" if base.tune.training.objective == "val_gain" else "loss_every"
-    validated = {f"train.validation.{every}": base.tune.training.first_steps}  # a rung is so many steps times k
+    validated = {f"train.validation.{every}": base.tune.training.first_steps}  # every rung is a multiple of it
     settings = with_values(base, {**values, **validated})
     decisive = with_former_names(settings.model_dump(mode="json", include=_SECTIONS | {"seed"}))
     tasks = [task.model_dump(mode="json") for task in settings.generate.tasks]
@@ -113,12 +113,12 @@ def trial_settings(base: Settings, values: Mapping[str, Any], study: Study, fold
     return with_values(settings, placed)
 
 
-def _texts(choices: Sequence[Any]) -> list[str]:
+def _json_choices(choices: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(json.dumps(choice) for choice in choices))
 
 
 def _problem(settings: Settings, key: str, value: Any) -> str | None:
-    """What is wrong with the value itself, in one line that begins with the key."""
+    """What is wrong with the value itself, in one line that begins with the key; none if it is valid."""
     try:
         with_values(settings, {key: value})
     except ConfigError as error:
@@ -126,16 +126,16 @@ def _problem(settings: Settings, key: str, value: Any) -> str | None:
     return None
 
 
-def _is_whole(settings: Settings, key: str, where: Range) -> bool:
-    """Whether the setting takes whole numbers only: it refuses one between the ends that is none."""
+def _is_integer(settings: Settings, key: str, where: Range) -> bool:
+    """Whether the setting takes integers only: it refuses a number within the range that is none."""
     return _problem(settings, key, where.low + (where.high - where.low) / math.pi) is not None
 
 
-def _ends_whole(where: Range) -> bool:
+def _has_integer_ends(where: Range) -> bool:
     return where.low.is_integer() and where.high.is_integer()
 
 
-def _value(settings: Settings, key: str) -> Any:
+def _setting(settings: Settings, key: str) -> Any:
     value: Any = settings.model_dump(mode="json")
     for part in key.split("."):
         value = value[part]

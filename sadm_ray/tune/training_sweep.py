@@ -21,26 +21,26 @@ from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import DataError, reason_of
 from sadm_ray.progress import Reporter, progress
 from sadm_ray.tracking import TrackedRun, run_for_workers
-from sadm_ray.tune.training_search import BETTER, trainings_to_stop, trainings_to_try
+from sadm_ray.tune.training_search import OBJECTIVES, early_stopping, optuna_search
 from sadm_ray.tune.training_space import check_space, drawn_values, trial_settings
 from sadm_ray.tune.training_trial import SCORES, TrainingTask, TrainingTrial
 from sadm_ray.tune.trial_history import History
 
 RETRIES = 1
-"""How often a trial that failed is begun again; what Ray Train mends by itself is no failure."""
+"""How often a failed trial is repeated, beside the restarts of Ray Train itself."""
 
 
 @dataclass(frozen=True)
 class TrainingSweep:
-    """What a sweep of training settings found.
+    """The result of a sweep of training settings.
 
     Attributes:
-        best: the base settings with the best drawn values, as a new run on the same prepared study.
-        trials: a row a trial that was scored: its name, the drawn values by dotted key, the objective at its last
+        best: the base settings with the best values, as a new run on the same prepared study.
+        trials: a row for each trial with a score: its name, the drawn values by dotted key, the objective at its last
             validation (`val_gain`: dB of PSNR over copy-last, whose own PSNR is `val_copy_last`), `steps` reached, and
             whether it was `stopped` early.
-        subjects: the validation subjects that they were judged on.
-        failures: a line for each trial that failed for good.
+        subjects: the validation subjects.
+        failures: a line for each trial that failed.
     """
 
     best: Settings
@@ -50,18 +50,18 @@ class TrainingSweep:
 
 
 def tune_training(settings: Settings, study: Study, out: Path, tracked: TrackedRun) -> TrainingSweep:
-    """Sweep training settings; the trials are judged on validation subjects, and the test subjects are not touched.
+    """Sweep training settings; the trials are scored on validation subjects, and the test subjects are not touched.
 
-    The first trial is the settings' own. Run again after an interruption, the sweep goes on: trials that ended are
-    kept, those under way go on from their checkpoints. With more trials it is made longer. Every trial becomes a child
-    of `tracked`.
+    The first trial is the settings themselves. Run again after an interruption, the sweep is resumed: trials that ended
+    are kept, others go on from their checkpoints. With more `tune.training.trials` it is extended. Every trial becomes
+    a child run of `tracked`.
 
     Args:
-        out: what is known of the trials is put there, and their runs below `trials`.
+        out: folder for the history of the trials, and for their runs, in `trials`.
 
     Raises:
-        ConfigError: `tune.training` names what cannot be swept; nothing has started.
-        DataError: no validation subjects, or no trial came to its end.
+        ConfigError: `tune.training` has an invalid search space; nothing has started.
+        DataError: there are no validation subjects, or no trial reached its last step.
     """
     check_space(settings)
     subjects = study.names("val")[: settings.train.validation.subjects]
@@ -70,7 +70,7 @@ def tune_training(settings: Settings, study: Study, out: Path, tracked: TrackedR
     history = History(folder / "trials.jsonl")
     failures = _run(settings, study, runs, folder, history, tracked)
     if len(history.ended) + len(failures) < sweep.trials:
-        raise KeyboardInterrupt  # which Ray Tune keeps to itself
+        raise KeyboardInterrupt  # Ray Tune swallows it
     rows: list[dict[str, Any]] = []
     for trial in history.ended:
         values, last = drawn_values(trial.point, sweep), trial.reports[-1]
@@ -88,7 +88,7 @@ def tune_training(settings: Settings, study: Study, out: Path, tracked: TrackedR
 
 
 def write_tuned_training(file: Path, swept: TrainingSweep, base: Settings) -> None:
-    """The best settings as a whole settings file for `sadm-ray train`, with a note of where they come from."""
+    """Write the best settings as a full settings file for `sadm-ray train`, with a comment on their origin."""
     sweep, trials = base.tune.training, swept.trials
     best = _best(trials, sweep.objective)
     if sweep.objective == "val_gain":
@@ -112,24 +112,24 @@ def write_tuned_training(file: Path, swept: TrainingSweep, base: Settings) -> No
 def _run(
     settings: Settings, study: Study, runs: Path, folder: Path, history: History, tracked: TrackedRun
 ) -> list[str]:
-    """Run the trials that are left; returns a line for each that failed."""
+    """Run the trials that are remaining; returns a line for each that failed."""
     sweep = settings.tune.training
-    left = sweep.trials - len(history.ended)
-    if left <= 0:
+    remaining = sweep.trials - len(history.ended)
+    if remaining <= 0:
         return []
     storage = folder / "ray"
-    shutil.rmtree(storage, ignore_errors=True)  # of a sweep that was killed; what counts is in the history
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is listed in the end, in a line each
-    with progress("tune", left) as reporter, run_for_workers(tracked) as remote:
-        trainable = tune.with_parameters(TrainingTrial, sweep=TrainingTask(settings, study, runs, remote))
+    shutil.rmtree(storage, ignore_errors=True)  # of a sweep that was killed; its results are in the history
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are listed at the end, a line each
+    with progress("tune", remaining) as reporter, run_for_workers(tracked) as remote:
+        trainable = tune.with_parameters(TrainingTrial, task=TrainingTask(settings, study, runs, remote))
         results = tune.Tuner(
-            # The workers of its training hold the CPUs; it may not ask for nothing at all.
+            # The workers of its training hold the CPUs, but Ray Tune requires some resource of a trial.
             tune.with_resources(trainable, {"memory": 1}),
             tune_config=tune.TuneConfig(
-                num_samples=left,
+                num_samples=remaining,
                 max_concurrent_trials=sweep.concurrent,
-                search_alg=trainings_to_try(settings, history),
-                scheduler=trainings_to_stop(settings, history),
+                search_alg=optuna_search(settings, history),
+                scheduler=early_stopping(settings, history),
             ),
             run_config=tune.RunConfig(
                 name="trials",
@@ -140,11 +140,11 @@ def _run(
                 verbose=0,
             ),
         ).fit()
-    return [_failure(drawn_values(result.config, sweep), result.error) for result in results if result.error]
+    return [_failure_line(drawn_values(result.config, sweep), result.error) for result in results if result.error]
 
 
 class _TrainingCallback(tune.Callback):
-    """Writes down what the trials do."""
+    """Records the trials in the history, and the progress."""
 
     def __init__(self, history: History, reporter: Reporter, objective: str) -> None:
         self._history, self._reporter, self._objective = history, reporter, objective
@@ -168,33 +168,33 @@ class _TrainingCallback(tune.Callback):
 
 
 def _close(child: TrackedRun, *, stopped: bool) -> None:
-    """A trial that is stopped says so itself, but the sweep may end before that is heard."""
+    """Finish a trial's run. A stopped trial sets the tag itself, but the sweep may end before that arrives."""
     if stopped:
         child.tags({"stopped_early": "true"})
     child.finish()
 
 
 def _best(trials: pd.DataFrame, objective: str) -> dict[str, Any]:
-    """The row of the best trial that came to its end: one that was stopped had fewer steps."""
+    """The row of the best trial that reached its last step; stopped ones had fewer steps."""
     ended = [row for row in trials.to_dict("records") if not row["stopped"]]
-    choose = max if BETTER[objective] == "max" else min
+    choose = max if OBJECTIVES[objective] == "max" else min
     return {str(key): value for key, value in choose(ended, key=lambda row: row[objective]).items()}
 
 
 def _sweep_name(settings: Settings, study: Study) -> str:
-    """A name that changes with the question, so that no other sweep is taken for this one."""
+    """A name from the digest of the settings, tasks and study, which identifies the sweep."""
     dumped = settings.model_dump(mode="json", include={"seed", "model", "diffusion", "train", "sampling", "tune"})
     named = with_former_names(dumped)
     sweep = {key: value for key, value in named.pop("tune")["training"].items() if key not in ("trials", "concurrent")}
-    asked = {
+    identity = {
         **named,
         "tasks": [task.model_dump(mode="json") for task in settings.generate.tasks],
         "tune": sweep,
         "study": study.digest,
     }
-    return f"training-{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]}"
+    return f"training-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
-def _failure(values: Mapping[str, Any], error: BaseException) -> str:
-    """One line: what was drawn, and what it died of."""
+def _failure_line(values: Mapping[str, Any], error: BaseException) -> str:
+    """One line: the drawn values and the reason of the failure."""
     return f"{', '.join(f'{key} {value}' for key, value in values.items())}: {reason_of(error)}"

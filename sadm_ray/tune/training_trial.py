@@ -1,4 +1,4 @@
-"""One trial of the sweep of training settings: a training run of its own, which Ray Tune may end early."""
+"""A trial of the training sweep: a training run of its own, which Ray Tune may stop early."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from sadm_ray.tune.json_lines import JsonLines
 from sadm_ray.tune.training_space import drawn_values, trial_settings
 
 VALIDATED = "validated.jsonl"
-"""In a trial's folder: what each validation told, a line each."""
+"""In a trial's folder: the metrics of each validation, a line each."""
 SCORES = ("val_gain", "val_loss", "val_copy_last", "steps")
-"""What a trial reports of what its training validated."""
+"""What a trial reports after each validation."""
 _STOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """What every trial is given: `settings` are the base, `folder` is where the trials' runs are."""
+    """What the trials of a sweep have in common: `settings` are the base, `folder` holds the runs of the trials."""
 
     settings: Settings
     study: Study
@@ -41,17 +41,17 @@ class TrainingTask:
 
 
 class TrainingTrial(tune.Trainable):
-    """A training in a thread of this process, on Ray Train's workers; each of its validations is a result for Tune.
+    """A training in a thread of this process, on Ray Train's workers; every validation is a result for Ray Tune.
 
-    The actor itself has next to nothing to do and holds no CPU. It needs no checkpoints of Ray Tune's: a trial that is
-    begun again goes on from those of its training.
+    The actor itself does next to nothing and holds no CPU. It needs no checkpoints of Ray Tune: a repeated trial
+    resumes from those of its training.
     """
 
-    def setup(self, config: dict[str, Any], sweep: TrainingTask) -> None:
-        """Called by Ray Tune: begin to train."""
+    def setup(self, config: dict[str, Any], task: TrainingTask) -> None:
+        """Called by Ray Tune: start the training."""
         self._results: queue.Queue[dict[str, Any] | BaseException] = queue.Queue()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(config, sweep), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(config, task), daemon=True)
         self._thread.start()
 
     def step(self) -> dict[str, Any]:
@@ -62,33 +62,33 @@ class TrainingTrial(tune.Trainable):
         return result
 
     def cleanup(self) -> None:
-        """Called by Ray Tune when the trial has ended or is to end: the training saves, and its workers leave."""
+        """Called by Ray Tune when the trial has ended or is stopped: the training saves, and its workers exit."""
         self._stop.set()
         self._thread.join(_STOP_SECONDS)
 
-    def _run(self, config: dict[str, Any], sweep: TrainingTask) -> None:
+    def _run(self, config: dict[str, Any], task: TrainingTask) -> None:
         try:
-            self._results.put(_train(config, sweep, self._results.put, self._stop))
+            self._results.put(_train(config, task, self._results.put, self._stop))
         except BaseException as error:
             self._results.put(error)
 
 
 def _train(
-    config: dict[str, Any], sweep: TrainingTask, report: Callable[[dict[str, Any]], None], stop: threading.Event
+    config: dict[str, Any], task: TrainingTask, report: Callable[[dict[str, Any]], None], stop: threading.Event
 ) -> dict[str, Any]:
     """Train, and `report` each validation but the last, which is returned."""
-    values = drawn_values(config, sweep.settings.tune.training)
-    settings = trial_settings(sweep.settings, values, sweep.study, sweep.folder)
-    objective = sweep.settings.tune.training.objective
+    values = drawn_values(config, task.settings.tune.training)
+    settings = trial_settings(task.settings, values, task.study, task.folder)
+    objective = task.settings.tune.training.objective
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     with (settings.run_dir / "lock").open("w") as lock:
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two trials that drew the same values share the training
-        curve = _Curve(settings, objective, report)
-        tracked = sweep.tracked.child(settings.run.name)
-        heard = TrackedRun(tracked.key, _Heard(tracked.sink, curve.hear))
+            fcntl.flock(lock, fcntl.LOCK_EX)  # trials with the same values share the training
+        curve = _ValidationCurve(settings, objective, report)
+        tracked = task.tracked.child(settings.run.name)
+        forwarding = TrackedRun(tracked.key, _ForwardingSink(tracked.sink, curve.on_record))
         try:
-            trained = train_model(settings, sweep.study, settings.run_dir / "model", heard, stop)
+            trained = train_model(settings, task.study, settings.run_dir / "model", forwarding, stop)
             last = curve.result(trained.facts["step"], trained.facts)
         except Stopped:
             tracked.tags({"stopped_early": "true"})
@@ -101,32 +101,32 @@ def _train(
         return {**last, "ended": True, "done": True}
 
 
-class _Curve:
-    """The objective by step, kept in the trial's folder: a trial that is begun again first tells what it told before.
+class _ValidationCurve:
+    """The validation metrics by step, kept in the trial's folder. A repeated trial first reports them again.
 
-    ASHA then judges it as it did.
+    So ASHA has the same results of it as before.
     """
 
     def __init__(self, settings: Settings, objective: str, report: Callable[[dict[str, Any]], None]) -> None:
         self._settings, self._objective, self._report = settings, objective, report
-        self._journal, self._told = JsonLines(settings.run_dir / VALIDATED), 0
+        self._journal, self._last_step = JsonLines(settings.run_dir / VALIDATED), 0
         for entry in self._journal.entries():
-            self._tell(entry["step"], entry["values"])
+            self._report_if_running(entry["step"], entry["values"])
 
-    def hear(self, record: LogRecord) -> None:
-        """Take in what the training records: a validation is kept and reported, unless it was before."""
+    def on_record(self, record: LogRecord) -> None:
+        """Called with every record of the training: a new validation is stored and reported."""
         if record.kind != "metrics" or self._objective not in record.body["values"]:
             return
         step, values = record.body["step"], record.body["values"]
-        if step > self._told:  # else done again, since the newest checkpoint is older
+        if step > self._last_step:  # else repeated after resuming from an older checkpoint
             self._journal.append({"step": step, "values": values})
-            self._tell(step, values)
+            self._report_if_running(step, values)
 
     def result(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
-        """A result for Ray Tune.
+        """The result of a validation for Ray Tune.
 
         Raises:
-            DataError: there is no objective, or it is not a finite number.
+            DataError: the objective is missing or not finite.
         """
         value = values.get(self._objective)
         if value is None:
@@ -135,28 +135,28 @@ class _Curve:
             raise DataError(f"training broke down: {self._objective} is {value} at step {step}")
         return {"steps": step, "ended": False, **{key: values[key] for key in SCORES if key in values}}
 
-    def _tell(self, step: int, values: dict[str, Any]) -> None:
-        self._told = step
+    def _report_if_running(self, step: int, values: dict[str, Any]) -> None:
+        self._last_step = step
         if step < self._settings.train.steps and math.isfinite(values[self._objective]):
             self._report(self.result(step, values))
 
 
 @dataclass(frozen=True)
-class _Heard:
-    """Passes a training's records on to the driver of the sweep, and lets the trial hear them.
+class _ForwardingSink:
+    """Forwards the records of a training to the driver of the sweep, and to `on_record`.
 
-    The models of trials are not registered: the one that is trained with the best settings will be.
+    The models of trials are not registered.
     """
 
     sink: Sink
-    hear: Callable[[LogRecord], None]
+    on_record: Callable[[LogRecord], None]
 
     def put(self, record: LogRecord) -> None:
-        """Take in a record."""
+        """Forward a record."""
         if record.kind != "model":
             self.sink.put(record)
-            self.hear(record)
+            self.on_record(record)
 
     def history(self, key: str, metric: str) -> list[tuple[int, float]]:
-        """Nothing: a trial does not talk to MLflow."""
+        """Empty: a trial has no connection to MLflow."""
         return []

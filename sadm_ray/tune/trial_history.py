@@ -1,4 +1,4 @@
-"""What became of a sweep's trials, written down by the driver, so that a sweep that was killed goes on."""
+"""The history of a sweep's trials, written by the driver, from which a killed sweep is resumed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Report = dict[str, float]
 
 @dataclass
 class Trial:
-    """A trial: its point and what it reported, rung by rung. One without end was killed, or failed."""
+    """A trial: its point and its reports, rung by rung. One that has not `ended` was killed, or failed."""
 
     name: str
     point: Point
@@ -24,10 +24,10 @@ class Trial:
 
 
 class History:
-    """All trials of a sweep, in the order in which they began; in a file (`JsonLines`) and in memory.
+    """All trials of a sweep, in the order of their start; in a file (`JsonLines`, a line per event) and in memory.
 
-    Ray has a state of its own to restore, but it is copied now and then and not as a whole, and it lacks the rungs of
-    the scheduler. This has one line for each thing that happened.
+    Ray Tune's own state is not used: it is saved only now and then and not atomically, and without the scheduler's
+    rungs.
     """
 
     def __init__(self, file: Path) -> None:
@@ -35,40 +35,40 @@ class History:
         self._trials: dict[str, Trial] = {}
         for entry in self._journal.entries():
             self._apply(entry)
-        self._here: dict[str, str] = {}
+        self._name_of: dict[str, str] = {}
 
     @property
     def ended(self) -> list[Trial]:
-        """Those that came to an end, at the last subject or stopped early."""
+        """The trials that ended, at the last subject or stopped early."""
         return [trial for trial in self._trials.values() if trial.ended]
 
     @property
     def unfinished(self) -> list[Trial]:
-        """Those that were begun and have to be run again."""
+        """The trials that were started and have to be repeated."""
         return [trial for trial in self._trials.values() if not trial.ended]
 
     def start(self, trial_id: str, point: Point) -> None:
-        """Ray begins a trial, or begins it again after a failure: one of a killed sweep with this point, or a new one.
+        """Ray starts or repeats a trial. An unfinished trial of a killed sweep with this point is continued.
 
-        That keeps its old name, by which MLflow knows it.
+        It keeps its old name, under which it is in MLflow.
         """
-        if trial_id not in self._here:
-            taken = set(self._here.values())
+        if trial_id not in self._name_of:
+            taken = set(self._name_of.values())
             left = (trial.name for trial in self.unfinished if trial.point == point and trial.name not in taken)
-            self._here[trial_id] = next(left, trial_id)
-        self._write({"trial": self._here[trial_id], "point": point})
+            self._name_of[trial_id] = next(left, trial_id)
+        self._write({"trial": self._name_of[trial_id], "point": point})
 
     def report(self, trial_id: str, report: Mapping[str, float]) -> None:
-        """It has reported."""
-        self._write({"trial": self._here[trial_id], "report": dict(report)})
+        """The trial has reported."""
+        self._write({"trial": self._name_of[trial_id], "report": dict(report)})
 
     def of(self, trial_id: str) -> Trial:
-        """What Ray calls so."""
-        return self._trials[self._here[trial_id]]
+        """The trial with this id of Ray Tune."""
+        return self._trials[self._name_of[trial_id]]
 
     def end(self, trial_id: str) -> None:
-        """It came to its end."""
-        self._write({"trial": self._here[trial_id], "ended": True})
+        """The trial has ended."""
+        self._write({"trial": self._name_of[trial_id], "ended": True})
 
     def _write(self, entry: dict) -> None:
         self._journal.append(entry)

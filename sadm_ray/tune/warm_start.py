@@ -1,4 +1,4 @@
-"""Optuna and ASHA that know what a killed sweep had found: what they would know if it had not been killed."""
+"""Warm start: Optuna and ASHA with the results of a killed sweep, as if it had not been killed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def warm_started_optuna(
     space: dict[str, BaseDistribution],
     objectives: Mapping[str, str],
     sampler: optuna.samplers.BaseSampler,
-    first: Sequence[Mapping[str, Any]],
+    initial_points: Sequence[Mapping[str, Any]],
 ) -> OptunaSearch:
-    """A searcher to which the ended trials are known; those that were killed come before all others.
+    """A searcher that has the results of the ended trials; unfinished trials are repeated before all others.
 
     Args:
-        objectives: which report is to be `max` or `min`.
-        first: points to try before it searches, unless they are known.
+        objectives: `max` or `min` by objective.
+        initial_points: points to try before the search, unless the history has them.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna.storages.InMemoryStorage()
@@ -46,12 +46,12 @@ def warm_started_optuna(
         sampler=sampler,
         storage=storage,
         study_name=_STUDY,
-        points_to_evaluate=[*killed, *(dict(point) for point in first if point not in known)],
+        points_to_evaluate=[*killed, *(dict(point) for point in initial_points if point not in known)],
     )
 
 
 def warm_started_asha(history: History, **settings: Any) -> ASHAScheduler:
-    """ASHA (Li et al., 2020) with these settings, its rungs filled with what the ended trials reported."""
+    """ASHA (Li et al., 2020) with these settings, its rungs filled with the reports of the ended trials."""
     asha = ASHAScheduler(**settings)
     for trial in history.ended:
         past = SimpleNamespace(trial_id=trial.name)

@@ -1,4 +1,4 @@
-"""A whole comparison on a tiny phantom: trained, asked, judged and written; and again, when a part is missing."""
+"""A whole comparison on a tiny phantom: trained, evaluated and written; and again, with a part missing."""
 
 import shutil
 from pathlib import Path
@@ -25,11 +25,11 @@ def found(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> dict[str
     return {"settings": settings, "compared": steps.compare(settings)}
 
 
-def test_every_kind_was_asked_the_same_of_the_same_subjects(found: dict[str, Any]) -> None:
-    judged, study = found["compared"].judged, steps.read_study(steps.shards_folder(found["settings"]))
+def test_every_kind_has_the_same_tasks_and_subjects(found: dict[str, Any]) -> None:
+    statistics, study = found["compared"].statistics, steps.read_study(steps.shards_folder(found["settings"]))
     assert found["compared"].failures == ()
-    assert list(judged["task"].unique()) == ["single-image", "missing-data", "full-sequence"]
-    for _, rows in judged.groupby("task"):
+    assert list(statistics["task"].unique()) == ["single-image", "missing-data", "full-sequence"]
+    for _, rows in statistics.groupby("task"):
         assert set(rows["subjects"]) == {len(study.subjects["test"])}
         assert {"copy-last", "mean change", "GAN", "without the diffusion", "SADM (ours), one sample"} <= set(
             rows["method"]
@@ -39,7 +39,7 @@ def test_every_kind_was_asked_the_same_of_the_same_subjects(found: dict[str, Any
     assert set(members["steps"]) == {6}
 
 
-def test_what_is_written(found: dict[str, Any]) -> None:
+def test_the_written_files(found: dict[str, Any]) -> None:
     out = found["settings"].run_dir / "compare"
     for name in ("comparison", "ablation"):
         rows = pd.read_csv(out / f"{name}.csv")
@@ -50,11 +50,11 @@ def test_what_is_written(found: dict[str, Any]) -> None:
     assert "The paper's ablation" in page.replace("&#39;", "'")
     assert "without the diffusion" in page
     psnr = step_history(found["settings"], "compare", "single-image.GAN.psnr")
-    judged = found["compared"].judged.set_index(["task", "method"])
-    assert [value for _, value in psnr] == [pytest.approx(judged.loc[("single-image", "GAN"), "psnr"])]
+    statistics = found["compared"].statistics.set_index(["task", "method"])
+    assert [value for _, value in psnr] == [pytest.approx(statistics.loc[("single-image", "GAN"), "psnr"])]
 
 
-def test_done_again_it_trains_nothing_and_finds_the_same(found: dict[str, Any]) -> None:
+def test_repeated_it_trains_nothing_and_has_the_same_result(found: dict[str, Any]) -> None:
     out = found["settings"].run_dir / "compare"
     weights = {file: file.stat().st_mtime_ns for file in out.glob("*/model/model.safetensors")}
     volumes = {file: file.stat().st_mtime_ns for file in out.glob("*/generated/**/*.nii.gz")}
@@ -62,12 +62,12 @@ def test_done_again_it_trains_nothing_and_finds_the_same(found: dict[str, Any]) 
     assert volumes
     shutil.rmtree(out / "gan-0" / "evaluation")
     again = steps.compare(found["settings"])
-    pd.testing.assert_frame_equal(again.judged, found["compared"].judged)
+    pd.testing.assert_frame_equal(again.statistics, found["compared"].statistics)
     assert {file: file.stat().st_mtime_ns for file in volumes} == volumes
     assert (out / "gan-0" / "evaluation" / "metrics.csv").exists()
 
 
-def test_a_rival_that_fails_is_told_and_the_others_are_compared(found: dict[str, Any], tmp_path: Path) -> None:
+def test_a_baseline_that_fails_is_listed_and_the_others_are_compared(found: dict[str, Any], tmp_path: Path) -> None:
     checkpoints = found["settings"].run_dir / "compare" / "gan-0" / "model.ray"
     shutil.move(checkpoints, tmp_path / "kept")
     checkpoints.mkdir()
@@ -79,14 +79,14 @@ def test_a_rival_that_fails_is_told_and_the_others_are_compared(found: dict[str,
         shutil.move(tmp_path / "kept", checkpoints)
     assert len(without.failures) == 1
     assert without.failures[0].startswith("gan-0: ")
-    before = found["compared"].judged
+    before = found["compared"].statistics
     kept = before[before["method"] != "GAN"]
-    assert list(without.judged["method"]) == list(kept["method"])
-    assert list(without.judged["psnr"]) == list(kept["psnr"])
+    assert list(without.statistics["method"]) == list(kept["method"])
+    assert list(without.statistics["psnr"]) == list(kept["psnr"])
 
 
 def test_without_ours_there_is_nothing_to_compare_with(found: dict[str, Any], tmp_path: Path) -> None:
-    """What a damaged model says is told, and the others' results are not taken for an answer."""
+    """Without our model the comparison fails, with the reason of the failure."""
     out = found["settings"].run_dir / "compare"
     weights = out / "sadm-0" / "model" / "model.safetensors"
     whole, checkpoints = weights.read_bytes(), out / "sadm-0" / "model.ray"

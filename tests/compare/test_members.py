@@ -1,10 +1,10 @@
-"""Who takes part, with which settings and questions."""
+"""The members of a comparison, their settings and tasks."""
 
 from pathlib import Path
 
 import pytest
 
-from sadm_ray.compare.members import members_of, questions
+from sadm_ray.compare.members import comparison_tasks, members_of
 from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import load_settings, with_values
 from sadm_ray.data.shards.prepared_study import Study
@@ -37,20 +37,20 @@ def test_every_kind_with_every_seed_and_one_budget(tmp_path: Path) -> None:
     [
         (8, {"single-image": (0,), "missing-data": (0, 2, 4), "full-sequence": (0, 1, 2, 3, 4, 5, 6)}),
         (12, {"single-image": (0,), "missing-data": (0, 3, 6), "full-sequence": tuple(range(11))}),
-        (3, {"single-image": (0,), "missing-data": (0, 1)}),  # all that is left of the sequence, too
+        (3, {"single-image": (0,), "missing-data": (0, 1)}),  # which is also the whole sequence before the target
         (2, {"single-image": (0,)}),
     ],
 )
-def test_the_papers_three_questions(frames: int, expected: dict[str, tuple[int, ...]]) -> None:
-    asked = questions(Settings(), study(frames))
-    assert {task.name: task.observed for task in asked} == expected
-    assert all(task.targets == (-1,) for task in asked)
+def test_the_papers_three_tasks(frames: int, expected: dict[str, tuple[int, ...]]) -> None:
+    tasks = comparison_tasks(Settings(), study(frames))
+    assert {task.name: task.observed for task in tasks} == expected
+    assert all(task.targets == (-1,) for task in tasks)
 
 
-def test_own_questions_and_those_of_visits() -> None:
-    assert questions(Settings(), study(None)) == Settings().generate.tasks
+def test_own_tasks_and_those_of_visits() -> None:
+    assert comparison_tasks(Settings(), study(None)) == Settings().generate.tasks
     own = with_values(Settings(), {"compare.tasks": [{"name": "mine", "observed": [1], "targets": [2]}]})
-    assert [task.name for task in questions(own, study(8))] == ["mine"]
+    assert [task.name for task in comparison_tasks(own, study(8))] == ["mine"]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,6 @@ def test_own_questions_and_those_of_visits() -> None:
         ("compare.tasks=[{name: a, observed: [0], targets: [9]}]", "compare.tasks: frame 9 of 'a' lies outside"),
     ],
 )
-def test_mistakes_are_told_in_a_line(override: str, line: str) -> None:
+def test_mistakes_are_one_line(override: str, line: str) -> None:
     with pytest.raises(ConfigError, match=line.replace("[", r"\[")):
         load_settings(None, [override])

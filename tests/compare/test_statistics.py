@@ -1,4 +1,4 @@
-"""Intervals and tests say what they should of data whose answer is known."""
+"""Intervals and tests on data with known results."""
 
 import io
 
@@ -8,11 +8,11 @@ import pytest
 from scipy.stats import wilcoxon
 
 from sadm_ray.compare.comparison_job import scores_of
-from sadm_ray.compare.comparison_tables import ABLATION, BASELINES, NAMES, ONE, make_table
-from sadm_ray.compare.statistics import SCORES, holm, interval, judged, paired_p
+from sadm_ray.compare.comparison_tables import ABLATION, BASELINES, NAMES, ONE_SAMPLE, make_table
+from sadm_ray.compare.statistics import SCORES, holm, interval, method_statistics, paired_p
 from sadm_ray.model.registry import KINDS
 
-OURS = NAMES["sadm"] + ONE
+OURS = NAMES["sadm"] + ONE_SAMPLE
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
@@ -37,12 +37,12 @@ def test_p_of_no_difference_is_one() -> None:
     assert paired_p(np.arange(1.0, 9.0)) == pytest.approx(float(wilcoxon(np.arange(1.0, 9.0)).pvalue))
 
 
-def metrics(kind: str, seed: int, gain: float, floor: float = 20.0) -> pd.DataFrame:
+def metrics(kind: str, seed: int, gain: float, copy_last: float = 20.0) -> pd.DataFrame:
     """Twelve subjects, two frames; `gain` dB above copy-last."""
     rows = []
     for subject in range(12):
         for frame in (6, 7):
-            found = {"copy-last": floor + subject, "sample": floor + subject + gain, "mean of 4": 30.0}
+            found = {"copy-last": copy_last + subject, "sample": copy_last + subject + gain, "mean of 4": 30.0}
             for method, psnr in found.items():
                 if method == "mean of 4" and not KINDS[kind].is_random:
                     continue
@@ -54,10 +54,10 @@ def metrics(kind: str, seed: int, gain: float, floor: float = 20.0) -> pd.DataFr
 def found() -> pd.DataFrame:
     parts = [metrics("sadm", 0, 2.0), metrics("sadm", 1, 3.0), metrics("gan", 0, 1.0), metrics("gan", 1, 1.0),
              metrics("ddm", 0, 2.5), metrics("ddm", 1, 2.5), metrics("regression", 0, 2.4)]  # fmt: skip
-    return judged(scores_of(pd.concat(parts)), OURS, 0.95)
+    return method_statistics(scores_of(pd.concat(parts)), OURS, 0.95)
 
 
-def test_seeds_are_averaged_within_subjects_and_floors_count_once() -> None:
+def test_seeds_are_averaged_within_subjects_and_naive_baselines_count_once() -> None:
     table = found().set_index("method")
     assert table.loc[OURS, "psnr"] == pytest.approx(20.0 + 5.5 + 2.5)
     assert table.loc[OURS, "seeds"] == 2
@@ -71,11 +71,11 @@ def test_seeds_are_averaged_within_subjects_and_floors_count_once() -> None:
     assert np.isnan(table.loc[OURS, "p"])
 
 
-def test_a_broken_prediction_has_no_part() -> None:
+def test_a_broken_prediction_is_left_out() -> None:
     broken = metrics("gan", 0, 1.0)
     broken.loc[broken["subject"] == "s3", "error"] = "damaged"
     scores = scores_of(pd.concat([metrics("sadm", 0, 2.0), broken]))
-    table = judged(scores, OURS, 0.95).set_index("method")
+    table = method_statistics(scores, OURS, 0.95).set_index("method")
     assert table.loc["GAN", "subjects"] == 11
     assert table.loc["GAN", "delta_psnr"] == pytest.approx(-1.0)  # on the subjects that both have
 

@@ -1,6 +1,6 @@
 """Damaged scans for the tests: every kind is certainly damage, whichever seed it is made with.
 
-A kind writes the file `target` (or what poses as one) from `good`: any sound NIfTI-1 file of little-endian numbers.
+A kind writes the file `target` (or what replaces it) from `good`: any sound NIfTI-1 file of little-endian numbers.
 """
 
 from __future__ import annotations

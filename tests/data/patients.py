@@ -70,6 +70,6 @@ def write_bids(
 
 
 def scan_of(root: Path, subject: str, session: str, ending: str) -> Path:
-    """A scan in its place in a BIDS study; `ending` is its suffix and what goes before, such as `run-1_T1w`."""
+    """A scan of a BIDS study; `ending` is its suffix and what goes before, such as `run-1_T1w`."""
     name = f"sub-{subject}_ses-{session}_{ending}.nii.gz"
     return write_scan(root / f"sub-{subject}" / f"ses-{session}" / "anat" / name)

@@ -1,4 +1,4 @@
-"""Prepared studies for the tests, made of arrays instead of scans."""
+"""Prepared studies for the tests, made from arrays instead of scans."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ def made_row(
     *,
     source_shape: tuple[int, int, int] | None = None,
     covariates: Mapping[str, Any] | None = None,
-    **parts: Any,
+    **columns: Any,
 ) -> dict[str, Any]:
     """A stored row of frames (t d h w) in [0, 1]."""
     slots, *shape = frames.shape
     data, stored = encode(frames.astype(np.float32), "float16")
     plan = {"shape": shape, "target_spacing": None, "orientation": "native", "crop": "none"}
-    grid = SpatialTransform.plan(np.zeros(source_shape or tuple(shape), np.float32), AFFINE, (1.5, 1.5, 8.0), **plan)
+    transform = SpatialTransform.plan(
+        np.zeros(source_shape or tuple(shape), np.float32), AFFINE, (1.5, 1.5, 8.0), **plan
+    )
     squares, differences = pair_differences(frames.astype(np.float32))
     row = {
         "subject": name,
@@ -47,14 +49,14 @@ def made_row(
         "present": list(present) if present is not None else [True] * slots,
         "times": [float(time) for time in (times if times is not None else np.linspace(0, 1, slots))],
         "intensity": [10.0, 500.0],
-        "grid": grid.to_json(),
+        "grid": transform.to_json(),
         "affine": AFFINE.ravel().tolist(),
         "spacing": [1.5, 1.5, 8.0],
         "sources": json.dumps([None] * slots),
         "covariates": json.dumps(covariates or {"subject": {}, "visits": [{}] * slots}),
         "squares": squares,
         "differences": differences,
-        **parts,
+        **columns,
     }
     return row | {"key": name, "checksum": row_checksum(row)}
 
@@ -63,10 +65,10 @@ def write_study(folder: Path, rows: Sequence[dict[str, Any]], subjects: Mapping[
     """A study of these rows in two shards; `subjects` by split."""
     facts = []
     for number, some in enumerate((rows[::2], rows[1::2])):
-        part = f"parts/{number}.parquet"
-        Storage(str(folder)).write(part, to_parquet(some, {}))
+        shard = f"parts/{number}.parquet"
+        Storage(str(folder)).write(shard, to_parquet(some, {}))
         facts += [
-            {**{key: row[key] for key in ("subject", "key", "checksum")}, "part": part, "row": place}
+            {**{key: row[key] for key in ("subject", "key", "checksum")}, "part": shard, "row": place}
             for place, row in enumerate(some)
         ]
     study = Study(

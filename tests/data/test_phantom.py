@@ -13,7 +13,7 @@ from sadm_ray.data.find import find_subjects
 from sadm_ray.data.normalise.intensity import intensity_range, normalise
 from sadm_ray.data.normalise.spatial import resample
 from sadm_ray.data.normalise.time_slots import assign_slots
-from sadm_ray.data.phantom import Anatomy, Motion, draw_anatomy, draw_motion, heart, write_phantom
+from sadm_ray.data.phantom import Anatomy, Motion, draw_anatomy, draw_motion, render_heart, write_phantom
 from sadm_ray.errors import DataError
 from tests.data.studies import load_frames
 
@@ -31,18 +31,18 @@ def motion() -> Motion:
     return dataclasses.replace(draw_motion(np.random.default_rng(4)), ed=2, es=10)
 
 
-def test_the_first_frame_does_not_tell_how_strongly_the_heart_contracts(anatomy: Anatomy, motion: Motion) -> None:
+def test_the_first_frame_does_not_show_how_strongly_the_heart_contracts(anatomy: Anatomy, motion: Motion) -> None:
     weak, strong = (
-        heart(anatomy, dataclasses.replace(motion, contraction=contraction), SHAPE) for contraction in (0.2, 0.6)
+        render_heart(anatomy, dataclasses.replace(motion, contraction=contraction), SHAPE) for contraction in (0.2, 0.6)
     )
     np.testing.assert_array_equal(weak[motion.ed], strong[motion.ed])
     assert np.abs(weak[motion.es] - strong[motion.es]).max() > 0.3
-    # Two frames do tell: the early change is larger in the stronger heart.
+    # Two frames do show it: the early change is larger in the stronger heart.
     change = [np.square(frames[motion.ed + 3] - frames[motion.ed]).mean() for frames in (weak, strong)]
     assert change[1] > 2 * change[0]
 
 
-def test_anatomy_and_motion_are_drawn_apart() -> None:
+def test_anatomy_and_motion_are_independent() -> None:
     rng = np.random.default_rng(0)
     draws = [(draw_anatomy(rng), draw_motion(rng)) for _ in range(300)]
     contraction = [motion.contraction for _, motion in draws]
@@ -57,7 +57,7 @@ def test_the_cavity_shrinks_and_the_muscle_keeps_its_area(motion: Motion) -> Non
     plain = dataclasses.replace(
         draw_anatomy(np.random.default_rng(3)), blood=1.0, muscle=0.0, bias=(0.0, 0.0), centre=(0.0, 0.0), stretch=1.0
     )
-    frames = heart(plain, dataclasses.replace(motion, contraction=0.5), (1, 96, 96))[:, 0]
+    frames = render_heart(plain, dataclasses.replace(motion, contraction=0.5), (1, 96, 96))[:, 0]
     y, x = np.mgrid[:96, :96] + 0.5 - 48
     radius = np.hypot(y, x) / 48
     left = radius < plain.cavity + 0.02  # stays clear of the right ventricle's blood
@@ -77,7 +77,7 @@ def test_sequences_are_long_enough() -> None:
     assert {motion.ed for motion in motions} == {0, 1, 2}
 
 
-def test_it_is_a_study_like_any_other(phantom_study: Path) -> None:
+def test_the_phantom_is_a_readable_study(phantom_study: Path) -> None:
     catalog = find_subjects(str(phantom_study), DataSettings())
     assert len(catalog.subjects) == 12
     assert catalog.problems == ()
@@ -91,7 +91,7 @@ def test_it_is_a_study_like_any_other(phantom_study: Path) -> None:
     np.testing.assert_allclose(image.header.get_qform(), image.affine, atol=1e-3)
 
 
-def test_copying_is_a_floor_worth_beating(tmp_path: Path) -> None:
+def test_copying_is_a_baseline_worth_beating(tmp_path: Path) -> None:
     write_phantom(tmp_path / "study", PhantomSettings(subjects=10), seed=0)
     early, late = [], []
     for subject in find_subjects(str(tmp_path / "study"), DataSettings()).subjects:
@@ -133,7 +133,7 @@ def test_a_phantom_that_was_cut_short_is_written_again(tmp_path: Path) -> None:
     assert len(find_subjects(str(tmp_path), DataSettings()).subjects) == 2
 
 
-def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(DataError, match="not empty"):
         write_phantom(tmp_path, TINY, seed=0)

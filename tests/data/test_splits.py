@@ -21,8 +21,8 @@ def sizes(split_of: dict[str, str]) -> tuple[int, ...]:
     return tuple(list(split_of.values()).count(split) for split in SPLITS)
 
 
-def balanced(**parts: object) -> SplitSettings:
-    return SplitSettings(method="balanced", **parts)  # type: ignore[arg-type]
+def balanced(**fractions: object) -> SplitSettings:
+    return SplitSettings(method="balanced", **fractions)  # type: ignore[arg-type]
 
 
 def test_balanced_splits_have_their_shares_of_every_group() -> None:
@@ -36,12 +36,12 @@ def test_balanced_splits_have_their_shares_of_every_group() -> None:
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (10, (8, 1, 1))])
-def test_small_studies_leave_somebody_to_train_on(count: int, expected: tuple[int, ...]) -> None:
+def test_small_studies_keep_a_training_subject(count: int, expected: tuple[int, ...]) -> None:
     assert sizes(split_subjects(named({"": count}), balanced(val=0.1, test=0.15), seed=0)) == expected
 
 
 @given(st.sets(st.integers(0, 10_000), min_size=1, max_size=60), st.integers(0, 10_000), st.integers(0, 9))
-def test_nobody_moves_when_others_come(numbers: set[int], more: int, seed: int) -> None:
+def test_no_subject_moves_when_others_are_added(numbers: set[int], more: int, seed: int) -> None:
     settings = SplitSettings(val=0.2, test=0.3)
     before = split_subjects([Subject(f"s{number}", ()) for number in numbers], settings, seed)
     after = split_subjects([Subject(f"s{number}", ()) for number in {*numbers, more}], settings, seed)
@@ -83,14 +83,14 @@ def test_groups_stay_together(method: str) -> None:
     assert all(sizes(split_of))
 
 
-def test_the_studys_own_word_goes_first() -> None:
+def test_the_studys_own_splits_take_precedence() -> None:
     subjects = [Subject(f"s{number}", (), split=("test", None)[number % 2]) for number in range(40)]
     split_of = split_subjects(subjects, balanced(val=0.0, test=0.0), seed=0)
     assert {split_of[subject.name] for subject in subjects if subject.split} == {"test"}
     assert {split_of[subject.name] for subject in subjects if not subject.split} == {"train"}
 
 
-def test_no_share_no_subjects() -> None:
+def test_fractions_of_zero_get_no_subjects() -> None:
     for method in ("stable", "balanced"):
         settings = SplitSettings(method=method, val=0.0, test=0.0)  # type: ignore[arg-type]
         assert set(split_subjects(named({"": 9}), settings, seed=0).values()) == {"train"}

@@ -13,7 +13,7 @@ PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x"}
 
 
 def network(z: torch.Tensor) -> torch.Tensor:
-    """Some function of z; what it predicts is what the two sides are told it predicts."""
+    """Some function of z; both sides take it as a prediction of the same kind."""
     return torch.tanh(0.7 * z) + 0.1 * z.roll(1, -1)
 
 

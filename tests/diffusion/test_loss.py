@@ -27,7 +27,7 @@ def test_the_loss_is_the_error_of_v(process: dict[str, torch.Tensor]) -> None:
 
 
 def test_weights_are_those_of_their_papers(process: dict[str, torch.Tensor]) -> None:
-    """Each weighting, said on the error of v, equals what its paper says on the error of x or of ε."""
+    """Each weighting of the error of v equals its paper's weighting of the error of x or of ε."""
     loss = velocity_loss(process["v_hat"], process["x"], process["eps"], LOG_SNR)
     x_error = mean(to_x(process["v_hat"], "v", process["z"], LOG_SNR) - process["x"])
     eps_error = mean(to_eps(process["x_hat"], process["z"], LOG_SNR) - process["eps"])

@@ -48,7 +48,7 @@ def test_bases_are_those_of_their_papers() -> None:
 
 
 @given(st.floats(-30, 30))
-def test_variance_is_preserved_and_snr_is_what_it_says(value: float) -> None:
+def test_variance_is_preserved_and_the_snr_is_exact(value: float) -> None:
     log_snr = torch.tensor(value, dtype=torch.float64)
     alpha, sigma = alpha_sigma(log_snr)
     assert (alpha**2 + sigma**2).item() == pytest.approx(1, abs=1e-12)
@@ -66,7 +66,7 @@ def test_nodes_rise_from_noise_to_clean(schedule: Schedule, spacing: str, count:
     assert all(later > earlier for earlier, later in pairwise(nodes))
 
 
-def test_spacings_are_even_in_what_they_say() -> None:
+def test_spacings_are_even_in_their_own_measure() -> None:
     schedule = Schedule()
     for spacing, measure in {
         "time": lambda value: schedule.time(torch.tensor(value, dtype=torch.float64)).item(),

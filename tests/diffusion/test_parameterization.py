@@ -15,7 +15,7 @@ def process() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["x", "eps", "v"])
-def test_every_prediction_says_the_same(process: dict[str, torch.Tensor], kind: str) -> None:
+def test_every_prediction_is_converted_to_the_same_volume(process: dict[str, torch.Tensor], kind: str) -> None:
     z, log_snr = process["z"], process["log_snr"]
     torch.testing.assert_close(to_x(process[kind], kind, z, log_snr), process["x"])
     torch.testing.assert_close(to_v(process[kind], kind, z, log_snr), process["v"])

@@ -41,7 +41,7 @@ def test_neighbours_are_the_observed_frames_on_both_sides() -> None:
     assert weights.tolist() == [[0.25, 0.75], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
 
 
-def test_what_was_going_on_is_seen_from_far_enough_behind() -> None:
+def test_on_one_side_the_second_frame_is_far_enough_behind() -> None:
     times = torch.arange(12.0).expand(5, 12)
     observed = torch.zeros(5, 12, dtype=torch.bool)
     for row, seen in enumerate(((0, 3, 6), range(7), (3, 4), (0, 3, 4), (4, 7, 11))):
@@ -51,7 +51,7 @@ def test_what_was_going_on_is_seen_from_far_enough_behind() -> None:
     assert weights.tolist() == [[1.0, 0.0]] * 4 + [[0.0, 1.0]]
 
 
-def test_of_some_targets_all_that_is_known() -> None:
+def test_rows_and_repeated_keep_every_field() -> None:
     count, size = 3, (2, 4, 4)
     known = ReferenceFrames(
         torch.rand(count, 2, 1, *size),
@@ -67,6 +67,6 @@ def test_of_some_targets_all_that_is_known() -> None:
         every = getattr(known, field.name)
         torch.testing.assert_close(getattr(chosen, field.name), every[[2, 0]])
         torch.testing.assert_close(getattr(twice, field.name), every[[0, 0, 1, 1, 2, 2]])
-    unseen = replace(known, path=None, blended=None)
-    assert unseen.rows(torch.tensor([0])).path is None
+    unseen = replace(known, displacement=None, blended=None)
+    assert unseen.rows(torch.tensor([0])).displacement is None
     assert not unseen.distance.any()

@@ -38,7 +38,7 @@ def test_ddim_with_an_oracle_follows_the_straight_path() -> None:
 
 
 def gaussian_denoiser(mean: Tensor, covariance: Tensor) -> Denoise:
-    """E[x | z] for x ~ N(mean, covariance) over the last axis: what a perfect network would say."""
+    """E[x | z] for x ~ N(mean, covariance) over the last axis: the prediction of a perfect network."""
     size = len(mean)
 
     def denoise(z: Tensor, log_snr: float) -> Tensor:
@@ -128,7 +128,7 @@ def test_callback_sees_every_step() -> None:
 
 
 class Counting:
-    """A conditional denoiser that says its condition and counts the calls and the volumes in them."""
+    """A conditional denoiser that returns its condition and counts the calls and the volumes in them."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -143,7 +143,7 @@ class Counting:
     [
         ({"scale": 0.0}, 1.0, [2]),  # no unconditional branch is paid for
         ({"scale": 1.5}, 2.5, [4]),
-        ({"scale": -0.25}, 0.75, [4]),  # a part of what the condition says
+        ({"scale": -0.25}, 0.75, [4]),  # a part of the condition's effect
         ({"scale": 1.5, "split": True}, 2.5, [2, 2]),
         ({"scale": 1.5, "interval": (-1.0, 1.0)}, 2.5, [4]),
         ({"scale": 1.5, "interval": (0.5, 1.0)}, 1.0, [2]),

@@ -35,7 +35,7 @@ def test_intervals_of_an_ideal_ensemble_hold_what_they_promise(members: int) -> 
     np.testing.assert_allclose(coverage(*normal(members)), LEVELS, atol=4 * math.sqrt(0.25 / VOXELS))
 
 
-def test_too_sure_and_too_unsure_samples_are_told_apart() -> None:
+def test_too_small_and_too_large_spreads_are_detected() -> None:
     assert (coverage(*normal(4, spread=0.5)) < np.array(LEVELS) - 0.02).all()
     assert (coverage(*normal(4, spread=2.0)) > np.array(LEVELS) + 0.02).all()
     sure, unsure = (calibration(*normal(4, spread)) for spread in (0.5, 2.0))
@@ -43,7 +43,7 @@ def test_too_sure_and_too_unsure_samples_are_told_apart() -> None:
     assert unsure["spread"] > 1.4 * unsure["error"]
 
 
-def test_samples_that_know_where_they_err_are_told() -> None:
+def test_a_spread_that_follows_the_error_has_a_positive_correlation() -> None:
     truth, samples = normal(8)
     scale = np.random.default_rng(0).uniform(0.1, 3.0, VOXELS)
     assert calibration(scale * truth, scale * samples)["correlation"] > 0.3

@@ -112,7 +112,7 @@ def test_a_perfect_predictor_reaches_the_cap(study: Study, tmp_path: Path) -> No
     assert json.loads((written / "definitions.json").read_text()) == DEFINITIONS
 
 
-def test_floors_are_there_where_they_are_defined(study: Study, tmp_path: Path) -> None:
+def test_naive_baselines_are_scored_where_they_are_defined(study: Study, tmp_path: Path) -> None:
     rows = [prediction("cleo", "future", 3, perfect) | {"observed": observed} for observed in ([0, 1],)]
     rows += [prediction("cleo", "missing", frame, perfect) for frame in (1, 2)]
     found = evaluate(study, tmp_path, rows, pictures=0).metrics
@@ -122,11 +122,11 @@ def test_floors_are_there_where_they_are_defined(study: Study, tmp_path: Path) -
     assert methods["missing", 1] == ["copy-last", "mean change", "interpolation", *model]
     numbers = found.set_index(["frame", "method"])
     assert (numbers["crps_changed"] - numbers["mae_changed"]).abs().max() < 1e-9  # all samples are alike
-    # Everybody's cube shrinks by as much, but not evenly in time: the mean rate is nearer than standing still.
+    # All cubes shrink by as much, but not evenly in time: the mean rate is nearer than standing still.
     assert numbers.loc[(3, "mean change"), "mae"] < numbers.loc[(3, "copy-last"), "mae"]
 
 
-def test_samples_are_held_against_their_error_and_frames_against_each_other(study: Study, tmp_path: Path) -> None:
+def test_calibration_and_consistency_in_time_are_scored(study: Study, tmp_path: Path) -> None:
     def spread(frames: np.ndarray, observed: list[int], target: int) -> np.ndarray:
         noise = np.random.default_rng(target).normal(0, 0.05, (4, *frames[target].shape))
         return frames[target] + noise

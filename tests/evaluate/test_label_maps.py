@@ -119,7 +119,7 @@ def test_a_shrinking_cavity_is_measured(root: Path) -> None:
     assert table["subjects"].tolist() == [2, 2, 2]
 
 
-def test_without_labels_there_are_no_rows_and_nothing_is_said(root: Path) -> None:
+def test_without_labels_there_are_no_rows_and_no_problems(root: Path) -> None:
     study = prepared(root)
     label_of(root, "patient001", 1).unlink()
     label_of(root, "patient002", 9).unlink()
@@ -140,12 +140,12 @@ def test_a_damaged_label_map_is_listed_once_and_the_rest_stays(root: Path) -> No
     assert [line.split(": ")[:2] for line in found.problems] == [["patient002", str(damaged)]]
     assert {row["subject"] for row in found.ventricles} == {"patient001"}
     assert {(row["subject"], row["error"]) for row in found.metrics} == {("patient001", ""), ("patient002", "")}
-    for voxels, told in ((cavity(15.0)[1][1:], "where the grid has"), (cavity(15.0)[0] + 0.5, "no label map")):
+    for voxels, reason in ((cavity(15.0)[1][1:], "where the grid has"), (cavity(15.0)[0] + 0.5, "no label map")):
         nib.save(nib.Nifti1Image(voxels, AFFINE), damaged)
-        assert told in scored(study).problems[0]
+        assert reason in scored(study).problems[0]
 
 
-def test_labels_of_a_cine_are_called_by_the_frame() -> None:
+def test_labels_of_a_cine_are_named_by_the_frame() -> None:
     assert label_file("training/a/a_4d.nii.gz", 11) == "training/a/a_frame12_gt.nii.gz"
     assert label_file("a/a_frame01.nii", None) == "a/a_frame01_gt.nii"
 

@@ -32,7 +32,7 @@ def study(ray_local: object, tmp_path_factory: pytest.TempPathFactory) -> Study:
     return replace(write_study(tmp_path_factory.mktemp("study"), rows, subjects), frames=3)
 
 
-def test_fixed_slots_change_by_pairs_of_whoever_has_both(study: Study) -> None:
+def test_fixed_slots_change_by_pairs_of_subjects_with_both(study: Study) -> None:
     found = mean_change(study, {(0, 1), (0, 2), (1, 9)})
     assert found is not None
     assert found.rate is None
@@ -48,7 +48,7 @@ def test_visits_at_free_times_change_by_the_time_between(study: Study) -> None:
     np.testing.assert_allclose(found.rate, np.full(SHAPE, (0.4 + 0.0 + 0.3) / (2 + 4 + 2)), atol=1e-3)
 
 
-def test_where_nobody_trains_there_is_none(study: Study) -> None:
+def test_without_training_subjects_there_is_none(study: Study) -> None:
     assert mean_change(replace(study, subjects={"test": ("test",)}), {(0, 1)}) is None
 
 

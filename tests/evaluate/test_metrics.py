@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from sadm_ray.data.phantom import draw_anatomy, draw_motion, heart
+from sadm_ray.data.phantom import draw_anatomy, draw_motion, render_heart
 from sadm_ray.errors import ConfigError
 from sadm_ray.evaluate import metrics
 from sadm_ray.evaluate.score_tables import CALIBRATION_COLUMNS, NAIVE_BASELINES, TEMPORAL_COLUMNS
@@ -74,8 +74,8 @@ def test_score_has_every_metric_and_a_definition_for_each() -> None:
     scores = metrics.score(TRUTH, NEAR, {"foreground": TRUTH > 0.3, "changed": TRUTH > 0.5})
     assert scores["psnr"] == pytest.approx(26, abs=0.5)
     assert [*scores, "crps_changed"] == list(metrics.SCORES)
-    told = {*metrics.SCORES, *CALIBRATION_COLUMNS[4:], *TEMPORAL_COLUMNS[4:], *NAIVE_BASELINES}
-    assert {name if not name.startswith("coverage") else "coverage" for name in told} <= set(metrics.DEFINITIONS)
+    names = {*metrics.SCORES, *CALIBRATION_COLUMNS[4:], *TEMPORAL_COLUMNS[4:], *NAIVE_BASELINES}
+    assert {name if not name.startswith("coverage") else "coverage" for name in names} <= set(metrics.DEFINITIONS)
 
 
 def test_all_numbers_are_scikit_images() -> None:
@@ -93,7 +93,7 @@ def test_all_numbers_are_scikit_images() -> None:
     assert scores == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_region_sees_its_own_voxels_and_one_without_any_tells_nothing() -> None:
+def test_a_region_scores_its_own_voxels_and_one_without_any_has_no_numbers() -> None:
     region = np.zeros(TRUTH.shape, dtype=bool)
     region[2:4] = True
     off = TRUTH + np.where(region, 0.1, 0.0)
@@ -121,10 +121,10 @@ def test_the_changed_region_ignores_absent_frames() -> None:
     assert region[0, 0, 0]
 
 
-def test_a_model_that_copies_is_told_apart_from_one_that_predicts() -> None:
+def test_the_changed_region_separates_a_model_that_copies_from_one_that_predicts() -> None:
     """Over the whole volume both are equally wrong; where something changes, only one of them is."""
     rng = np.random.default_rng(5)
-    frames = heart(draw_anatomy(rng), draw_motion(rng), (8, 32, 32))
+    frames = render_heart(draw_anatomy(rng), draw_motion(rng), (8, 32, 32))
     truth, copied = frames[4], frames[0]
     error = np.sqrt(np.mean((copied - truth) ** 2))
     predicted = truth + rng.normal(0, error, truth.shape).astype(np.float32)
@@ -148,7 +148,7 @@ def test_the_foreground_is_what_is_bright_on_average() -> None:
     assert region[0, 0, 0]
 
 
-def test_without_scikit_image_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_image_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage.metrics", None)
     with pytest.raises(ConfigError, match=r"install sadm-ray\[eval\]"):
         metrics.ssim(TRUTH, NEAR)

@@ -1,4 +1,4 @@
-"""The floors, where they can be worked out by hand. Frame k is filled with k / 10."""
+"""The naive baselines against values worked out by hand. Frame k is filled with k / 10."""
 
 from __future__ import annotations
 

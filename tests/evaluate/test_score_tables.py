@@ -45,7 +45,7 @@ def test_a_method_is_compared_on_its_own_frames_only() -> None:
     assert table.loc["interpolation", "frames"] == 1
 
 
-def test_floors_come_in_their_order_before_the_model() -> None:
+def test_naive_baselines_come_in_their_order_before_the_model() -> None:
     methods = ["mean of 4", "sample", "interpolation", "mean change", "extrapolation", "copy-first", "copy-last"]
     table = score_tables.summarise(metrics_of(*(("a", 1, method, 20.0) for method in methods)))
     assert table["method"].tolist() == [*score_tables.NAIVE_BASELINES, "sample", "mean of 4"]

@@ -1,4 +1,4 @@
-"""The scores that the sweep weighs."""
+"""The objectives of the sweep."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_an_ideal_ensemble_is_calibrated(members: int) -> None:
     assert scores["calibration"] < 0.04
 
 
-def test_too_sure_and_too_unsure_are_both_told() -> None:
+def test_too_small_and_too_large_spreads_both_score_badly() -> None:
     sure = summarise([score_subject([(ensemble(0.25), REGION)])])
     unsure = summarise([score_subject([(ensemble(4.0), REGION)])])
     assert sure["spread_ratio"] < 0.5 < 1.5 < unsure["spread_ratio"]
@@ -43,25 +43,25 @@ def test_one_task_too_sure_does_not_make_up_for_another_too_unsure() -> None:
 
 
 def test_samples_that_are_all_equal_have_a_finite_score() -> None:
-    compared = ensemble(0.0)
-    scores = summarise([score_subject([(compared, REGION)])])
+    frame = ensemble(0.0)
+    scores = summarise([score_subject([(frame, REGION)])])
     assert scores["calibration"] == 20.0
-    assert ensemble_variance_and_error(compared.truth.ravel(), compared.samples.reshape(3, -1))[0] == pytest.approx(0.0)
+    assert ensemble_variance_and_error(frame.truth.ravel(), frame.samples.reshape(3, -1))[0] == pytest.approx(0.0)
 
 
 def test_only_the_region_counts_where_it_should() -> None:
-    compared = ensemble(1.0)
+    frame = ensemble(1.0)
     region = np.zeros(SHAPE, dtype=bool)
     region[0] = True
-    broken = compared.samples.copy()
+    broken = frame.samples.copy()
     broken[:, 1:] = 0.0
     one, other = (
-        score_frame(ScoredFrame("s", "t", 1, compared.truth, compared.copied, 0, each), region)
-        for each in (compared.samples, broken)
+        score_frame(ScoredFrame("s", "t", 1, frame.truth, frame.copied, 0, each), region)
+        for each in (frame.samples, broken)
     )
     same = {"psnr_changed", "copy_last_changed", "nrmse_changed", "variance", "error", "copy_last"}
     assert {key for key in one if one[key] == other[key]} == same
-    truth, generated = compared.truth[region], compared.samples[0][region]
+    truth, generated = frame.truth[region], frame.samples[0][region]
     expected = math.sqrt(np.mean((truth - generated) ** 2)) / math.sqrt(np.mean(truth**2))
     assert one["nrmse_changed"] == pytest.approx(expected)
 

@@ -21,7 +21,7 @@ def table(count: int, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def test_what_decides_is_told() -> None:
+def test_the_deciding_setting_is_the_most_important() -> None:
     for seed in range(5):
         shares = importance(table(40, seed), "gain")
         assert max(shares, key=shares.__getitem__) == "num_steps"
@@ -30,7 +30,7 @@ def test_what_decides_is_told() -> None:
         assert not {"precision", "ema"} & set(shares)
 
 
-def test_too_few_trials_tell_nothing() -> None:
+def test_too_few_trials_give_no_importance() -> None:
     assert draw_importance(table(40).head(7), "gain") is None
     assert draw_importance(table(40).assign(gain=1.0), "gain") is None
 

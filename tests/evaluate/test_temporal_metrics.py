@@ -44,7 +44,7 @@ def test_the_truth_itself_and_a_constant_offset_do_not_err() -> None:
         assert scores["flicker"] == pytest.approx(0, abs=1e-12)
 
 
-def test_flicker_and_standing_still_are_told_apart() -> None:
+def test_flicker_is_positive_and_standing_still_is_negative() -> None:
     shaken = RAMP + 0.05 * np.array([0.0, 1.0, -1.0, 1.0])[:, None]
     scores = temporal_scores([(EVEN, RAMP, shaken)])
     assert scores["flicker"] == pytest.approx((0.15 + 0.2) / 2)  # |0 − 2·1 − 1|·0.05 and |1 + 2·1 + 1|·0.05

@@ -49,6 +49,6 @@ def test_errors_are_against_the_labels_and_the_measure_has_its_own() -> None:
     assert half["own_error_ml"] < half["error_ml"] < copied["error_ml"]
 
 
-def test_what_does_not_belong_together_is_refused() -> None:
+def test_shapes_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match="differ"):
         propagated_volumes(*LARGE, SMALL[0][1:], SPACING)

@@ -73,9 +73,7 @@ def files(job: GenerationJob) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("samples", [1, 2])
-def test_exact_answers_are_the_same_bytes_whoever_else_is_asked(
-    job: GenerationJob, tmp_path: Path, samples: int
-) -> None:
+def test_exact_volumes_are_the_same_bytes_in_any_batch(job: GenerationJob, tmp_path: Path, samples: int) -> None:
     apart = replace(job, out=str(tmp_path / "apart"), batch_size=1)
     assert run_subject_jobs(subject_jobs("a", "b", "c", samples=samples), job) == 3
     for name in ("c", "a", "b"):
@@ -84,7 +82,7 @@ def test_exact_answers_are_the_same_bytes_whoever_else_is_asked(
     assert files(job) == files(apart)
 
 
-def test_answers_that_are_not_exact_are_nearly_the_same(job: GenerationJob, tmp_path: Path) -> None:
+def test_volumes_that_are_not_exact_are_nearly_the_same(job: GenerationJob, tmp_path: Path) -> None:
     fast = replace(job, out=str(tmp_path / "fast"), exact=False)
     for each in (job, fast):
         run_subject_jobs(subject_jobs("a", "b", "c"), each)
@@ -121,8 +119,8 @@ def test_samples_are_dealt_among_models_in_turn(job: GenerationJob, tmp_path: Pa
         assert np.abs(alone[0] - alone[1]).max() > 1e-2
     run_subject_jobs(subject_jobs("c", samples=1), both)
     assert drawn(both, "c").shape[1] == 1, "fewer samples than models"
-    told = json.loads(next(Path(both.out).glob("future/sub-a/*_desc-mean_synth.json")).read_text())
-    assert told["Checkpoint"] == ["own", "other"]
+    sidecar = json.loads(next(Path(both.out).glob("future/sub-a/*_desc-mean_synth.json")).read_text())
+    assert sidecar["Checkpoint"] == ["own", "other"]
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -155,16 +153,16 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert all(not read_record(Storage(job.out), name).failed for name in "abc")
 
 
-def test_what_is_recorded_is_not_done_again(job: GenerationJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recorded_subject_is_not_done_again(job: GenerationJob, monkeypatch: pytest.MonkeyPatch) -> None:
     run_subject_jobs(subject_jobs("a"), job)
     monkeypatch.setattr(generation_actor, "draw", lambda *_: pytest.fail("a was drawn again"))
     assert run_subject_jobs(subject_jobs("a"), job) == 1
-    other = [replace(subject_job, key="another question") for subject_job in subject_jobs("a")]
+    other = [replace(subject_job, key="another key") for subject_job in subject_jobs("a")]
     with pytest.raises(pytest.fail.Exception, match="drawn again"):
         run_subject_jobs(other, job)
 
 
-def test_sequences_have_what_was_scanned_and_what_was_not(job: GenerationJob) -> None:
+def test_sequences_have_scanned_and_generated_frames(job: GenerationJob) -> None:
     run_subject_jobs(subject_jobs("a"), replace(job, sequence=True))
     record = read_record(Storage(job.out), "a")
     assert record is not None

@@ -1,4 +1,4 @@
-"""The generation job on Ray: requests of every kind, runs that go on, scans as they lie."""
+"""The generation job on Ray: all kinds of requests, resumed runs, raw scans."""
 
 import csv
 import hashlib
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> tuple[Settings, Study]:
-    """A prepared study and a model that has learnt nothing: what a job does with them is the same."""
+    """A prepared study and an untrained model: the job does the same with any model."""
     settings = settings_for(tmp_path_factory.mktemp("runs"))
     study = steps.prepare(settings)
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> tuple[Set
     return settings, study
 
 
-def asked(base: tuple[Settings, Study], out: Path, **wanted: Any) -> Settings:
+def settings_with(base: tuple[Settings, Study], out: Path, **wanted: Any) -> Settings:
     tree = base[0].model_dump()
     tree["generate"] |= {"out": str(out), "samples": 1, **wanted}
     return Settings.model_validate(tree)
@@ -60,7 +60,7 @@ def manifest(out: Path) -> list[dict[str, Any]]:
 
 
 def test_the_manifest_lists_every_file_with_its_checksum(base: tuple[Settings, Study], tmp_path: Path) -> None:
-    result = steps.generate(asked(base, tmp_path, sequence=True))
+    result = steps.generate(settings_with(base, tmp_path, sequence=True))
     rows = manifest(tmp_path)
     assert {row["path"]: row["sha256"] for row in rows} == {
         path: hashlib.sha256(content).hexdigest() for path, content in generated(tmp_path).items()
@@ -71,14 +71,14 @@ def test_the_manifest_lists_every_file_with_its_checksum(base: tuple[Settings, S
 
 
 def test_the_same_voxels_whatever_the_actors_and_batches(base: tuple[Settings, Study], tmp_path: Path) -> None:
-    steps.generate(asked(base, tmp_path / "one", actors=1, batch_size=1, samples=2))
-    steps.generate(asked(base, tmp_path / "two", actors=2, batch_size=3, samples=2))
+    steps.generate(settings_with(base, tmp_path / "one", actors=1, batch_size=1, samples=2))
+    steps.generate(settings_with(base, tmp_path / "two", actors=2, batch_size=3, samples=2))
     assert generated(tmp_path / "one") == generated(tmp_path / "two")
     assert manifest(tmp_path / "one") == manifest(tmp_path / "two")
 
 
 def test_what_is_done_is_not_done_again_and_what_is_gone_is(base: tuple[Settings, Study], tmp_path: Path) -> None:
-    settings = asked(base, tmp_path)
+    settings = settings_with(base, tmp_path)
     steps.generate(settings)
     before, content = written(tmp_path), generated(tmp_path)
     again = steps.generate(settings)
@@ -97,21 +97,21 @@ def test_what_is_done_is_not_done_again_and_what_is_gone_is(base: tuple[Settings
 def test_another_request_in_the_same_folder_is_refused_or_replaces(
     base: tuple[Settings, Study], tmp_path: Path
 ) -> None:
-    steps.generate(asked(base, tmp_path))
+    steps.generate(settings_with(base, tmp_path))
     kept = tmp_path / "notes.txt"
     kept.write_text("mine")
     with pytest.raises(ConfigError, match=r"another request \(wanted changed\); take another generate.out"):
-        steps.generate(asked(base, tmp_path, at=[2.0]))
-    steps.generate(asked(base, tmp_path, at=[2.0], replace=True))
+        steps.generate(settings_with(base, tmp_path, at=[2.0]))
+    steps.generate(settings_with(base, tmp_path, at=[2.0], replace=True))
     assert {path.partition("/")[0] for path in generated(tmp_path)} == {"visits"}
     assert kept.read_text() == "mine"
 
 
 def test_times_after_the_last_scan(base: tuple[Settings, Study], tmp_path: Path) -> None:
-    result = steps.generate(asked(base, tmp_path, at=[1.0, 1.25], split="all"))
-    everybody = {name for names in base[1].subjects.values() for name in names}
-    assert result.subjects == len(everybody)
-    assert {row["subject"] for row in manifest(tmp_path)} == everybody
+    result = steps.generate(settings_with(base, tmp_path, at=[1.0, 1.25], split="all"))
+    all_names = {name for names in base[1].subjects.values() for name in names}
+    assert result.subjects == len(all_names)
+    assert {row["subject"] for row in manifest(tmp_path)} == all_names
     # At 1.0, the last scan, there is nothing to do.
     assert {row["time"] for row in manifest(tmp_path)} == {1.25}
     assert all("_time-1p25_desc-sample_synth" in row["path"] for row in manifest(tmp_path))
@@ -121,7 +121,7 @@ def test_a_file_of_requests(base: tuple[Settings, Study], tmp_path: Path) -> Non
     first, second = sorted(base[1].subjects["train"])[:2]
     file, out = tmp_path / "wanted.csv", tmp_path / "out"
     file.write_text(f"subject,times,samples\n{first},1.5;2,3\nnobody,1,1\n{second},1.5,1\n")
-    settings = asked(base, out, file=str(file))
+    settings = settings_with(base, out, file=str(file))
     result = steps.generate(settings)
     assert result.failures == {("nobody", "request"): "line 3: no such subject in the study"}
     with (out / "failures.csv").open() as lines:
@@ -138,7 +138,7 @@ def test_a_file_of_requests(base: tuple[Settings, Study], tmp_path: Path) -> Non
     assert not (out / "failures.csv").exists()
 
 
-def test_the_command_takes_options_and_its_exit_code_tells_of_failures(
+def test_the_command_takes_options_and_its_exit_code_shows_failures(
     base: tuple[Settings, Study], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = base[1].subjects["test"][0]
@@ -159,10 +159,10 @@ def test_the_command_takes_options_and_its_exit_code_tells_of_failures(
     assert stopped.value.code == 2
 
 
-def test_scans_as_they_lie_are_prepared_as_the_models_were(base: tuple[Settings, Study], tmp_path: Path) -> None:
+def test_raw_scans_are_prepared_as_the_models_were(base: tuple[Settings, Study], tmp_path: Path) -> None:
     raw = base[0].run_dir / "study"
-    by_shards = asked(base, tmp_path / "shards", split="all")
-    by_raw = asked(base, tmp_path / "raw", study=str(raw))
+    by_shards = settings_with(base, tmp_path / "shards", split="all")
+    by_raw = settings_with(base, tmp_path / "raw", study=str(raw))
     steps.generate(by_shards)
     tree = by_raw.model_dump()
     tree["data"] |= {"intensity": {"method": "zscore", "over": "all"}}  # the model's own are used all the same
@@ -170,7 +170,7 @@ def test_scans_as_they_lie_are_prepared_as_the_models_were(base: tuple[Settings,
     assert generated(tmp_path / "raw") == generated(tmp_path / "shards")
 
 
-def test_somebody_who_was_scanned_once(base: tuple[Settings, Study], tmp_path: Path) -> None:
+def test_a_subject_that_was_scanned_once(base: tuple[Settings, Study], tmp_path: Path) -> None:
     settings, _ = base
     source = next((settings.run_dir / "study").glob("patient*/*_4d.nii.gz"))
     image = nib.load(source)
@@ -180,7 +180,7 @@ def test_somebody_who_was_scanned_once(base: tuple[Settings, Study], tmp_path: P
     (folder / "broken.nii.gz").write_bytes((folder / "once.nii.gz").read_bytes()[:999])
     lines = ["subject,path,session,time", "once,once.nii.gz,first,0", "broken,broken.nii.gz,first,0"]
     (folder / "study.csv").write_text("\n".join(lines) + "\n")
-    wanted = asked(
+    wanted = settings_with(
         base, tmp_path / "out", study=str(folder / "study.csv"), at=[0.5, 1.0], model=str(settings.run_dir / "model")
     )
     tree = wanted.model_dump()
@@ -201,21 +201,21 @@ def test_the_sweep_on_the_model_says_how_it_is_sampled(base: tuple[Settings, Stu
     (tmp_path / "other" / "tuned.yaml").write_text("sampling: {sampler: dpm++, num_steps: 3}\n")
     for tuned, steps_taken in ((True, 3), (False, base[0].sampling.num_steps)):
         out = tmp_path / str(tuned)
-        steps.generate(asked(base, out, model=str(tmp_path / "other" / "model"), tuned=tuned))
-        told = json.loads(next(out.glob("*/*/*.json")).read_text())
-        assert told["Sampling"]["num_steps"] == steps_taken
+        steps.generate(settings_with(base, out, model=str(tmp_path / "other" / "model"), tuned=tuned))
+        sidecar = json.loads(next(out.glob("*/*/*.json")).read_text())
+        assert sidecar["Sampling"]["num_steps"] == steps_taken
 
 
-def test_mistakes_are_told_before_anything_is_done(base: tuple[Settings, Study], tmp_path: Path) -> None:
+def test_mistakes_are_reported_before_anything_is_done(base: tuple[Settings, Study], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    averaged = asked(base, out, tuned=False).model_dump()
+    averaged = settings_with(base, out, tuned=False).model_dump()
     averaged["sampling"]["ema"] = 0.5
     with pytest.raises(ConfigError, match=r"generate.gpus_per_actor: an actor wants 1 GPU, the cluster has 0"):
-        steps.generate(asked(base, out, gpus_per_actor=1))
+        steps.generate(settings_with(base, out, gpus_per_actor=1))
     with pytest.raises(DataError, match=r"no average ema-0\.5 here, but none by name; see train\.ema_decays"):
         steps.generate(Settings.model_validate(averaged))
     with pytest.raises(DataError, match="train one first"):
-        steps.generate(asked(base, out, model=str(tmp_path)))
+        steps.generate(settings_with(base, out, model=str(tmp_path)))
     assert not out.exists()
 
 
@@ -224,7 +224,7 @@ def failures_of(result: Generation) -> set[str]:
 
 
 def test_a_damaged_shard_costs_its_subjects_and_is_tried_again(base: tuple[Settings, Study], tmp_path: Path) -> None:
-    settings = asked(base, tmp_path / "out", split="all")
+    settings = settings_with(base, tmp_path / "out", split="all")
     whole = {part: part.read_bytes() for part in (settings.run_dir / "shards" / "parts").glob("*.parquet")}
     victim, content = max(whole.items(), key=lambda item: len(item[1]))
     try:

@@ -18,7 +18,7 @@ def present(*slots: int) -> np.ndarray:
     ("here", "observed"),
     [
         ((0, 1, 2, 3, 4), [0, 2]),
-        ((0, 1, 4), [0, 1]),  # slot 2 is absent: the nearest that is there
+        ((0, 1, 4), [0, 1]),  # slot 2 is absent: the nearest present one
         ((0, 3, 4), [0]),  # … unless that is a target
         ((1, 2), [1, 2]),
     ],
@@ -50,44 +50,47 @@ def test_seeds_are_a_samples_own() -> None:
     assert sample_seed(0, "a", "s", 1) == sample_seed(0, "a", "s", 1)
 
 
-def asked(request: Request, *here: int, times: tuple[float, ...] = (0, 3, 6, 12, 24)) -> Query:
-    return request.ask(parse_row(made_row("a", np.zeros((5, 4, 8, 8)), present(*here).tolist(), times)))
+def query_for(request: Request, *here: int, times: tuple[float, ...] = (0, 3, 6, 12, 24)) -> Query:
+    return request.query(parse_row(made_row("a", np.zeros((5, 4, 8, 8)), present(*here).tolist(), times)))
 
 
 def test_missing_visits_are_the_empty_slots() -> None:
-    query = asked(Request("visits", 1, 0, missing=True), 0, 2, 4)
+    query = query_for(Request("visits", 1, 0, missing=True), 0, 2, 4)
     assert query.targets == (1, 3)
     assert query.target_times.tolist() == [3, 12]
     assert np.flatnonzero(query.observed).tolist() == [0, 2, 4]
 
 
 def test_given_times_are_generated_where_there_is_no_scan() -> None:
-    query = asked(Request("visits", 1, 0, times=(36.0, 6.0, 12.0, 9.0)), 0, 2, 4)
+    query = query_for(Request("visits", 1, 0, times=(36.0, 6.0, 12.0, 9.0)), 0, 2, 4)
     assert query.targets == (NO_SLOT, 3, NO_SLOT)
     assert query.target_times.tolist() == [9, 12, 36]  # 6 was scanned; 12 is a slot that was not
-    assert asked(Request("visits", 1, 0, missing=True, times=(12.0,)), 0, 2, 4).targets == (1, 3)  # 12 is asked once
+    assert query_for(Request("visits", 1, 0, missing=True, times=(12.0,)), 0, 2, 4).targets == (
+        1,
+        3,
+    )  # 12 is a target once
 
 
-def test_who_is_complete_is_asked_nothing() -> None:
-    assert asked(Request("visits", 1, 0, missing=True), 0, 1, 2, 3, 4).targets == ()
+def test_a_complete_subject_has_no_targets() -> None:
+    assert query_for(Request("visits", 1, 0, missing=True), 0, 1, 2, 3, 4).targets == ()
 
 
-def test_a_line_may_ask_for_what_was_scanned_and_does_not_show_it() -> None:
-    query = asked(Request("request", 1, 0, times=(6.0, 36.0), skip_scanned=False), 0, 2, 4)
+def test_a_scan_at_a_requested_time_is_a_target_and_not_observed() -> None:
+    query = query_for(Request("request", 1, 0, times=(6.0, 36.0), skip_scanned=False), 0, 2, 4)
     assert query.targets == (2, NO_SLOT)
     assert np.flatnonzero(query.observed).tolist() == [0, 4]
 
 
-def test_a_line_may_say_what_is_observed() -> None:
-    query = asked(Request("request", 1, 0, times=(36.0,), skip_scanned=False, observed=(0.0, 6.0)), 0, 2, 4)
+def test_a_request_may_name_the_observed_scans() -> None:
+    query = query_for(Request("request", 1, 0, times=(36.0,), skip_scanned=False, observed=(0.0, 6.0)), 0, 2, 4)
     assert np.flatnonzero(query.observed).tolist() == [0, 2]
     with pytest.raises(ValueError, match="has no scan at the time 3, which is to be observed"):
-        asked(Request("request", 1, 0, times=(36.0,), observed=(3.0,)), 0, 2, 4)
+        query_for(Request("request", 1, 0, times=(36.0,), observed=(3.0,)), 0, 2, 4)
     with pytest.raises(ValueError, match="has no scan that may be observed"):
-        asked(Request("request", 1, 0, times=(6.0,), skip_scanned=False, observed=(6.0,)), 0, 2, 4)
+        query_for(Request("request", 1, 0, times=(6.0,), skip_scanned=False, observed=(6.0,)), 0, 2, 4)
 
 
-def test_everything_that_decides_is_told() -> None:
+def test_requests_that_differ_have_different_json() -> None:
     requests = [
         Request("a", 1, 0, times=(1.0,)), Request("b", 1, 0, times=(1.0,)), Request("a", 2, 0, times=(1.0,)),
         Request("a", 1, 1, times=(1.0,)), Request("a", 1, 0, times=(2.0,)),

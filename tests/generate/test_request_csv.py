@@ -9,7 +9,7 @@ from sadm_ray.generate.request_csv import read_requests
 SUBJECTS = ("a", "b")
 
 
-def test_a_line_says_what_is_wanted_of_a_subject(tmp_path: Path) -> None:
+def test_a_line_is_a_request(tmp_path: Path) -> None:
     file = tmp_path / "r.csv"
     file.write_text("subject,times,samples,seed,observed,name\na,12;24,8,7,0;6,far\nb, 36 ,,,,\na,6,,,,near\n")
     requests, failures = read_requests(str(file), SUBJECTS, samples=2, seed=5)
@@ -36,7 +36,7 @@ def test_a_line_says_what_is_wanted_of_a_subject(tmp_path: Path) -> None:
         ("a,12,1,1,x,more", "line 2: has more fields than the head"),
     ],
 )
-def test_a_bad_line_is_told_and_the_others_go_on(tmp_path: Path, line: str, reason: str) -> None:
+def test_a_bad_line_is_listed_and_the_others_are_kept(tmp_path: Path, line: str, reason: str) -> None:
     file = tmp_path / "r.csv"
     file.write_text(f"subject,times,samples,seed,name\n{line}\nb,36,,,\n")
     requests, failures = read_requests(str(file), SUBJECTS, 1, 0)
@@ -44,12 +44,12 @@ def test_a_bad_line_is_told_and_the_others_go_on(tmp_path: Path, line: str, reas
     assert list(failures.values()) == [reason]
 
 
-def test_the_same_name_twice_would_overwrite(tmp_path: Path) -> None:
+def test_the_same_name_twice_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "r.csv"
     file.write_text("subject,times\na,12\na,24\n")
     requests, failures = read_requests(str(file), SUBJECTS, 1, 0)
     assert [request.times for request in requests["a"]] == [(12.0,)]
-    assert failures == {("a", "request"): "line 3: asked for twice as 'request'; give the lines a name each"}
+    assert failures == {("a", "request"): "line 3: requested twice as 'request'; give the lines a name each"}
 
 
 @pytest.mark.parametrize(

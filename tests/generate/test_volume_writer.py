@@ -27,8 +27,8 @@ def samples(*values: float) -> np.ndarray:
 
 
 def test_estimates_are_written_in_the_subjects_grid_and_range(tmp_path: Path) -> None:
-    home = SubjectWriter(Storage(str(tmp_path)), "future", row())
-    home.write_frame("frame-03", samples(0.2, 0.4), ALL, {"Task": "future"})
+    writer = SubjectWriter(Storage(str(tmp_path)), "future", row())
+    writer.write_frame("frame-03", samples(0.2, 0.4), ALL, {"Task": "future"})
     folder = tmp_path / "future" / "sub-a"
     images = {file.name.split("desc-")[1].split("_")[0]: nib.load(file) for file in folder.glob("*.nii.gz")}
     assert {name: image.shape for name, image in images.items()} == dict.fromkeys(
@@ -39,11 +39,11 @@ def test_estimates_are_written_in_the_subjects_grid_and_range(tmp_path: Path) ->
     means = {name: image.get_fdata().mean() for name, image in images.items()}
     expected = {"sample1": 10 + 0.2 * 490, "sample2": 10 + 0.4 * 490, "mean": 10 + 0.3 * 490, "std": 0.1 * 490}
     assert means == pytest.approx(expected, rel=1e-5)
-    told = json.loads((folder / "sub-a_frame-03_desc-mean_synth.json").read_text())
-    assert (told["Estimate"], told["Samples"], told["Task"]) == ("mean", 2, "future")
-    assert "not for clinical use" in told["Notice"]
+    sidecar = json.loads((folder / "sub-a_frame-03_desc-mean_synth.json").read_text())
+    assert (sidecar["Estimate"], sidecar["Samples"], sidecar["Task"]) == ("mean", 2, "future")
+    assert "not for clinical use" in sidecar["Notice"]
     assert len(list(folder.iterdir())) == 4 * 2
-    for file in home.written:
+    for file in writer.written:
         assert (tmp_path / file["path"]).stat().st_size == file["bytes"]
 
 
@@ -51,16 +51,16 @@ def test_estimates_are_written_in_the_subjects_grid_and_range(tmp_path: Path) ->
     ("wanted", "estimates"),
     [(("mean",), ["mean"]), (("samples",), ["sample1", "sample2"]), (("std", "mean"), ["mean", "std"])],
 )
-def test_only_what_is_wanted_is_written(tmp_path: Path, wanted: tuple[str, ...], estimates: list[str]) -> None:
-    home = SubjectWriter(Storage(str(tmp_path)), "future", row())
-    home.write_frame("frame-03", samples(0.2, 0.4), wanted, {})
-    assert [file["estimate"] for file in home.written if file["path"].endswith(".json")] == estimates
+def test_only_the_wanted_estimates_are_written(tmp_path: Path, wanted: tuple[str, ...], estimates: list[str]) -> None:
+    writer = SubjectWriter(Storage(str(tmp_path)), "future", row())
+    writer.write_frame("frame-03", samples(0.2, 0.4), wanted, {})
+    assert [file["estimate"] for file in writer.written if file["path"].endswith(".json")] == estimates
 
 
-def test_a_sequence_is_in_the_order_of_time_and_tells_what_is_synthetic(tmp_path: Path) -> None:
-    home = SubjectWriter(Storage(str(tmp_path)), "future", row())
+def test_a_sequence_is_in_the_order_of_time_and_marks_what_is_synthetic(tmp_path: Path) -> None:
+    writer = SubjectWriter(Storage(str(tmp_path)), "future", row())
     frames = [(2.0, True, samples(0.9)[0]), (0.0, False, samples(0.1)[0]), (1.0, True, samples(0.5)[0])]
-    home.write_sequence(frames, {})
+    writer.write_sequence(frames, {})
     folder = tmp_path / "future" / "sub-a"
     image = nib.load(folder / "sub-a_desc-sequence_synth.nii.gz")
     assert image.shape == (10, 12, 5, 3)
@@ -68,8 +68,8 @@ def test_a_sequence_is_in_the_order_of_time_and_tells_what_is_synthetic(tmp_path
     np.testing.assert_allclose(
         image.get_fdata().mean(axis=(0, 1, 2)), [10 + v * 490 for v in (0.1, 0.5, 0.9)], rtol=1e-5
     )
-    told = json.loads((folder / "sub-a_desc-sequence_synth.json").read_text())
-    assert (told["Times"], told["Generated"]) == ([0.0, 1.0, 2.0], [False, True, True])
+    sidecar = json.loads((folder / "sub-a_desc-sequence_synth.json").read_text())
+    assert (sidecar["Times"], sidecar["Generated"]) == ([0.0, 1.0, 2.0], [False, True, True])
     film = Image.open(io.BytesIO((folder / "sub-a_desc-sequence_synth.gif").read_bytes()))
     assert film.n_frames == 3
     bars = []

@@ -1,4 +1,4 @@
-"""The second opinion between two frames."""
+"""Frame blending: the second prediction between two frames."""
 
 from dataclasses import replace
 
@@ -26,23 +26,23 @@ def references(shares: list[float], size: tuple[int, int, int] = SIZE) -> Refere
     share = torch.tensor(shares)
     shown = torch.rand(len(shares), 2, 1, *size, generator=torch.Generator().manual_seed(0))
     clocks = torch.stack([-share, 1.0 - share], dim=1), torch.stack([1.0 - share, share], dim=1)
-    return ReferenceFrames(shown, *clocks, path=torch.zeros(len(shares), 3, *size))
+    return ReferenceFrames(shown, *clocks, displacement=torch.zeros(len(shares), 3, *size))
 
 
 def trained() -> FrameBlending:
-    """One whose last layer says something."""
+    """One whose last layer is not zero."""
     torch.manual_seed(0)
     frame_blending = FrameBlending(1)
     torch.nn.init.normal_(frame_blending.layers[-1].weight)
     return frame_blending
 
 
-def test_at_first_it_is_the_reference() -> None:
+def test_untrained_it_is_the_reference() -> None:
     known = references([0.2, 0.7])
     torch.testing.assert_close(FrameBlending(1)(known, known), known.reference)
 
 
-def test_it_has_an_opinion_of_what_lies_between_two_frames_only() -> None:
+def test_it_changes_the_reference_between_two_frames_only() -> None:
     known, frame_blending = references([0.3, 0.0, 1.0]), trained()
     blended = frame_blending(known, known)
     assert (blended[0] - known.reference[0]).abs().amax() > 0.01
@@ -51,7 +51,7 @@ def test_it_has_an_opinion_of_what_lies_between_two_frames_only() -> None:
     torch.testing.assert_close(blended[:1], alone)
 
 
-def test_a_batch_without_any_such_target_teaches_it_nothing() -> None:
+def test_a_batch_without_any_such_target_has_zero_gradients() -> None:
     known, frame_blending = references([0.0, 1.0]), trained()
     frame_blending(known, known).sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in frame_blending.parameters()), (
@@ -59,7 +59,7 @@ def test_a_batch_without_any_such_target_teaches_it_nothing() -> None:
     )
 
 
-def test_it_sees_what_is_near() -> None:
+def test_it_sees_a_neighbourhood_only() -> None:
     known, frame_blending = references([0.5], (8, 32, 32)), trained()
     emptied = known.frames.clone()
     emptied[..., :8] = 0.0
@@ -76,7 +76,7 @@ def test_slices_are_few_or_many(size: tuple[int, int, int]) -> None:
 
 
 def test_it_learns_to_leave_frames_where_they_were() -> None:
-    """The reference has moved the frames by too much; what lies between is what they were unmoved."""
+    """The reference has moved the frames by too much; the truth is their mean before warping."""
     torch.manual_seed(1)
     still = references([0.5] * 4)
     moved = replace(still, frames=torch.rand_like(still.frames))
@@ -93,25 +93,25 @@ def test_it_learns_to_leave_frames_where_they_were() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sadm", "regression"])
-def test_a_second_opinion_counts_between_two_frames_whoever_else_is_asked(kind: ModelKind) -> None:
+def test_it_counts_between_two_frames_whatever_else_is_in_the_batch(kind: ModelKind) -> None:
     model, shown = shaken(kind, frame_blending=True), frames(2)
     observed, wanted = torch.tensor([[True, False, True, False]] * 2), torch.tensor([[0.5, 1.0]] * 2)
 
-    def asked() -> torch.Tensor:
+    def generated() -> torch.Tensor:
         return model.generate(shown, observed, TIMES.expand(2, -1), wanted, [1, 2])
 
-    both = asked()
+    both = generated()
     alone = model.generate(shown[1:], observed[1:], TIMES, wanted[1:], [2])
     torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=0)
     assert model.frame_blending is not None
     with torch.no_grad():
         model.frame_blending.layers[-1].bias += 1.0
-    other = asked()
+    other = generated()
     assert (other[:, 0] - both[:, 0]).abs().mean() > 1e-2
 
 
 @pytest.mark.parametrize("kind", ["sadm", "regression"])
-def test_who_is_asked_believes_more_than_the_mean_of_the_opinions(kind: ModelKind) -> None:
+def test_sampling_multiplies_the_mean_of_the_predictions_by_the_gain(kind: ModelKind) -> None:
     model, observed, time = (
         shaken(kind, frame_blending=True),
         torch.tensor([[True, False, True, False]]),
@@ -129,12 +129,12 @@ def test_who_is_asked_believes_more_than_the_mean_of_the_opinions(kind: ModelKin
 
 
 @pytest.mark.parametrize("kind", ["sadm_paper", "diffusion_only", "flow", "gan", "ddm"])
-def test_who_sees_no_two_frames_has_no_second_opinion(kind: ModelKind) -> None:
+def test_kinds_without_two_frames_have_no_frame_blending(kind: ModelKind) -> None:
     assert made(kind, frame_blending=True).frame_blending is None
 
 
-class TestOpinions:
-    """Of the guess, of which this is the second."""
+class TestMembers:
+    """The two members of the prior: the prior network's mean and the prediction of frame blending."""
 
     LAYOUT = ConditionLayout(decoded=3, references=2, channels=1, patch=(2, 4, 4))
 
@@ -158,19 +158,19 @@ class TestOpinions:
         torch.testing.assert_close(joined.mean[1], own.mean[1])
         torch.testing.assert_close(joined.log_variance, own.log_variance)
 
-    def test_guidance_is_of_the_first_alone(self) -> None:
+    def test_guidance_is_of_the_prior_network_alone(self) -> None:
         prior_network, context = self.context()
         own, joined = prior_network(context.condition), prior_of(prior_network, context, TARGET, strength=0.75)
         torch.testing.assert_close(joined.mean[0], 0.5 * (0.75 * own.mean[0] + 1.0))
         torch.testing.assert_close(joined.mean[1], 0.75 * own.mean[1])
 
-    def test_more_than_their_mean_is_believed_where_a_model_is_asked(self) -> None:
+    def test_the_gain_multiplies_their_mean_in_sampling(self) -> None:
         prior_network, context = self.context()
         with torch.no_grad():
-            taught, own = prior_of(prior_network, context, TARGET), prior_network(context.condition)
-            asked = prior_of(prior_network, context, TARGET, gain=ENSEMBLE_GAIN)
-        torch.testing.assert_close(asked.mean[0], ENSEMBLE_GAIN * taught.mean[0])
-        torch.testing.assert_close(asked.mean[1], own.mean[1], msg="which is no mean of two")
+            trained, own = prior_of(prior_network, context, TARGET), prior_network(context.condition)
+            sampled = prior_of(prior_network, context, TARGET, gain=ENSEMBLE_GAIN)
+        torch.testing.assert_close(sampled.mean[0], ENSEMBLE_GAIN * trained.mean[0])
+        torch.testing.assert_close(sampled.mean[1], own.mean[1], msg="not between two frames")
 
     def test_each_is_fitted_by_itself(self) -> None:
         x = torch.randn(2, 1, *SIZE)

@@ -1,4 +1,4 @@
-"""Between what the intensities of a generated frame are, and how exactly they are handed on."""
+"""The range of a generated frame's intensities, and their precision."""
 
 import torch
 
@@ -19,13 +19,13 @@ def frames() -> torch.Tensor:
 
 
 def test_a_scan_that_is_brighter_than_the_range_is_not_cut_off() -> None:
-    """As a later visit may be, or a z-score of more than 3; what nobody observed allows nothing."""
+    """As a later visit may be, or a z-score of more than 3; frames that are not observed do not widen the range."""
     seen = frames()
     seen[0, 2] = 2.0 * seen[0, 2] - 0.5
     seen[~OBSERVED] = 9.0
     untrained, model = build_model(small().config), small()
     once = untrained.generate(seen, OBSERVED, TIMES, WANTED, SEEDS, SamplingSettings(num_steps=1))
-    torch.testing.assert_close(once[0, 0], seen[0, 2])  # what is expected at first: that nothing changes
+    torch.testing.assert_close(once[0, 0], seen[0, 2])  # an untrained prior is the reference
     drawn = model.generate(seen, OBSERVED, TIMES, WANTED, SEEDS)
     assert seen[0, 2].amin() <= drawn[0].amin() < 0.0
     assert 1.0 < drawn[0].amax() <= seen[0, 2].amax()
@@ -33,8 +33,8 @@ def test_a_scan_that_is_brighter_than_the_range_is_not_cut_off() -> None:
     assert drawn[1].amax() <= 1.0
 
 
-def test_bfloat16_does_not_round_what_is_expected() -> None:
-    """The networks' rounding is their affair; that of a volume that is handed on would be seen in every voxel."""
+def test_bfloat16_does_not_round_the_priors_mean() -> None:
+    """The networks may round; rounding of the mean itself would show in every voxel."""
     model, time = small(), WANTED[:, 0]
     assert isinstance(model, Sadm)
     assert model.prior_network is not None

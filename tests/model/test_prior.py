@@ -1,4 +1,4 @@
-"""What is guessed before any noise is looked at."""
+"""The prior: mean and variance of every voxel, from the condition alone."""
 
 import math
 from dataclasses import replace
@@ -13,7 +13,7 @@ from sadm_ray.model.finite_differences import gradient_magnitude
 from sadm_ray.model.prior import INTENSITY_ERROR, LIKELIHOOD_WEIGHT, POSITION_ERROR, Prior, PriorNetwork
 
 PATCH = (2, 4, 4)
-PATH = torch.tensor([0.0, 1.0, -2.0]).view(1, 3, 1, 1, 1)
+DISPLACEMENT = torch.tensor([0.0, 1.0, -2.0]).view(1, 3, 1, 1, 1)
 LAYOUT = ConditionLayout(decoded=3, references=2, channels=1, patch=PATCH)
 
 
@@ -24,12 +24,14 @@ def references(batch: int = 2) -> ReferenceFrames:
 
 def test_a_condition_gives_back_what_was_packed() -> None:
     packed = LAYOUT.pack(
-        torch.randn(2, 3, 2, 2, 2), replace(references(), path=PATH.expand(2, 3, 4, 8, 8)), time_scale=0.5
+        torch.randn(2, 3, 2, 2, 2),
+        replace(references(), displacement=DISPLACEMENT.expand(2, 3, 4, 8, 8)),
+        time_scale=0.5,
     )
     assert packed.shape == (2, LAYOUT.width, 2, 2, 2)
     torch.testing.assert_close(LAYOUT.frames_of(packed), references().frames)
     torch.testing.assert_close(LAYOUT.weights_of(packed), references().weights)
-    torch.testing.assert_close(LAYOUT.path_of(packed), 0.5 * PATH.expand(2, 3, 4, 8, 8))
+    torch.testing.assert_close(LAYOUT.displacement_of(packed), 0.5 * DISPLACEMENT.expand(2, 3, 4, 8, 8))
     assert packed[:, 3:5, 0, 0, 0].tolist() == [[-1.0, 0.5]] * 2, "in units of the time scale"
 
 
@@ -60,17 +62,17 @@ def test_motion_moves_the_frames_and_shifts_their_weights() -> None:
     torch.testing.assert_close(moved(shifted), expected)
 
 
-def test_a_shift_of_time_moves_all_frames_along_the_path() -> None:
-    known, shifted, path = references(), torch.zeros(2, motion_channels(2), 4, 8, 8), torch.zeros(2, 3, 4, 8, 8)
-    shifted[:, 7], path[:, 1] = 0.5, 4.0
-    change = motion_residual(known.frames, known.time_from_target, known.weights, shifted, path)
-    field = 0.5 * LEAP * 0.25 * path
+def test_a_shift_of_time_moves_all_frames_along_the_displacement_field() -> None:
+    known, shifted, displacement = references(), torch.zeros(2, motion_channels(2), 4, 8, 8), torch.zeros(2, 3, 4, 8, 8)
+    shifted[:, 7], displacement[:, 1] = 0.5, 4.0
+    change = motion_residual(known.frames, known.time_from_target, known.weights, shifted, displacement)
+    field = 0.5 * LEAP * 0.25 * displacement
     moved = torch.stack([warp(frame, field) for frame in known.frames.unbind(dim=1)], dim=1)
     torch.testing.assert_close(
         change, ReferenceFrames(moved, known.time_from_target, known.weights).reference - known.reference
     )
     assert not motion_residual(known.frames, known.time_from_target, known.weights, shifted).any(), (
-        "no path, no way along it"
+        "no displacement field, no motion along it"
     )
 
 
@@ -86,7 +88,7 @@ def test_a_frame_alone_is_moved() -> None:
     torch.testing.assert_close(alone, warp(frames[:, 0], -0.5 * VELOCITY * motion) - frames[:, 0])
 
 
-def test_an_untrained_guess_is_the_reference_and_unsure_of_its_edges() -> None:
+def test_an_untrained_prior_is_the_reference_with_variance_at_its_edges() -> None:
     prior_network = PriorNetwork(NetworkSettings(widths=(16, 16), blocks=1, heads=2), LAYOUT, scale=0.1, motion=True)
     frames = torch.zeros(1, 2, 1, 4, 8, 8)
     frames[..., 4:] = 1.0
@@ -99,18 +101,18 @@ def test_an_untrained_guess_is_the_reference_and_unsure_of_its_edges() -> None:
     torch.testing.assert_close(deviation[..., 3:5], torch.full((1, 1, 4, 8, 2), at_the_edge))
 
 
-def test_steepness_is_the_length_of_the_gradient() -> None:
+def test_gradient_magnitude_is_the_length_of_the_gradient() -> None:
     d, h, w = torch.meshgrid(*(torch.arange(size, dtype=torch.float32) for size in (3, 5, 6)), indexing="ij")
     slope = gradient_magnitude((2.0 * d + 3.0 * h + 6.0 * w)[None, None])
     torch.testing.assert_close(slope[..., 1:-1, 1:-1, 1:-1], torch.full((1, 1, 1, 3, 4), 7.0))
     assert not gradient_magnitude(torch.ones(1, 1, 1, 1, 1)).any()
 
 
-def test_a_guess_travels_as_channels() -> None:
+def test_a_prior_is_packed_as_channels() -> None:
     prior = Prior(torch.randn(2, 1, 4, 8, 8), torch.randn(2, 1, 4, 8, 8))
-    told = prior.on_grid(PATCH)
-    assert told.shape[1] == Prior.width(LAYOUT)
-    other = Prior.from_grid(told, PATCH)
+    packed = prior.on_grid(PATCH)
+    assert packed.shape[1] == Prior.width(LAYOUT)
+    other = Prior.from_grid(packed, PATCH)
     torch.testing.assert_close(prior.mean, other.mean)
     torch.testing.assert_close(prior.log_variance, other.log_variance)
 

@@ -1,4 +1,4 @@
-"""How one frame moves into the other is seen."""
+"""Registration of two frames."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def ball(by: torch.Tensor, size: tuple[int, int, int] = (8, 32, 32)) -> torch.Te
 
 
 def shift(first: torch.Tensor, second: torch.Tensor) -> list[float]:
-    """How far the second lies from the first where the two are, as it was found."""
+    """How far the second lies from the first where the two are, as registration finds it."""
     # first(x + u/2) = second(x − u/2) = first(x − u/2 − by)
     weight = first + second
     return [-((along * weight).sum() / weight.sum()).item() for along in register(first, second).unbind(dim=1)]
@@ -49,7 +49,7 @@ def test_a_shift_is_found() -> None:
 
 
 def test_the_shift_of_what_is_faint_is_found() -> None:
-    """Here no two intensities differ by more than what says nothing."""
+    """No two intensities differ by more than `NOISE`."""
     found = shift(0.1 * ball(0 * AWAY), 0.1 * ball(AWAY))
     assert all(abs(along) >= 0.6 * abs(by) for along, by in zip(found, AWAY.tolist(), strict=True))
 
@@ -97,7 +97,9 @@ def test_beyond_the_frames_the_motion_can_go_on(backwards: bool) -> None:
     assert error(other, nearest) < 0.25 * error(pair(time).frames[:, 0], pair(time).frames[:, 1])
     on = torch.zeros(1, motion_channels(2), 8, 32, 32)
     on[:, -1] = (-1.0 if backwards else 1.0) / LEAP
-    reach = motion_residual(references.frames, references.time_from_target, references.weights, on, references.path)
+    reach = motion_residual(
+        references.frames, references.time_from_target, references.weights, on, references.displacement
+    )
     truth = ball(time * AWAY)
     assert error(nearest + reach, truth) < 0.4 * error(nearest, truth)
 
@@ -106,5 +108,5 @@ def test_a_frame_that_is_alone_is_not_moved() -> None:
     frames = torch.rand(1, 1, 1, 4, 8, 8).expand(-1, 2, -1, -1, -1, -1)
     alone = seen(ReferenceFrames(frames, torch.full((1, 2), -0.5), torch.tensor([[1.0, 0.0]])), 0.5)
     assert torch.equal(alone.frames, frames)
-    assert alone.path is not None
-    assert not alone.path.any()
+    assert alone.displacement is not None
+    assert not alone.displacement.any()

@@ -1,4 +1,4 @@
-"""Every kind of model does what the pipelines ask of a model, and is what its name says."""
+"""Every kind of model has the behaviour that the pipelines need, and is what its name says."""
 
 from pathlib import Path
 from typing import get_args
@@ -90,7 +90,7 @@ def test_volumes_are_in_range_and_the_seed_decides(kind: ModelKind, num_steps: i
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_the_target_time_is_heard(kind: ModelKind) -> None:
+def test_the_target_time_matters(kind: ModelKind) -> None:
     model, shown = shaken(kind), frames()
     early, late = (
         model.generate(shown, SEEN, TIMES, torch.tensor([[time]]), [0], SamplingSettings()) for time in (0.5, 1.0)
@@ -98,13 +98,13 @@ def test_the_target_time_is_heard(kind: ModelKind) -> None:
     assert not torch.equal(early, late)
 
 
-@pytest.mark.parametrize(("kind", "looks"), [("sadm", True), ("flow", True), ("sadm_paper", True), ("regression", True),
+@pytest.mark.parametrize(("kind", "uses"), [("sadm", True), ("flow", True), ("sadm_paper", True), ("regression", True),
                                              ("diffusion_only", False), ("gan", False), ("ddm", False)])  # fmt: skip
-def test_who_looks_at_the_sequence(kind: ModelKind, looks: bool) -> None:
+def test_which_kinds_use_the_sequence(kind: ModelKind, uses: bool) -> None:
     model, shown = shaken(kind), frames()
     other = shown.clone()
     other[:, 0] = torch.rand(1, 1, *SHAPE)
-    assert torch.equal(drawn(model, shown)[:, 0], drawn(model, other)[:, 0]) != looks
+    assert torch.equal(drawn(model, shown)[:, 0], drawn(model, other)[:, 0]) != uses
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -164,9 +164,9 @@ def test_the_calls_are_those_that_the_network_gets(
     scale: float,
 ) -> None:
     model, calls = made(kind), []
-    model.networks()[0].register_forward_hook(lambda _, told, __: calls.append(len(told[0])))
+    model.networks()[0].register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     if isinstance(model, Sadm) and model.prior_network is not None:
-        model.prior_network.register_forward_hook(lambda _, told, __: calls.append(len(told[0])))
+        model.prior_network.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     sampling = SamplingSettings(
         num_steps=5, sampler=sampler, spacing=spacing, guidance_scale=scale, guidance_interval=interval
     )
@@ -175,7 +175,7 @@ def test_the_calls_are_those_that_the_network_gets(
 
 
 @pytest.mark.parametrize("kind", ["sadm", "diffusion_only"])
-def test_the_guess_is_what_is_guided(kind: ModelKind) -> None:
+def test_guidance_applies_to_the_prior(kind: ModelKind) -> None:
     model = shaken(kind)
     assert isinstance(model, Sadm)
     assert model.prior_network is not None
@@ -194,10 +194,10 @@ def test_the_guess_is_what_is_guided(kind: ModelKind) -> None:
     torch.testing.assert_close(guided(noisy, guidance_scale=-0.25), 0.75 * plain)
     torch.testing.assert_close(guided(noisy, guidance_scale=0.5), 1.5 * plain)
     torch.testing.assert_close(guided(noisy, guidance_scale=0.5, guidance_interval=(-3, 3)), plain)
-    with torch.no_grad():  # afterwards the denoiser is told of half a guess, and what it says is taken whole
+    with torch.no_grad():  # then the denoiser gets half the prior's mean as condition, and its output is not guided
         prior = model.prior_network(condition)
-        told = model._with_prior(condition, prior._replace(mean=0.5 * prior.mean))
-        torch.testing.assert_close(guided(0.0, guidance_scale=-0.5), model._denoise(z, 0.0, told))
+        halved = model._with_prior(condition, prior._replace(mean=0.5 * prior.mean))
+        torch.testing.assert_close(guided(0.0, guidance_scale=-0.5), model._denoise(z, 0.0, halved))
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
@@ -213,25 +213,25 @@ def test_at_low_temperature_samples_lie_nearer_together(sampler: str) -> None:
 
 @pytest.mark.parametrize("kind", ["sadm", "diffusion_only"])
 @pytest.mark.parametrize("spacing", ["time", "log_snr", "karras"])
-def test_at_pure_noise_the_guess_is_the_answer(kind: ModelKind, spacing: str) -> None:
+def test_at_pure_noise_the_priors_mean_is_the_result(kind: ModelKind, spacing: str) -> None:
     model, evaluated = shaken(kind), []
-    model.networks()[0].register_forward_hook(lambda _, told, __: evaluated.append(told[1]))
+    model.networks()[0].register_forward_hook(lambda _, inputs, __: evaluated.append(inputs[1]))
     drawn(model, frames(), num_steps=1, spacing=spacing)
     assert not evaluated
     drawn(model, frames(), num_steps=2, spacing=spacing)
     assert evaluated
 
 
-def test_the_paper_is_told_nothing_but_the_condition() -> None:
-    """No voxels of the source go along, and the volume itself is what is predicted."""
+def test_the_paper_is_conditioned_on_the_sequence_alone() -> None:
+    """The condition has no voxels of the source, and the volume itself is predicted."""
     model = made("sadm_paper", target="motion")
     assert (model.config.model.target, model.config.model.prior) == ("volume", None)
     assert model.config.diffusion == DiffusionSettings(schedule="cosine", shift=0.0, prediction="x")
     assert model.conditioner.layout.width == 8
-    assert made("sadm").conditioner.layout.width == 8 + 2 * (2 + 2 * 4 * 4) + 3, "time, weight, voxels; a path"
+    assert made("sadm").conditioner.layout.width == 8 + 2 * (2 + 2 * 4 * 4) + 3, "time, weight, voxels; displacement"
 
 
-def test_an_untrained_rival_copies_the_source() -> None:
+def test_an_untrained_baseline_copies_the_source() -> None:
     shown = frames()
     for kind in ("gan", "flow", "ddm"):
         copied = drawn(made(kind), shown)[:, 0]
@@ -241,7 +241,7 @@ def test_an_untrained_rival_copies_the_source() -> None:
 def test_the_discriminator_and_the_generator_have_each_their_own_loss() -> None:
     model, shown = shaken("gan"), frames(2)
     assert isinstance(model, Gan)
-    given_target = shown[:, 3]
+    target = shown[:, 3]
     for p in model.discriminator.parameters():
         p.requires_grad_(False)
     losses(model, shown).sum().backward()
@@ -253,20 +253,20 @@ def test_the_discriminator_and_the_generator_have_each_their_own_loss() -> None:
     both = [p.grad for p in model.generator.parameters() if p.grad is not None]
     assert all(torch.allclose(one, other) for one, other in zip(generator, both, strict=True))
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.discriminator.parameters() if p.ndim > 1)
-    # One step for the discriminator: it tells the true target better from the generated one.
+    # One step for the discriminator: it separates the true target better from the generated one.
     encoded = model.observe(shown, SEEN.expand(2, -1), TIMES.expand(2, -1))
     context = model._context_of(encoded, torch.ones(2), model._references(encoded, torch.ones(2)))
-    real, fake = model.target.encode(given_target, context.reference), model._generated(context).detach()
+    real, fake = model.target.encode(target, context.reference), model._generated(context).detach()
 
-    def told_apart() -> float:
+    def margin() -> float:
         judged = [model.discriminator(each, context.condition).mean() for each in (real, fake)]
         return (judged[0] - judged[1]).item()
 
-    before = told_apart()
+    before = margin()
     with torch.no_grad():
         for p in model.discriminator.parameters():
             p.sub_(100.0 * p.grad)  # a long step: the loss has a small weight
-    assert told_apart() > before
+    assert margin() > before
 
 
 def test_the_deformation_of_a_code_of_zeros_moves_nothing() -> None:

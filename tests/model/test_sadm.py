@@ -21,7 +21,7 @@ SHAPE = (4, 16, 16)
 def small(target: str = "motion", reference: str = "registered", **diffusion: str) -> SequenceModel:
     """A small model whose every layer matters: the ones that start at zero are made random."""
     torch.manual_seed(0)
-    # To say every voxel by itself, a site has to carry more channels than the patch has voxels.
+    # To predict every voxel by itself, a site has to carry more channels than the patch has voxels.
     network = {"widths": (16 if target == "motion" else 64, 32), "blocks": 1}
     settings = ModelSettings(
         target=target,
@@ -104,11 +104,11 @@ def test_times_matter(sequences: dict[str, Tensor]) -> None:
 def test_a_sample_does_not_depend_on_its_batch_mates(sequences: dict[str, Tensor], sampler: str) -> None:
     model, sampling = small(), SamplingSettings(sampler=sampler, num_steps=3, guidance_scale=0.5)
     wanted = torch.tensor([[0.7, 1.1]] * 3)
-    gain = model.generate(**sequences, target_times=wanted, seeds=[5, 6, 7], sampling=sampling)
+    batch = model.generate(**sequences, target_times=wanted, seeds=[5, 6, 7], sampling=sampling)
     for row in range(3):
         alone = {key: value[[row]] for key, value in sequences.items()}
         volume = model.generate(**alone, target_times=wanted[[row]], seeds=[5 + row], sampling=sampling)
-        torch.testing.assert_close(volume[0], gain[row], atol=3e-5, rtol=0)
+        torch.testing.assert_close(volume[0], batch[row], atol=3e-5, rtol=0)
 
 
 def test_a_rollout_encodes_each_frame_once(sequences: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_a_rollout_encodes_each_frame_once(sequences: dict[str, Tensor], monkeyp
         model.conditioner.encoder, "forward", lambda volumes: (encoded.append(len(volumes)), encoder(volumes))[1]
     )
     model.generate(**sequences, target_times=torch.tensor([[0.7, 1.1, 1.2]] * 3), seeds=[1, 2, 3])
-    assert encoded == [int(sequences["observed"].sum()), 3, 3]  # nobody asks for the last one
+    assert encoded == [int(sequences["observed"].sum()), 3, 3]  # the last one is not needed
 
 
 def test_a_rollout_equals_generating_step_by_step(sequences: dict[str, Tensor]) -> None:
@@ -141,19 +141,19 @@ def test_a_rollout_equals_generating_step_by_step(sequences: dict[str, Tensor]) 
     torch.testing.assert_close(fresh, joined, atol=1e-5, rtol=0)
 
 
-def test_a_reference_is_made_of_scans_never_of_generated_frames(
+def test_reference_frames_are_scans_never_generated_frames(
     sequences: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, context = small(reference="neighbours"), []
+    model, contexts = small(reference="neighbours"), []
     draw = model.draw
-    monkeypatch.setattr(model, "draw", lambda known, *rest: (context.append(known), draw(known, *rest))[1])
+    monkeypatch.setattr(model, "draw", lambda known, *rest: (contexts.append(known), draw(known, *rest))[1])
     model.generate(**sequences, target_times=torch.tensor([[1.1, 0.6, 1.3]] * 3), seeds=[1, 2, 3])
-    assert len(context) == 3
-    for known in context:
+    assert len(contexts) == 3
+    for known in contexts:
         for references, frames, observed in zip(
             known.references.frames, sequences["frames"], sequences["observed"], strict=True
         ):
-            assert all(any(torch.equal(side, frame) for frame in frames[observed]) for side in references)
+            assert all(any(torch.equal(each, frame) for frame in frames[observed]) for each in references)
 
 
 def without_times(sequences: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -181,7 +181,7 @@ def test_one_subject_can_be_learned_by_heart(target: str, diffusion: dict[str, s
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(400):
         rng = SampleRng(0, step, range(8), 8)
-        drawn = rng.spread("t"), rng.normal("eps", model.noise_size(frames.shape[-3:]))
+        drawn = rng.stratified("t"), rng.normal("eps", model.noise_size(frames.shape[-3:]))
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 400)
         model(frames, observed, times, frames[:, 3], times[:, 3], *drawn).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -204,7 +204,7 @@ def test_pretrained_comes_back_equal(sequences: dict[str, Tensor], tmp_path: Pat
     assert torch.equal(again.generate(**sequences, **wanted), model.eval().generate(**sequences, **wanted))
 
 
-def test_a_missing_or_damaged_model_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_model_is_an_error_of_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no trained model here"):
         load_model(tmp_path)
     small().save_pretrained(tmp_path)

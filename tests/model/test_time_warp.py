@@ -1,4 +1,4 @@
-"""How fast time passes is learned."""
+"""The time warp, which is learned."""
 
 import math
 
@@ -9,7 +9,7 @@ from sadm_ray.model.registration import aligned
 from sadm_ray.model.time_warp import TimeWarp, reference_loss
 
 
-def test_at_first_time_passes_evenly() -> None:
+def test_untrained_the_rate_is_constant() -> None:
     start, end = torch.tensor([0.0, 1.0, 0.5]), torch.tensor([0.25, 0.5, 0.5])
     torch.testing.assert_close(TimeWarp(1.0)(start, end), end - start)
 
@@ -23,7 +23,7 @@ def test_it_never_runs_backwards() -> None:
 
 
 def test_a_slow_start_is_learned_from_what_is_seen_in_between() -> None:
-    """The second frame is brighter than the first, and halfway in time a quarter of the way is gone."""
+    """The second frame is brighter than the first, and halfway in time a quarter of the change has happened."""
     torch.manual_seed(0)
     time_warp, frames = TimeWarp(1.0), torch.tensor([0.2, 0.6]).view(1, 2, 1, 1, 1, 1).expand(1, 2, 1, 1, 8, 8)
     halfway = ReferenceFrames(frames, torch.tensor([[-0.5, 0.5]]), torch.tensor([[0.5, 0.5]]))
@@ -37,7 +37,7 @@ def test_a_slow_start_is_learned_from_what_is_seen_in_between() -> None:
     torch.testing.assert_close(weights, torch.tensor([[0.75, 0.25]]), atol=0.02, rtol=0)
 
 
-def test_the_error_of_a_reference_counts_by_the_part_that_it_loses() -> None:
+def test_halving_the_error_lowers_the_loss_by_log_two() -> None:
     target = torch.full((2, 1, 1, 4, 4), 0.5)
     off = torch.tensor([0.2, 0.02]).view(2, 1, 1, 1, 1)
     loss, halved = (reference_loss(target + part * off, target) for part in (1.0, 0.5))

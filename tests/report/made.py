@@ -27,7 +27,7 @@ SAMPLES = 3
 
 @dataclass(frozen=True)
 class Made:
-    """What a run leaves behind, as far as its report needs it."""
+    """The results of a run that its report needs."""
 
     study: Study
     predictions: Path
@@ -69,8 +69,8 @@ def make_run(folder: Path, shape: tuple[int, int, int] = (4, 16, 16), pictures: 
                     {**key, "method": name, "psnr": psnr(frames[frame], volume), "psnr_changed": 20.0, "error": ""}
                     for name, volume in volumes.items()
                 ]
-                told = calibration(frames[frame].ravel(), drawn.reshape(SAMPLES, -1))
-                spreads.append({**key, "samples": SAMPLES, **told})
+                scores_of_spread = calibration(frames[frame].ravel(), drawn.reshape(SAMPLES, -1))
+                spreads.append({**key, "samples": SAMPLES, **scores_of_spread})
         write_record(Storage(str(folder)), subject, "key", record)
         changes.append({"subject": subject, "task": "missing", "method": SAMPLE, "frames": 2, "flicker": 0.01})
     metrics = pd.DataFrame(scores)

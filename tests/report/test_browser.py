@@ -54,15 +54,15 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 
 class Opened:
-    """A page of the report, and what it said and asked for on the way."""
+    """A page of the report, with its console messages and the addresses it requested."""
 
     def __init__(self, browser: Browser, report: Path, address: str = "", **options: object) -> None:
         self.page: Page = browser.new_page(**options)  # type: ignore[arg-type]
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.messages: list[str] = []
+        self.requested: list[str] = []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("request", lambda request: self.requested.append(request.url))
         self.page.goto(report.as_uri() + address)
         self.page.locator("#no-viewer").wait_for(state="hidden")
 
@@ -82,14 +82,14 @@ def opened(browser: Browser, report: Path) -> Iterator[Opened]:
     found.page.close()
 
 
-def test_all_panes_are_drawn_and_nothing_is_asked_of_a_network(opened: Opened, report: Path) -> None:
+def test_all_panes_are_drawn_without_a_network(opened: Opened, report: Path) -> None:
     for name in ("truth", "generated", "difference", "spread"):
         assert opened.pane(name).std() > 5, name
     truth = opened.pane("truth").mean(axis=2)
     height, width = truth.shape
     assert truth[: height // 5, : width // 5].mean() > 2 * truth[: height // 5, -width // 5 :].mean()  # rows run down
-    assert opened.said == []
-    beyond = [url for url in opened.asked if not url.startswith(("data:", "blob:"))]
+    assert opened.messages == []
+    beyond = [url for url in opened.requested if not url.startswith(("data:", "blob:"))]
     assert beyond == [report.as_uri()]
 
 
@@ -105,7 +105,7 @@ def test_arrow_keys_on_a_slider_change_all_pictures(opened: Opened, slider: str)
     assert opened.page.inner_text(f"#{slider}-value") != said
     after = opened.pane("truth"), opened.pane("generated")
     assert all(np.abs(now - then).max() > 5 for now, then in zip(after, before, strict=True))
-    assert opened.said == []
+    assert opened.messages == []
 
 
 def test_shortcuts_choose_what_is_shown(opened: Opened) -> None:

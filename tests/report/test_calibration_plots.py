@@ -29,7 +29,7 @@ def test_every_task_has_its_line_and_its_row(tmp_path: Path) -> None:
     assert temporal_rows(found.temporal).to_numpy().tolist() == [["missing", "sample", "0.0300", "+0.0100"]]
 
 
-def test_ventricles_are_told_with_the_error_of_the_measure() -> None:
+def test_ventricle_rows_have_the_error_of_the_measure() -> None:
     row = {"task": "es", "method": "sample", "structure": "LV cavity", "subject": "anna", "frame": 3}
     ml = {"true_ml": 60.0, "predicted_ml": 52.0, "error_ml": 8.0, "own_error_ml": 2.5}
     rows = ventricle_rows(pd.DataFrame([row | ml, row | ml | {"subject": "ben", "error_ml": 10.0}]))

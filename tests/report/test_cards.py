@@ -13,7 +13,7 @@ from sadm_ray.report.cards import data_card, model_card
 from tests.report.made import make_run
 
 
-def test_the_data_card_tells_who_is_where(tmp_path: Path) -> None:
+def test_the_data_card_counts_subjects_and_problems(tmp_path: Path) -> None:
     study = make_run(tmp_path).study
     facts = data_card(study, "our scans", DataSettings()).facts
     assert facts["subjects"] == "4: 0 training, 4 test"
@@ -24,7 +24,7 @@ def test_the_data_card_tells_who_is_where(tmp_path: Path) -> None:
     assert harmed["problems while preparing"].startswith("2 left out, 1 used with a warning")
 
 
-def test_the_model_card_tells_what_was_measured_and_what_it_is_not_for(tmp_path: Path) -> None:
+def test_the_model_card_has_measurements_and_limits_of_use(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     model = build_model(ModelConfig(shape=(4, 16, 16), preparation="0123456789abcdef0"))
     judged = verdicts(run.evaluation.table)

@@ -1,4 +1,4 @@
-"""The report: it says what the numbers say, stands alone, and lets nothing from outside become markup."""
+"""The report: its verdicts follow the numbers, it stands alone, and text from outside never becomes markup."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_passwords_in_addresses_are_hidden(full_page: str) -> None:
     assert "@host/path" in full_page
 
 
-def test_the_page_can_be_read_by_everybody(full_page: str) -> None:
+def test_the_page_is_accessible(full_page: str) -> None:
     page = Resources(full_page)
     assert not page.unlabelled
     assert page.tags.count("h1") == 1
@@ -140,7 +140,7 @@ def test_the_verdict_follows_the_data(gain: float, headline: str, sentence: str,
     assert f'<strong class="{outcome}">' in page
 
 
-def test_a_run_of_which_nothing_came_still_has_a_report() -> None:
+def test_a_run_without_scores_still_has_a_report() -> None:
     failed = evaluation(0.0).metrics.assign(error="ValueError: broken", psnr=math.nan)
     page = render_report(report(Evaluation(failed, summarise(failed), (), ("anna: broken",))))
     assert "Nothing was predicted that could be compared" in page
@@ -166,7 +166,7 @@ def test_every_picture_is_a_png() -> None:
         prediction_plots.draw_gains(evaluation(1.0).metrics),
         prediction_plots.draw_psnr_by_frame(evaluation(1.0).metrics),
         prediction_plots.draw_curves(
-            {"loss": [(1, 2.0), (2, math.nan), (3, 1.0)]}, "loss", floor=("copy-last", 1.5), log=True
+            {"loss": [(1, 2.0), (2, math.nan), (3, 1.0)]}, "loss", baseline=("copy-last", 1.5), log=True
         ),
     ]
     assert all(png is not None and png.startswith(b"\x89PNG") for png in drawn)

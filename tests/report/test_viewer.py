@@ -1,4 +1,4 @@
-"""What the viewer holds: volumes that mean what they meant, within a budget that holds for every study."""
+"""The viewer: its volumes keep their values, and its budget holds for every study."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def viewer_of(run: Made, budget: int = BUDGET) -> Viewer:
 
 def test_best_median_and_worst_of_every_task_are_shown(run: Made) -> None:
     viewer = viewer_of(run)
-    assert [view.who.name for view in viewer.views] == [
+    assert [view.representative.name for view in viewer.views] == [
         f"{task}.{place}" for task in TASKS for place in ("best", "median", "worst")
     ]
-    assert viewer.views[0].who.subject == SUBJECTS[0]
-    assert viewer.views[2].who.subject == SUBJECTS[-1]
+    assert viewer.views[0].representative.subject == SUBJECTS[0]
+    assert viewer.views[2].representative.subject == SUBJECTS[-1]
     assert not viewer.left_out
-    told = json.loads(viewer.told)["views"][3]
-    assert [frame["frame"] for frame in told["frames"]] == [1, 2]
-    assert set(told["frames"][0]["psnr"]) == {"copy-last", "sample", f"mean of {SAMPLES}"}
-    assert told["shown"] == ["sample", "mean", "copy-last"]
+    entry = json.loads(viewer.views_json)["views"][3]
+    assert [frame["frame"] for frame in entry["frames"]] == [1, 2]
+    assert set(entry["frames"][0]["psnr"]) == {"copy-last", "sample", f"mean of {SAMPLES}"}
+    assert entry["shown"] == ["sample", "mean", "copy-last"]
 
 
 def test_few_subjects_are_not_shown_twice(run: Made) -> None:
     metrics = run.evaluation.metrics
     for count, places in ((1, ["only"]), (2, ["best", "worst"]), (3, ["best", "median", "worst"])):
         some = metrics[metrics["subject"].isin(SUBJECTS[:count]) & (metrics["task"] == "future")]
-        assert [who.place for who in representatives(some)] == places
+        assert [representative.place for representative in representatives(some)] == places
 
 
 def test_files_give_back_what_was_encoded(run: Made) -> None:
@@ -73,11 +73,11 @@ def test_one_sample_has_no_spread(run: Made) -> None:
     assert set(encode(volumes).files) == {"truth", "sample", "copy-last", "difference-sample", "difference-copy-last"}
 
 
-def test_subjects_without_room_are_left_out_and_told(run: Made) -> None:
+def test_subjects_without_room_are_left_out_and_listed(run: Made) -> None:
     whole = viewer_of(run)
     tight = viewer_of(run, budget=int(0.6 * whole.size))
     assert 0 < tight.size <= 0.6 * whole.size
-    names = [view.who.name for view in tight.views]
+    names = [view.representative.name for view in tight.views]
     assert {"future.median", "missing.median"} <= set(names)
     assert len(names) + len(tight.left_out) == 6
     assert all("no room" in line for line in tight.left_out)
@@ -89,10 +89,10 @@ def test_volumes_become_coarser_before_the_last_subject_goes(tmp_path: Path) -> 
     budget = 600_000
     viewer = viewer_of(run, budget)
     assert viewer.size <= budget
-    assert {"future.median", "missing.median"} <= {view.who.name for view in viewer.views}
+    assert {"future.median", "missing.median"} <= {view.representative.name for view in viewer.views}
     view = viewer.views[0]
     assert view.volumes.halvings >= 1
-    assert view.told()["shape"] == [64 >> view.volumes.halvings, 64 >> view.volumes.halvings, 9]
+    assert view.to_json()["shape"] == [64 >> view.volumes.halvings, 64 >> view.volumes.halvings, 9]
     assert view.volumes.spacing[2] == 16.0
     assert any("averaged to one" in note for note in viewer.notes)
 
@@ -108,7 +108,7 @@ def test_a_big_study_still_gives_a_small_page(tmp_path: Path) -> None:
     assert re.search("no room here|averaged to one", page.read_text(encoding="utf-8"))
 
 
-def test_what_cannot_be_read_is_told(run: Made, tmp_path: Path) -> None:
+def test_unreadable_predictions_are_listed(run: Made, tmp_path: Path) -> None:
     viewer = build_viewer(run.study, tmp_path, run.evaluation.metrics)
     assert viewer is not None
     assert not viewer.views

@@ -20,7 +20,7 @@ Runs = Callable[[], dict[str, Any]]
 
 
 class FakeStore:
-    """Takes all but what it is told not to."""
+    """Takes all records, but those that it is set to fail."""
 
     def __init__(self) -> None:
         self.away, self.failing = False, ""
@@ -63,7 +63,7 @@ def waited(condition: Callable[[], bool], seconds: float = 20) -> bool:
     return condition()
 
 
-def test_an_outage_is_told_once_and_caught_up(place: TrackingStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_logged_once_and_caught_up(place: TrackingStore, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     outbox, store = Outbox(place), FakeStore()
     at_work = Sender(outbox, store, place.uri)
@@ -124,7 +124,7 @@ def test_what_fails_alone_does_not_hold_up_the_rest(place: TrackingStore, caplog
 
 def test_the_next_step_sends_what_a_killed_one_left(settings: Settings, runs: Runs) -> None:
     place = TrackingStore(settings.run_dir, str(settings.tracking.uri), settings.tracking.experiment, "tiny")
-    outbox = Outbox(place)  # nobody sends
+    outbox = Outbox(place)  # without a sender
     run = TrackedRun("train", outbox)
     run.finish("RUNNING")
     for step in range(5):

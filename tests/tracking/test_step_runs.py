@@ -107,11 +107,11 @@ def test_a_dataset_is_an_input_once(settings: Settings, runs: Runs) -> None:
     for _ in range(2):
         with tracked_step(settings, "train") as tracked:
             tracked.dataset("phantom", "d" * 64, "s3://bucket/shards", {"subjects": 12})
-    (given,) = runs()["tiny/train"].inputs.dataset_inputs
-    assert (given.dataset.name, given.dataset.digest) == ("phantom", "d" * 36)
-    assert json.loads(given.dataset.source) == {"uri": "s3://bucket/shards"}
-    assert json.loads(given.dataset.profile) == {"subjects": 12}
-    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
+    (known,) = runs()["tiny/train"].inputs.dataset_inputs
+    assert (known.dataset.name, known.dataset.digest) == ("phantom", "d" * 36)
+    assert json.loads(known.dataset.source) == {"uri": "s3://bucket/shards"}
+    assert json.loads(known.dataset.profile) == {"subjects": 12}
+    assert [(tag.key, tag.value) for tag in known.tags] == [("mlflow.data.context", "training")]
 
 
 def test_a_model_is_registered_once(settings: Settings, runs: Runs, client: Any, tmp_path: Path) -> None:

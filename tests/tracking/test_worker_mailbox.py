@@ -49,7 +49,7 @@ def test_workers_record_through_the_driver(
         assert runs()[child].data.tags["mlflow.parentRunId"] == run.info.run_id
 
 
-def test_a_lost_mailbox_stops_nobody(
+def test_a_lost_mailbox_stops_no_work(
     settings: Settings, runs: Runs, ray_local: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     import ray

@@ -27,7 +27,7 @@ QUICK = {
 
 
 class Watched:
-    """A training in a thread of its own, watched by the checkpoints that it leaves."""
+    """A training in a thread of its own, watched by its checkpoints."""
 
     def __init__(self, file: Path, checkpoints: Path) -> None:
         self.checkpoints, self.sizes, self.facts = checkpoints, list[int](), dict[str, Any]()
@@ -35,7 +35,7 @@ class Watched:
         self._thread.start()
 
     def state(self) -> tuple[int, int]:
-        """The newest checkpoint's step, and by how many workers it was made."""
+        """The step of the newest checkpoint, and the number of its workers."""
         found = sorted(self.checkpoints.glob("checkpoint-*/manifest.json"))
         try:
             state = json.loads((found[-1].parent / "state.json").read_text())
@@ -46,15 +46,15 @@ class Watched:
         return state["step"], state["workers"]
 
     def wait(self, condition: Callable[[int, int], bool]) -> float:
-        """Until that holds of a checkpoint or the training is over; returns the seconds."""
-        begun = time.monotonic()
+        """Wait until the condition holds of a checkpoint or the training is over; returns the seconds."""
+        start = time.monotonic()
         while self._thread.is_alive() and not condition(*self.state()):
             time.sleep(0.05)
-        return time.monotonic() - begun
+        return time.monotonic() - start
 
 
-def main(file: Path, checkpoints: Path, told: Path) -> None:
-    """Train as `file` says, lose a node and get another; `told` has what was seen."""
+def main(file: Path, checkpoints: Path, out: Path) -> None:
+    """Train with the settings in `file`, lose a node and get another; write a report to `out`."""
     trainer._RESIZE_SECONDS = 5.0
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": QUICK})
     _, second = (cluster.add_node(num_cpus=1) for _ in range(2))
@@ -68,7 +68,7 @@ def main(file: Path, checkpoints: Path, told: Path) -> None:
     grown = training.wait(lambda step, workers: workers == 2)
     training.wait(lambda step, workers: False)
     report = {"recovered": recovered, "grown": grown, "lost at": lost_at, "sizes": training.sizes}
-    told.write_text(json.dumps({"facts": training.facts, **report}))
+    out.write_text(json.dumps({"facts": training.facts, **report}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Training runs without Ray: what the loop does, step by step, in one process or in several that gloo connects."""
+"""Training runs without Ray: the steps of the training loop, in one process or in several connected by gloo."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sadm_ray.data.load.rng import SampleRng
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.registry import build_model
 from sadm_ray.model.sequence_model import SequenceModel
-from sadm_ray.train.data_loader import lanes_of
+from sadm_ray.train.data_loader import batch_positions
 from sadm_ray.train.gradient_guard import GradientGuard
 from sadm_ray.train.train_state import TrainState
 from sadm_ray.train.train_step import Batch, StepResult, train_step
@@ -42,32 +42,32 @@ def batch(size: int = SETTINGS.batch_size) -> Batch:
 
 
 class Run:
-    """One worker's part of a run; all see the same batch at every step."""
+    """One worker of a run, with the same batch at every step."""
 
     def __init__(self, settings: TrainSettings = SETTINGS, rank: int = 0, world: int = 1) -> None:
         self.settings, self.guard = settings, GradientGuard(settings)
-        self.lanes = lanes_of(rank, world, settings.batch_size)
+        self.positions = batch_positions(rank, world, settings.batch_size)
         self.train_state = TrainState(model(), settings, world)
 
     def step(self, step: int, micro_batch: int | None = None, whole: Batch | None = None) -> StepResult:
-        rng = SampleRng(0, step, self.lanes, self.settings.batch_size)
-        mine = (whole or batch()).part(slice(self.lanes.start, self.lanes.stop))
+        rng = SampleRng(0, step, self.positions, self.settings.batch_size)
+        mine = (whole or batch()).part(slice(self.positions.start, self.positions.stop))
         return train_step(self.train_state, self.guard, mine, rng, self.settings, step, micro_batch)
 
     def steps(self, first: int, last: int, micro_batch: int | None = None) -> list[float]:
         return [self.step(step, micro_batch).losses.mean().item() for step in range(first, last)]
 
 
-def in_processes(world: int, work: Callable[[int, int, Path], None], folder: Path) -> None:
-    """Call `work(rank, world, folder)` in processes that gloo connects."""
-    torch.multiprocessing.spawn(_connected, args=(world, work, folder), nprocs=world)
+def in_processes(world: int, function: Callable[[int, int, Path], None], folder: Path) -> None:
+    """Call `function(rank, world, folder)` in processes that gloo connects."""
+    torch.multiprocessing.spawn(_connected, args=(world, function, folder), nprocs=world)
 
 
-def _connected(rank: int, world: int, work: Callable[[int, int, Path], None], folder: Path) -> None:
+def _connected(rank: int, world: int, function: Callable[[int, int, Path], None], folder: Path) -> None:
     torch.set_num_threads(1)
-    meeting = f"file://{folder / 'meeting'}"
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+    rendezvous = f"file://{folder / 'rendezvous'}"
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
     try:
-        work(rank, world, folder)
+        function(rank, world, folder)
     finally:
         torch.distributed.destroy_process_group()

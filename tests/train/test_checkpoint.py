@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, and what is read is what was written."""
+"""Checkpoints are complete or ignored, and are read as they were written."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.train.runs import Run
 
 
 @pytest.fixture
-def said() -> list[str]:
+def warnings() -> list[str]:
     return []
 
 
 @pytest.fixture
-def kept(tmp_path: Path, said: list[str]) -> Checkpoints:
+def kept(tmp_path: Path, warnings: list[str]) -> Checkpoints:
     """Two checkpoints of a run, of steps 1 and 2."""
-    checkpoints, run = Checkpoints(str(tmp_path / "kept"), keep=2, warn=said.append), Run()
+    checkpoints, run = Checkpoints(str(tmp_path / "kept"), keep=2, warn=warnings.append), Run()
     for step in range(2):
         run.step(step)
         checkpoints.write(run.train_state.bare.config, run.train_state.state(), {"step": step + 1})
@@ -68,7 +68,9 @@ def test_the_newest_are_kept(kept: Checkpoints) -> None:
 
 
 @pytest.mark.parametrize("number", range(7))
-def test_a_changed_byte_is_seen_and_the_one_before_is_taken(kept: Checkpoints, said: list[str], number: int) -> None:
+def test_a_changed_byte_is_detected_and_the_checkpoint_before_is_used(
+    kept: Checkpoints, warnings: list[str], number: int
+) -> None:
     file = files(kept)[number]
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -76,28 +78,28 @@ def test_a_changed_byte_is_seen_and_the_one_before_is_taken(kept: Checkpoints, s
     newest = kept.newest()
     assert newest is not None
     assert newest.step == 1
-    assert len(said) == 1
-    assert "checkpoint-00000002" in said[0]
-    assert file.name in said[0] or file.name == MANIFEST
+    assert len(warnings) == 1
+    assert "checkpoint-00000002" in warnings[0]
+    assert file.name in warnings[0] or file.name == MANIFEST
 
 
-def test_a_missing_file_is_damage_a_missing_manifest_is_none(kept: Checkpoints, said: list[str]) -> None:
+def test_a_missing_file_is_damage_and_a_missing_manifest_is_not(kept: Checkpoints, warnings: list[str]) -> None:
     files(kept)[-1].unlink()
     newest = kept.newest()
     assert newest is not None
-    assert (newest.step, len(said)) == (1, 1)
+    assert (newest.step, len(warnings)) == (1, 1)
     (Path(kept.storage.location) / "checkpoint-00000002" / MANIFEST).unlink()
     assert kept.newest() is not None
-    assert len(said) == 1, "writing it was interrupted, which is nothing to tell of"
+    assert len(warnings) == 1, "writing it was interrupted, which is no reason to warn"
 
 
-def test_a_first_checkpoint_that_was_interrupted_is_no_damage(kept: Checkpoints, said: list[str]) -> None:
+def test_a_first_checkpoint_that_was_interrupted_is_no_damage(kept: Checkpoints, warnings: list[str]) -> None:
     for folder in kept.storage.folders():
         (Path(kept.storage.location) / folder / MANIFEST).unlink()
-    assert (kept.newest(), said) == (None, [])
+    assert (kept.newest(), warnings) == (None, [])
 
 
-def test_nothing_whole_is_said(kept: Checkpoints) -> None:
+def test_only_damaged_checkpoints_are_an_error(kept: Checkpoints) -> None:
     for folder in kept.storage.folders():
         files(kept, folder)[-1].write_bytes(b"")
     with pytest.raises(DataError, match="every checkpoint in it is damaged"):
@@ -106,7 +108,7 @@ def test_nothing_whole_is_said(kept: Checkpoints) -> None:
 
 
 class Full(Storage):
-    """A storage that has no more room."""
+    """A storage that is full."""
 
     def write(self, path: str, content: Any) -> None:
         if path.endswith("optimizer.safetensors"):
@@ -114,22 +116,22 @@ class Full(Storage):
         super().write(path, content)
 
 
-def test_a_full_disk_is_told_of_and_the_ones_before_stay(kept: Checkpoints, said: list[str]) -> None:
+def test_a_full_disk_is_warned_of_and_earlier_checkpoints_stay(kept: Checkpoints, warnings: list[str]) -> None:
     run = Run()
     run.step(0)
-    writer = AsyncCheckpointWriter(kept, run.train_state.bare.config, said.append)
+    writer = AsyncCheckpointWriter(kept, run.train_state.bare.config, warnings.append)
     room, kept.storage = kept.storage, Full(kept.storage.location)
-    writer.begin(run.train_state.state(), {"step": 3})
-    writer.begin(run.train_state.state(), {"step": 4})
+    writer.start_write(run.train_state.state(), {"step": 3})
+    writer.start_write(run.train_state.state(), {"step": 4})
     with pytest.raises(DataError, match=r"step 4 cannot be written \(No space left on device\)"):
         writer.finish(4)
-    assert len(said) == 2
+    assert len(warnings) == 2
     newest = kept.newest()
     assert newest is not None
     assert newest.step == 2
-    again = AsyncCheckpointWriter(kept, run.train_state.bare.config, said.append)
+    again = AsyncCheckpointWriter(kept, run.train_state.bare.config, warnings.append)
     kept.storage = room
-    again.begin(run.train_state.state(), {"step": 5})
+    again.start_write(run.train_state.state(), {"step": 5})
     again.finish(5)
     newest = kept.newest()
     assert newest is not None
@@ -137,13 +139,13 @@ def test_a_full_disk_is_told_of_and_the_ones_before_stay(kept: Checkpoints, said
     assert "checkpoint-00000003" not in room.folders(), "what was left half-written is removed"
 
 
-def test_what_is_written_is_not_what_training_goes_on_with(tmp_path: Path) -> None:
+def test_training_does_not_change_a_checkpoint_that_is_being_written(tmp_path: Path) -> None:
     run, checkpoints = Run(), Checkpoints(str(tmp_path))
     run.step(0)
     writer = AsyncCheckpointWriter(checkpoints, run.train_state.bare.config, print)
     state = run.train_state.state()
     expected = {name: tensor.clone() for name, tensor in state["weights"].items()}
-    writer.begin(state, {"step": 1})
+    writer.start_write(state, {"step": 1})
     run.step(1)
     writer.finish(1)
     newest = checkpoints.newest()
@@ -156,7 +158,7 @@ def one_subject(folder: Path) -> Study:
     return write_study(folder, [made_row("a", np.zeros((2, 2, 4, 4)))], {"train": ("a",), "val": (), "test": ()})
 
 
-def test_a_changed_setting_is_refused_with_before_and_now(tmp_path: Path) -> None:
+def test_a_changed_setting_is_refused_with_both_values(tmp_path: Path) -> None:
     study = one_subject(tmp_path / "study")
     storage, config = Storage(str(tmp_path / "kept")), Run().train_state.bare.config
     settings = Settings()
@@ -185,25 +187,23 @@ def test_a_longer_run_of_constant_rate_may_go_on(tmp_path: Path) -> None:
         refuse_changes(longer, study, config, storage)
 
 
-def test_where_it_stands_survives_json(tmp_path: Path) -> None:
+def test_progress_survives_json(tmp_path: Path) -> None:
     study = one_subject(tmp_path)
-    training_progress = TrainingProgress(
+    progress = TrainingProgress(
         step=7, epoch=2, guard={"usual": 0.1}, validated={"val_loss": 0.3}, best=-0.2, since_best=1
     )
-    told = json.loads(json.dumps(training_progress.to_json(Settings(), study, 2)))
-    assert TrainingProgress.from_json(told) == training_progress
-    assert told["versions"]["torch"] == torch.__version__
-    assert told["settings"]["train"]["steps"] == 400
+    metadata = json.loads(json.dumps(progress.to_json(Settings(), study, 2)))
+    assert TrainingProgress.from_json(metadata) == progress
+    assert metadata["versions"]["torch"] == torch.__version__
+    assert metadata["settings"]["train"]["steps"] == 400
 
 
-def test_the_best_is_known_and_patience_counted() -> None:
-    settings, training_progress = (
-        Settings.model_validate({"train": {"validation": {"patience": 2}}}).train,
-        TrainingProgress(),
-    )
-    judged = []
+def test_the_best_score_is_kept_and_patience_counted() -> None:
+    settings = Settings.model_validate({"train": {"validation": {"patience": 2}}}).train
+    progress = TrainingProgress()
+    is_best = []
     for loss in (1.0, 0.8, 0.9, 0.7, 0.7):
-        training_progress.validated = {"val_loss": loss}
-        judged.append(training_progress.judge(settings))
-    assert judged == [True, True, False, True, False]
-    assert training_progress.since_best == 1
+        progress.validated = {"val_loss": loss}
+        is_best.append(progress.update_best(settings))
+    assert is_best == [True, True, False, True, False]
+    assert progress.since_best == 1

@@ -1,4 +1,4 @@
-"""Who is read and drawn when: from the seed and the step alone."""
+"""Which subjects are read and drawn at which step follows from the seed and the step alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sadm_ray.config import CovariateSettings, TrainSettings
 from sadm_ray.data.shards.prepared_study import Study
-from sadm_ray.train.data_loader import SequenceLoader, draw_order, epochs, lanes_of, pools
+from sadm_ray.train.data_loader import SequenceLoader, batch_positions, draw_order, epochs, pools
 from tests.data.studies import made_row, write_study
 
 NAMES = tuple(f"s{number:02d}" for number in range(11))
@@ -26,26 +26,26 @@ def settings(**parts: int) -> TrainSettings:
 @given(subjects=st.integers(1, 40), batch=st.integers(1, 9), memory=st.integers(1, 40), seed=st.integers(0, 5))
 def test_every_subject_is_read_once_an_epoch(subjects: int, batch: int, memory: int, seed: int) -> None:
     chosen = TrainSettings(batch_size=batch, workers=1, subjects_in_memory=memory)
-    names = [str(number) for number in range(subjects)]
+    everyone = [str(number) for number in range(subjects)]
     each = max(memory // batch, 1)
     read = []
-    for pool in islice(pools(names, chosen, seed), -(-3 * subjects // (each * batch))):
-        assert [len(lane) for lane in pool.lanes] == [each] * batch
-        read += [lane[place] for place in range(each) for lane in pool.lanes]
+    for pool in islice(pools(everyone, chosen, seed), -(-3 * subjects // (each * batch))):
+        assert [len(names) for names in pool.subjects] == [each] * batch
+        read += [names[index] for index in range(each) for names in pool.subjects]
     for epoch in range(3):
-        assert Counter(read[epoch * subjects : (epoch + 1) * subjects]) == Counter(names)
+        assert Counter(read[epoch * subjects : (epoch + 1) * subjects]) == Counter(everyone)
 
 
 def test_epochs_and_seeds_differ() -> None:
     def order(seed: int) -> list[str]:
-        return [name for pool in islice(pools(NAMES, settings(), seed), 11) for lane in pool.lanes for name in lane]
+        return [name for pool in islice(pools(NAMES, settings(), seed), 11) for part in pool.subjects for name in part]
 
     assert order(0) == order(0)
     assert order(0)[:12] != order(0)[12:24]
     assert order(0) != order(1)
 
 
-def test_every_subject_of_a_lane_is_drawn_equally_often() -> None:
+def test_every_subject_of_a_position_is_drawn_equally_often() -> None:
     order = draw_order(3, 12, [0, 1, 2])
     assert np.bincount(order).tolist() == [4, 4, 4]
     assert all(sorted(order[start : start + 3]) == [0, 1, 2] for start in range(0, 12, 3))
@@ -53,21 +53,21 @@ def test_every_subject_of_a_lane_is_drawn_equally_often() -> None:
 
 
 @given(world=st.integers(1, 9), batch=st.integers(1, 40))
-def test_lanes_are_shared_out(world: int, batch: int) -> None:
-    shares = [lanes_of(rank, world, batch) for rank in range(world)]
-    assert [lane for share in shares for lane in share] == list(range(batch))
+def test_positions_are_divided_among_workers(world: int, batch: int) -> None:
+    shares = [batch_positions(rank, world, batch) for rank in range(world)]
+    assert [position for share in shares for position in share] == list(range(batch))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_epochs_are_counted() -> None:
-    # A pool of 3 subjects a lane, 12 in all, lasts for 12 steps; there are 11 subjects.
+    # A pool of 3 subjects per position, 12 in all, lasts for 12 steps; there are 11 subjects.
     counted = [epochs(step, 11, settings()) for step in (0, 1, 12, 13, 24, 25)]
     assert counted == [(0, 0), (2, 12), (2, 12), (3, 24), (3, 24), (4, 36)]
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Subjects that can be told by their voxels, of two to five visits."""
+    """Subjects that are recognised by their voxels, with two to five visits."""
     rows = [
         made_row(
             name,
@@ -80,10 +80,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return write_study(tmp_path_factory.mktemp("study"), rows, {"train": NAMES, "val": (), "test": ()})
 
 
-def drawn(study: Study, done: int = 0, rank: int = 0, world: int = 1) -> list[list[str]]:
+def load(study: Study, first_step: int = 0, rank: int = 0, world: int = 1) -> list[list[str]]:
     age = (CovariateSettings(name="age"),)
-    data_loader = SequenceLoader(study, settings(), age, 3, lanes_of(rank, world, 4), torch.device("cpu"))
-    batches = list(data_loader.batches(done))
+    data_loader = SequenceLoader(study, settings(), age, 3, batch_positions(rank, world, 4), torch.device("cpu"))
+    batches = list(data_loader.batches(first_step))
     for each in batches:
         numbers = each.batch.frames[:, 0, 0, 0, 0, 0] * 16
         assert each.subjects == tuple(NAMES[int(number)] for number in numbers)
@@ -95,16 +95,16 @@ def drawn(study: Study, done: int = 0, rank: int = 0, world: int = 1) -> list[li
 
 @pytest.mark.ray
 def test_a_resumed_run_sees_the_same_subjects(study: Study, ray_local: None) -> None:
-    whole = drawn(study)
+    whole = load(study)
     assert len(whole) == 40
     assert {name for batch in whole for name in batch} == set(NAMES)
-    for done in (1, 3, 17, 39, 40):
-        assert drawn(study, done) == whole[done:]
+    for first_step in (1, 3, 17, 39, 40):
+        assert load(study, first_step) == whole[first_step:]
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("world", [2, 3])
 def test_workers_see_together_what_one_sees(study: Study, ray_local: None, world: int) -> None:
-    shares = [drawn(study, 5, rank, world) for rank in range(world)]
+    shares = [load(study, 5, rank, world) for rank in range(world)]
     together = [[name for share in batch for name in share] for batch in zip(*shares, strict=True)]
-    assert together == drawn(study, 5)
+    assert together == load(study, 5)

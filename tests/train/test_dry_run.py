@@ -1,4 +1,4 @@
-"""The dry run: numbers that add up, memory that is really measured, nothing written."""
+"""The dry run: its numbers are consistent, memory is really measured, and nothing is written."""
 
 import os
 import signal
@@ -22,8 +22,7 @@ from sadm_ray.config import (
 )
 from sadm_ray.data.shards.prepared_study import Study, data_digest
 from sadm_ray.errors import ConfigError, DataError
-from sadm_ray.train import dry_run as estimating
-from sadm_ray.train import step_profile as measuring
+from sadm_ray.train import dry_run, step_profile
 from sadm_ray.train.dry_run import ASSUMED_FRAMES, DryRun, estimate, extrapolate
 from sadm_ray.train.step_profile import StepProfile, profile_step
 from sadm_ray.train.train_state import TrainState
@@ -53,24 +52,24 @@ def settings(tmp_path: Path, **train: object) -> Settings:
     )
 
 
-def study(settings: Settings, **told: object) -> Study:
+def study(settings: Settings, **changes: object) -> Study:
     splits = {"train": ("a", "b", "c"), "val": ("d",)}
     prepared = Study("there", data_digest(settings), "p", "c", 4, (4, 16, 16), "s", splits, 0.2)
-    return replace(prepared, **told)  # type: ignore[arg-type]
+    return replace(prepared, **changes)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def instant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is measured."""
-    monkeypatch.setattr(estimating, "profile_step", lambda *_, **__: MEASURED)
+    monkeypatch.setattr(dry_run, "profile_step", lambda *_, **__: MEASURED)
 
 
-def told(settings: Settings) -> DryRun:
+def estimated(settings: Settings) -> DryRun:
     return estimate(settings, study(settings))
 
 
 @pytest.mark.usefixtures("instant")
-def test_sizes_are_those_of_a_learner_in_training(tmp_path: Path) -> None:
+def test_sizes_are_those_of_a_train_state_in_training(tmp_path: Path) -> None:
     run = Run()
     run.step(0)
     train_state: TrainState = run.train_state
@@ -80,7 +79,7 @@ def test_sizes_are_those_of_a_learner_in_training(tmp_path: Path) -> None:
         for state in train_state.optimizer.moments(p).values()
         if state.ndim
     ]
-    found = told(settings(tmp_path))
+    found = estimated(settings(tmp_path))
     assert found.parameters == train_state.bare.describe()
     size = found.state
     assert size["weights"] == size["gradients"] == sum(p.nbytes for p in train_state.bare.parameters())
@@ -92,7 +91,7 @@ def test_sizes_are_those_of_a_learner_in_training(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("instant")
 def test_fsdp_shares_the_state_and_nothing_else(tmp_path: Path) -> None:
-    whole, shared = told(settings(tmp_path)), told(settings(tmp_path, parallel="fsdp"))
+    whole, shared = estimated(settings(tmp_path)), estimated(settings(tmp_path, parallel="fsdp"))
     assert shared.state == {name: size / 2 for name, size in whole.state.items()}
     assert whole.peak_memory - shared.peak_memory == pytest.approx(sum(whole.state.values()) / 2)
     assert shared.checkpoint == whole.checkpoint
@@ -101,10 +100,10 @@ def test_fsdp_shares_the_state_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("instant")
 def test_a_step_is_its_passes_and_its_update(tmp_path: Path) -> None:
-    found = told(settings(tmp_path, micro_batch=2))
-    assert (found.share, found.micro_batch) == (3, 2)
-    assert found.seconds_a_step == 0.75 + 0.5 + 0.25
-    assert found.seconds == 10 * found.seconds_a_step
+    found = estimated(settings(tmp_path, micro_batch=2))
+    assert (found.local_batch_size, found.micro_batch) == (3, 2)
+    assert found.seconds_per_step == 0.75 + 0.5 + 0.25
+    assert found.seconds == 10 * found.seconds_per_step
     assert found.flops == 10 * 6 * 2e9
     frames = 4 * 4 * 16 * 16 * 4
     assert found.batch == 3 * frames
@@ -113,7 +112,7 @@ def test_a_step_is_its_passes_and_its_update(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("instant")
 def test_peak_memory_grows_with_the_micro_batch(tmp_path: Path) -> None:
-    peaks = [told(settings(tmp_path, micro_batch=samples)).peak_memory for samples in (1, 2, 3)]
+    peaks = [estimated(settings(tmp_path, micro_batch=samples)).peak_memory for samples in (1, 2, 3)]
     assert peaks == sorted(set(peaks))
 
 
@@ -144,24 +143,26 @@ def killed_at_the_second(sender: Connection, *_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_was_measured_before_the_system_killed_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "_measure", killed_at_the_second)
+def test_measurements_before_an_out_of_memory_kill_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_profile, "_measure", killed_at_the_second)
     wanted = settings(tmp_path)
     found = profile_step(wanted, model_config(wanted, study(wanted)), 4, 3)
     assert (found.too_many, found.seconds) == (2, {1: 0.5})
 
 
 @pytest.mark.parametrize("then", ["stop", "halve"])
-def test_what_does_not_fit_is_said_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
+def test_a_batch_that_does_not_fit_is_the_same_error_as_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
     one = StepProfile("cpu", "float32", {1: 0.5}, {1: 1.0e9}, 0.25, 2e9, too_many=2)
-    monkeypatch.setattr(estimating, "profile_step", lambda *_, **__: one)
+    monkeypatch.setattr(dry_run, "profile_step", lambda *_, **__: one)
     wanted = settings(tmp_path, on_out_of_memory=then)
     if then == "stop":
         with pytest.raises(ConfigError, match=r"train.micro_batch below 2"):
-            told(wanted)
+            estimated(wanted)
     else:
-        assert told(wanted).micro_batch == 1
-        assert any("2 samples at a time did not fit" in line for line in told(wanted).lines())
+        assert estimated(wanted).micro_batch == 1
+        assert any("2 samples at a time did not fit" in line for line in estimated(wanted).lines())
 
 
 def test_a_volume_larger_than_the_memory_is_a_mistake_in_settings(tmp_path: Path) -> None:
@@ -181,22 +182,22 @@ def test_what_training_refuses_is_refused(tmp_path: Path) -> None:
     begun.parent.mkdir(parents=True)
     begun.write_text('{"seed": 5}')
     with pytest.raises(ConfigError, match="begun with other settings"):
-        told(wanted)
+        estimated(wanted)
 
 
 @pytest.mark.usefixtures("instant")
-def test_a_prepared_study_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+def test_a_prepared_study_is_described_and_nothing_is_written(tmp_path: Path) -> None:
     wanted = settings(tmp_path)
-    text = "\n".join(told(wanted).lines())
+    text = "\n".join(estimated(wanted).lines())
     assert "train 3, val 1 subjects, 4 frames of 4×16×16" in text
     assert "6 over 2 workers, 3 each" in text
     assert "measured on this machine" in text
-    assert told(wanted).read == (20, 60)
+    assert estimated(wanted).read == (20, 60)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("instant")
-def test_of_all_visits_some_are_assumed(tmp_path: Path) -> None:
+def test_a_number_of_visits_is_assumed_where_all_are_kept(tmp_path: Path) -> None:
     found = estimate(settings(tmp_path).model_copy(update={"data": DataSettings(shape=(4, 16, 16), frames=None)}), None)
     assert found.frames == ASSUMED_FRAMES
     assert any("16 are assumed" in line for line in found.lines())

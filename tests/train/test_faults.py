@@ -1,4 +1,4 @@
-"""What happens to a training beside its work: a full disk, a SIGTERM, a changed byte, storage on S3."""
+"""Training under faults: a full disk, a SIGTERM, a changed byte; and with storage on S3."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_full_disk_costs_a_checkpoint_and_one_line(
     steps.train(undisturbed)
     checkpoint = next((undisturbed.run_dir / "model.ray" / "checkpoints").glob("checkpoint-*"))
     size = sum(file.stat().st_size for file in checkpoint.iterdir())
-    # The first checkpoint has room, the second has not, until somebody makes some.
+    # The first checkpoint has room, the second has not, until the ballast is removed.
     settings = settings_on(tmp_path, shards, storage=str(small_disk), steps=8, checkpoint_every=2)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 3 * size // 2))
@@ -133,10 +133,10 @@ def test_sigterm_saves_and_leaves(shards: str, tmp_path: Path) -> None:
     file.write_text(dump_settings(settings))
     job = start("train", "--config", str(file), log=log)
     wait_for(lambda: "samples/s" in log.read_text() or job.poll() is not None, 600)
-    asked = time.monotonic()
+    sent = time.monotonic()
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=120) == 143, log.read_text()
-    assert time.monotonic() - asked < 120
+    assert time.monotonic() - sent < 120
     newest = Checkpoints(str(settings.run_dir / "model.ray" / "checkpoints")).newest()
     assert newest is not None
     assert 0 < newest.step < 4000
@@ -162,7 +162,7 @@ def test_early_stopping_takes_the_best(shards: str, tmp_path: Path) -> None:
     assert best is not None
     assert newest is not None
     assert best.step < newest.step == trained.facts["step"]
-    assert newest.told["ended_early"]
+    assert newest.metadata["ended_early"]
     used = (settings.run_dir / "model" / "model.safetensors").read_bytes()
     assert used == best.read("ema-0.99.safetensors")
     began = newest.step
@@ -180,7 +180,7 @@ def test_a_changed_setting_is_refused(shards: str, tmp_path: Path) -> None:
         steps.train(settings_on(tmp_path, shards, steps=2, learning_rate=0.001))
 
 
-def test_what_training_tells_mlflow(shards: str, tmp_path: Path) -> None:
+def test_what_training_logs_to_mlflow(shards: str, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     from sadm_ray.tracking import tracking_uri

@@ -34,19 +34,19 @@ def settings_of(folder: Path, shards: str, **train: Any) -> Settings:
 def test_a_node_dies_and_another_joins(shards: str, tmp_path: Path) -> None:
     """Three nodes, one or two workers; the run ends by itself and its model is as good as an undisturbed one's."""
     settings = settings_of(tmp_path, shards, workers=2, min_workers=1)
-    file, told, log = (tmp_path / name for name in ("settings.yaml", "told.json", "log"))
+    file, out, log = (tmp_path / name for name in ("settings.yaml", "report.json", "log"))
     file.write_text(dump_settings(settings))
     checkpoints = settings.run_dir / "model.ray" / "checkpoints"
-    arguments = [sys.executable, "-m", "tests.train.nodes", str(file), str(checkpoints), str(told)]
-    with log.open("wb") as out:
-        job = subprocess.Popen(arguments, env={**os.environ, **QUICK}, stdout=out, stderr=out)
+    arguments = [sys.executable, "-m", "tests.train.nodes", str(file), str(checkpoints), str(out)]
+    with log.open("wb") as lines:
+        job = subprocess.Popen(arguments, env={**os.environ, **QUICK}, stdout=lines, stderr=lines)
     try:
         assert job.wait(timeout=1300) == 0, log.read_text()
     except subprocess.TimeoutExpired:
         pytest.fail(f"not done after 1300 s:\n{log.read_text()}")
     finally:
         kill_everything(job)
-    report = json.loads(told.read_text())
+    report = json.loads(out.read_text())
     facts = report.pop("facts")
     print(f"one of three nodes was killed, another joined: {report}")
     assert facts.get("step") == 1500, log.read_text()

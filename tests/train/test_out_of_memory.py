@@ -1,4 +1,4 @@
-"""A batch that does not fit the memory: what is said, and what is done."""
+"""A batch that does not fit the memory: halved or refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from sadm_ray.data.load.rng import SampleRng
 from sadm_ray.errors import ConfigError
-from sadm_ray.train.out_of_memory import fit, is_out_of_memory
+from sadm_ray.train.out_of_memory import find_micro_batch, is_out_of_memory
 from tests.train.runs import SETTINGS, Run, batch
 
 
@@ -31,28 +31,28 @@ def rng() -> SampleRng:
 
 @pytest.mark.parametrize(("room", "taken"), [(4, 4), (3, 2), (2, 2), (1, 1)])
 def test_the_micro_batch_is_halved_until_it_fits(room: int, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, said = run_with_room_for(room, monkeypatch), []
+    run, warnings = run_with_room_for(room, monkeypatch), []
     halving = SETTINGS.model_copy(update={"on_out_of_memory": "halve"})
-    samples, flops = fit(run.train_state, batch(), rng(), halving, said.append)
+    samples, flops = find_micro_batch(run.train_state, batch(), rng(), halving, warnings.append)
     assert samples == taken
     assert flops > 1e6
-    assert len(said) == (taken < 4)
+    assert len(warnings) == (taken < 4)
     losses = [run.step(step, samples).losses.mean().item() for step in range(3)]
     assert losses == pytest.approx(Run().steps(0, 3), rel=1e-5), "nothing was learned from trying, and nothing lost"
 
 
-def test_else_it_is_said_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_with_room_for(2, monkeypatch)
     with pytest.raises(
         ConfigError, match=r"train\.micro_batch: 4 samples of 4 frames of 4×16×16 .* set train\.micro_batch"
     ):
-        fit(run.train_state, batch(), rng(), SETTINGS)
+        find_micro_batch(run.train_state, batch(), rng(), SETTINGS)
     halving = SETTINGS.model_copy(update={"on_out_of_memory": "halve"})
     with pytest.raises(ConfigError, match=r"1 samples of 4 frames .*recompute_activations"):
-        fit(run_with_room_for(0, monkeypatch).train_state, batch(), rng(), halving)
+        find_micro_batch(run_with_room_for(0, monkeypatch).train_state, batch(), rng(), halving)
 
 
-def test_signs_of_too_little_memory() -> None:
+def test_out_of_memory_errors_are_recognised() -> None:
     cpu = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
     assert all(map(is_out_of_memory, (torch.OutOfMemoryError(), MemoryError(), cpu)))
     assert not is_out_of_memory(RuntimeError("shapes do not match"))

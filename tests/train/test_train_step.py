@@ -26,14 +26,14 @@ def test_the_average_follows_with_its_warm_up() -> None:
         assert average.weights[0].item() == pytest.approx(expected)
 
 
-def test_learning_rate_warms_up_and_ends_at_nothing() -> None:
+def test_learning_rate_warms_up_and_ends_at_zero() -> None:
     rates = [learning_rate(step, SETTINGS) for step in range(11)]
     assert rates[:3] == pytest.approx([5e-4, 1e-3, 1e-3])
     assert rates[10] == pytest.approx(0)
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[2:]))
 
 
-def test_a_constant_rate_does_not_know_the_end() -> None:
+def test_a_constant_rate_does_not_depend_on_the_number_of_steps() -> None:
     shorter, longer = (SETTINGS.model_copy(update={"schedule": "constant", "steps": steps}) for steps in (5, 50))
     assert [learning_rate(step, shorter) for step in range(5)] == [learning_rate(step, longer) for step in range(5)]
     assert learning_rate(49, longer) == SETTINGS.learning_rate
@@ -93,9 +93,9 @@ def test_a_bad_gradient_is_not_used() -> None:
     run.steps(0, 2)
     before = {name: p.clone() for name, p in run.train_state.bare.named_parameters()}
     averages = [weight.clone() for weight in run.train_state.averages[0.9].weights]
-    measured = run.step(2, whole=broken_batch())
-    assert not measured.used
-    assert measured.losses.isnan().tolist() == [False, True, False, False]
+    result = run.step(2, whole=broken_batch())
+    assert not result.used
+    assert result.losses.isnan().tolist() == [False, True, False, False]
     assert all(torch.equal(p, before[name]) for name, p in run.train_state.bare.named_parameters())
     assert all(map(torch.equal, run.train_state.averages[0.9].weights, averages))
     assert (run.guard.skipped, run.guard.in_a_row) == (1, 1)
@@ -104,7 +104,7 @@ def test_a_bad_gradient_is_not_used() -> None:
 
 
 @pytest.mark.parametrize("norm", [float("nan"), float("inf"), 60.0])
-def test_the_guard_knows_bad_gradients(norm: float) -> None:
+def test_the_guard_refuses_bad_gradients(norm: float) -> None:
     guard = GradientGuard(TrainSettings(spike_factor=20))
     assert all(guard.accepts(2.0 + step % 3) for step in range(60))
     other = GradientGuard(TrainSettings(spike_factor=20))
@@ -115,9 +115,9 @@ def test_the_guard_knows_bad_gradients(norm: float) -> None:
     assert guard.state() == other.state()
 
 
-def test_a_spike_is_none_before_the_usual_is_known_or_where_nobody_asks() -> None:
-    fresh, trusting = GradientGuard(TrainSettings()), GradientGuard(TrainSettings(spike_factor=None))
+def test_no_spike_is_refused_before_the_warm_up_or_without_a_spike_factor() -> None:
+    fresh, unlimited = GradientGuard(TrainSettings()), GradientGuard(TrainSettings(spike_factor=None))
     assert fresh.accepts(1.0)
     assert fresh.accepts(1e6)
-    assert all(trusting.accepts(1.0) for _ in range(60))
-    assert trusting.accepts(1e6)
+    assert all(unlimited.accepts(1.0) for _ in range(60))
+    assert unlimited.accepts(1e6)

@@ -106,7 +106,7 @@ def test_others_may_go_on(kind: str, world: int, then: int, tmp_path: Path) -> N
     folder = tmp_path / kind
     folder.mkdir()
     in_processes(world, train, folder)
-    (folder / "meeting").unlink(missing_ok=True)
+    (folder / "rendezvous").unlink(missing_ok=True)
     in_processes(then, go_on, folder)
     undisturbed = torch.load(folder / "result.pt", weights_only=True)["state"]
     resumed = torch.load(folder / "resumed.pt", weights_only=True)

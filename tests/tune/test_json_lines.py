@@ -1,4 +1,4 @@
-"""What a sweep has written down is there after any end."""
+"""The journal of a sweep is readable after a crash at any point."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from sadm_ray.tune.json_lines import JsonLines
 from sadm_ray.tune.trial_history import History
 
 
-def test_every_cut_leaves_all_whole_entries(tmp_path: Path) -> None:
+def test_every_cut_leaves_all_complete_entries(tmp_path: Path) -> None:
     journal = JsonLines(tmp_path / "below" / "a.jsonl")
     assert journal.entries() == []
     entries = [{"subject": "a", "x": float("inf")}, {"subject": "b", "y": {"z": [1.5]}}]
@@ -21,7 +21,7 @@ def test_every_cut_leaves_all_whole_entries(tmp_path: Path) -> None:
         assert journal.entries()[-1] == {"subject": "c"}
 
 
-def test_a_killed_trial_keeps_its_name_and_forgets_its_reports(tmp_path: Path) -> None:
+def test_a_killed_trial_keeps_its_name_and_loses_its_reports(tmp_path: Path) -> None:
     file = tmp_path / "trials.jsonl"
     history = History(file)
     for trial_id, steps in (("one", 1), ("two", 2), ("three", 2)):
@@ -47,7 +47,7 @@ def test_a_killed_trial_keeps_its_name_and_forgets_its_reports(tmp_path: Path) -
     ]
 
 
-def test_a_retry_begins_its_reports_anew(tmp_path: Path) -> None:
+def test_a_retry_replaces_its_reports(tmp_path: Path) -> None:
     history = History(tmp_path / "trials.jsonl")
     for _ in range(2):
         history.start("one", {"num_steps": 1})

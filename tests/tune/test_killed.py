@@ -33,12 +33,12 @@ def settings_file(folder: Path) -> Path:
 
 def history(run: Path) -> History | None:
     found = list(run.glob("sweeps/sweep-*/trials.jsonl"))
-    assert len(found) <= 1  # one question, one sweep
+    assert len(found) <= 1  # one model and one set of tasks, one sweep
     return History(found[0]) if found else None
 
 
 def scores(run: Path) -> list[tuple[str, str]]:
-    """Which settings were evaluated on whom, once for each time that it was done to the end."""
+    """The digest of the settings and the subject of every evaluation that was completed."""
     files = run.glob("sweeps/sweep-*/scores/*.jsonl")
     lines = [(file.stem, line) for file in files for line in file.read_text().splitlines()]
     done = []
@@ -93,6 +93,6 @@ def test_killed_twice(tmp_path: Path) -> None:
     children = [each for each in runs if each.data.tags.get("mlflow.parentRunId") == sweep[0]]
     assert len(children) == TRIALS
     for child in children:
-        told = trials.loc[child.info.run_name.split("/")[-1]]
-        assert child.data.metrics["gain"] == pytest.approx(told["gain"])
-        assert child.data.tags["stopped_early"] == str(told["stopped"]).lower()
+        row = trials.loc[child.info.run_name.split("/")[-1]]
+        assert child.data.metrics["gain"] == pytest.approx(row["gain"])
+        assert child.data.tags["stopped_early"] == str(row["stopped"]).lower()

@@ -3,19 +3,19 @@ import pytest
 import torch
 
 from sadm_ray.config import SamplingSettings, TuneSettings
-from sadm_ray.tune.sampling_space import chosen_sampling, grid, plain_choices, sampling_space
+from sadm_ray.tune.sampling_space import grid, initial_points, sampling_space, trial_sampling
 from tests.model.test_sadm import SHAPE, small
 
 
-def test_a_choice_goes_on_top_of_the_settings() -> None:
+def test_a_point_overrides_the_settings() -> None:
     base = SamplingSettings(spacing="karras")
-    chosen = chosen_sampling({"sampler": "ddim", "num_steps": 2, "guidance_scale": 0.123456}, base)
+    chosen = trial_sampling({"sampler": "ddim", "num_steps": 2, "guidance_scale": 0.123456}, base)
     assert chosen == SamplingSettings(spacing="karras", sampler="ddim", num_steps=2, guidance_scale=0.123)
 
 
-def test_the_plain_settings_come_first_and_lie_in_the_space() -> None:
+def test_the_initial_points_are_in_the_space() -> None:
     tune = TuneSettings(trials=6, sampler=("ancestral",), num_steps=(1, 2, 4, 8), stochasticity=(0.0, 0.2))
-    plain = plain_choices(tune, SamplingSettings(sampler="ddim", stochasticity=0.5))
+    plain = initial_points(tune, SamplingSettings(sampler="ddim", stochasticity=0.5))
     assert [each["num_steps"] for each in plain] == [1, 2, 4]
     space = sampling_space(tune)
     for each in plain:
@@ -25,7 +25,7 @@ def test_the_plain_settings_come_first_and_lie_in_the_space() -> None:
 
 
 @pytest.mark.parametrize("stochasticity", [0.0, 0.017, 0.333, 0.5, 1.0])
-def test_ranges_are_searched_in_twentieths_with_their_ends(stochasticity: float) -> None:
+def test_ranges_are_searched_in_twentieths_including_their_ends(stochasticity: float) -> None:
     tune = TuneSettings(guidance_scale=(0.0, 0.5), stochasticity=(0.1, 0.9))
     space = sampling_space(tune)
     for low, high, name in ((0.0, 0.5, "guidance_scale"), (0.1, 0.9, "stochasticity")):
@@ -33,19 +33,19 @@ def test_ranges_are_searched_in_twentieths_with_their_ends(stochasticity: float)
         assert min(drawn) >= low
         assert max(drawn) <= high
         assert all(abs(20 * (value - low) / (high - low) % 1 - 0.5) > 0.49 for value in drawn)
-    for point in plain_choices(tune, SamplingSettings(stochasticity=stochasticity)):
+    for point in initial_points(tune, SamplingSettings(stochasticity=stochasticity)):
         value = point["stochasticity"]
         assert abs(value - min(max(stochasticity, 0.1), 0.9)) <= 0.02 + 1e-9
-        optuna.trial.create_trial(params=point, distributions=space, value=0.0)  # it takes them
+        optuna.trial.create_trial(params=point, distributions=space, value=0.0)  # Optuna accepts it
 
 
-def test_what_optuna_cannot_hold_survives_as_text() -> None:
+def test_values_that_optuna_cannot_hold_survive_as_text() -> None:
     tune = TuneSettings(guidance_interval=(None, (-4.5, 2.0)), ema=(None, 0.999))
     space = sampling_space(tune)
     for interval, label in zip(tune.guidance_interval, space["guidance_interval"].choices, strict=True):
         for decay, name in zip(tune.ema, space["ema"].choices, strict=True):
             point = {"guidance_interval": label, "ema": name, "guidance_scale": 1.0}
-            chosen = chosen_sampling(point, SamplingSettings(ema=0.5, guidance_interval=(0.0, 1.0)))
+            chosen = trial_sampling(point, SamplingSettings(ema=0.5, guidance_interval=(0.0, 1.0)))
             assert (chosen.guidance_interval, chosen.ema) == (interval, decay)
 
 
@@ -60,21 +60,28 @@ def test_what_optuna_cannot_hold_survives_as_text() -> None:
         ({"guidance_interval": "-1.0 to 1.0"}, {"guidance_interval": "everywhere"}, True),
     ],
 )
-def test_what_draws_the_same_volumes_is_the_same_choice(one: dict, other: dict, same: bool) -> None:
+def test_settings_are_equal_if_and_only_if_their_volumes_are(one: dict, other: dict, same: bool) -> None:
     base = SamplingSettings(num_steps=4)
-    first, second = chosen_sampling(one, base), chosen_sampling(other, base)
+    first, second = trial_sampling(one, base), trial_sampling(other, base)
     assert (first == second) is same
-    # And the model itself agrees that they are, or are not, the same.
+    # The model's volumes agree.
     model, frames = small(), torch.rand(1, 3, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
-    asked = (frames, torch.tensor([[True, True, False]]), torch.tensor([[0.0, 0.4, 1.0]]), torch.tensor([[1.0]]), [3])
+    arguments = (
+        frames,
+        torch.tensor([[True, True, False]]),
+        torch.tensor([[0.0, 0.4, 1.0]]),
+        torch.tensor([[1.0]]),
+        [3],
+    )
     plain = [
-        model.generate(*asked, SamplingSettings.model_validate(base.model_dump() | told)) for told in _raw(one, other)
+        model.generate(*arguments, SamplingSettings.model_validate(base.model_dump() | values))
+        for values in _raw(one, other)
     ]
     assert torch.allclose(plain[0], plain[1], atol=1e-6) is same
 
 
 def _raw(*points: dict) -> list[dict]:
-    """The points as they were told, without leaving out what does nothing."""
+    """The points as settings, also those without effect."""
     intervals = {"everywhere": None, "-1.0 to 1.0": (-1.0, 1.0)}
     return [
         {key: intervals[value] if key == "guidance_interval" else value for key, value in point.items()}
@@ -94,27 +101,27 @@ def _raw(*points: dict) -> list[dict]:
 )
 def test_a_sweep_begins_with_its_own_guidance(own: float, scale: tuple[float, float], first: float) -> None:
     tune = TuneSettings(guidance_scale=scale)
-    (point, *_) = plain_choices(tune, SamplingSettings(guidance_scale=own))
+    (point, *_) = initial_points(tune, SamplingSettings(guidance_scale=own))
     assert sampling_space(tune)["guidance_scale"]._contains(point["guidance_scale"])
-    chosen = chosen_sampling(point, SamplingSettings()).guidance_scale
+    chosen = trial_sampling(point, SamplingSettings()).guidance_scale
     assert (chosen, str(chosen)) == (first, str(first)), "nor is nothing written -0.0"
 
 
-def test_a_temperature_is_searched_where_it_is_asked_for() -> None:
+def test_a_temperature_is_searched_only_if_set() -> None:
     base = SamplingSettings(temperature=0.5)
     assert "temperature" not in sampling_space(TuneSettings())
-    (first, *_) = plain_choices(TuneSettings(), base)
-    assert chosen_sampling(first, base).temperature == 0.5
+    (first, *_) = initial_points(TuneSettings(), base)
+    assert trial_sampling(first, base).temperature == 0.5
     tune = TuneSettings(temperature=(1.0, 0.5, 0.25))
     assert sampling_space(tune)["temperature"].choices == (1.0, 0.5, 0.25)
-    assert {point["temperature"] for point in plain_choices(tune, base)} == {0.5}
-    assert chosen_sampling({"temperature": 0.25}, base).temperature == 0.25
+    assert {point["temperature"] for point in initial_points(tune, base)} == {0.5}
+    assert trial_sampling({"temperature": 0.25}, base).temperature == 0.25
 
 
-def test_a_grid_has_every_combination_that_differs() -> None:
+def test_a_grid_has_every_combination_once() -> None:
     tune = TuneSettings(search="grid", sampler=("ancestral", "ddim"), num_steps=(1, 2), grid_points=3)
     points = grid(tune, SamplingSettings())
     # One step: 3 scales; two steps: 3 scales, of the ancestral sampler with 3 stochasticities each.
     assert len(points) == 3 + 3 * (3 + 1)
-    assert len({chosen_sampling(point, SamplingSettings()) for point in points}) == len(points)
+    assert len({trial_sampling(point, SamplingSettings()) for point in points}) == len(points)
     assert {point["guidance_scale"] for point in points} == {0.0, 0.5, 1.0}

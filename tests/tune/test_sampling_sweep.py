@@ -1,4 +1,4 @@
-"""What is said before a sweep begins, and which sweeps are the same one."""
+"""Errors before a sweep begins, and which sweeps are the same one."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,34 +16,34 @@ STUDY: Any = SimpleNamespace(content="abc", names=lambda split: ("a",))
 
 def test_ssim_without_its_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling_sweep, "structure_can_be_scored", lambda: False)
-    told = Settings.model_validate({"tune": {"objectives": ["gain", "ssim"]}})
+    settings = Settings.model_validate({"tune": {"objectives": ["gain", "ssim"]}})
     with pytest.raises(ConfigError, match=r"tune\.objectives: ssim needs scikit-image; install sadm-ray\[eval\]"):
-        sampling_sweep.tune_sampling(told, STUDY, tmp_path, tmp_path, None)  # type: ignore[arg-type]
+        sampling_sweep.tune_sampling(settings, STUDY, tmp_path, tmp_path, None)  # type: ignore[arg-type]
 
 
-def test_an_average_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+def test_a_missing_average_is_an_error_at_once(tmp_path: Path) -> None:
     small().save_pretrained(tmp_path)
-    told = Settings.model_validate({"tune": {"ema": [0.9]}})
+    settings = Settings.model_validate({"tune": {"ema": [0.9]}})
     with pytest.raises(DataError, match=r"no average ema-0\.9"):
-        sampling_sweep.tune_sampling(told, STUDY, tmp_path, tmp_path, None)  # type: ignore[arg-type]
+        sampling_sweep.tune_sampling(settings, STUDY, tmp_path, tmp_path, None)  # type: ignore[arg-type]
 
 
-def test_another_question_or_model_is_another_sweep(tmp_path: Path) -> None:
+def test_other_tasks_settings_or_model_are_another_sweep(tmp_path: Path) -> None:
     small().save_pretrained(tmp_path)
 
-    def name(subjects: tuple[str, ...] = ("a", "b"), content: str = "abc", **told: Any) -> str:
+    def name(subjects: tuple[str, ...] = ("a", "b"), content: str = "abc", **changes: Any) -> str:
         study: Any = SimpleNamespace(content=content)
-        return sampling_sweep._sweep_name(Settings.model_validate(told), study, subjects, tmp_path)
+        return sampling_sweep._sweep_name(Settings.model_validate(changes), study, subjects, tmp_path)
 
     first = name()
-    for idle in (
+    for ignored in (
         {"tune": {"trials": 50, "concurrent": 1, "grid_points": 7}},
         {"tune": {"training": {"trials": 3}}},
         {"generate": {"actors": 7, "batch_size": 1}},
         {"run": {"name": "other"}},
         {"sampling": {"guidance_split": True}},
     ):
-        assert name(**idle) == first
+        assert name(**ignored) == first
     others = [
         name(tune={"samples": 2}),
         name(tune={"search": "grid"}),

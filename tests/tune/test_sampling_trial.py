@@ -1,4 +1,4 @@
-"""A trial without Ray: what it evaluates, what it keeps, and what it tells."""
+"""A trial without Ray: its evaluations, its cache and its reports."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from sadm_ray.config import SamplingSettings, TaskSettings, TuneSettings
 from sadm_ray.evaluate.sweep_objectives import summarise
 from sadm_ray.tune import sampling_trial as module
-from sadm_ray.tune.sampling_trial import SamplingTask, rungs, sampling_trial, scored
+from sadm_ray.tune.sampling_trial import SamplingTask, rungs, sampling_trial, subject_scores
 from tests.model.test_sadm import SHAPE, small
 
 TASKS = (
@@ -27,7 +27,7 @@ def row(name: str, slots: int = 5) -> dict[str, Any]:
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> SamplingTask:
+def sampling_task(tmp_path: Path) -> SamplingTask:
     small().save_pretrained(tmp_path / "model")
     tune = TuneSettings(samples=2, first_subjects=1, reduction=2)
     rows = [row("a"), row("bb", slots=3), row("ccc"), row("dddd"), row("eeeee")]
@@ -38,9 +38,9 @@ def work(tmp_path: Path) -> SamplingTask:
 
 @pytest.fixture
 def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = []
-    monkeypatch.setattr(module.tune, "report", told.append)
-    return told
+    reported: list[dict[str, Any]] = []
+    monkeypatch.setattr(module.tune, "report", reported.append)
+    return reported
 
 
 @pytest.fixture
@@ -64,11 +64,13 @@ def test_the_rungs_end_with_all_subjects(first: int, reduction: int | None, subj
     assert rungs(TuneSettings(first_subjects=first, reduction=reduction), subjects) == stops
 
 
-def test_a_trial_tells_the_means_so_far_after_each_rung(work: SamplingTask, reports: list[dict[str, Any]]) -> None:
-    sampling_trial({"num_steps": 2}, work)
+def test_a_trial_reports_the_means_so_far_after_each_rung(
+    sampling_task: SamplingTask, reports: list[dict[str, Any]]
+) -> None:
+    sampling_trial({"num_steps": 2}, sampling_task)
     assert [each["subjects"] for each in reports] == [1, 2, 4, 5]
     sampling = SamplingSettings(num_steps=2)
-    scores = [scored(row, sampling, work)["tasks"] for row in work.rows]
+    scores = [subject_scores(row, sampling, sampling_task)["tasks"] for row in sampling_task.rows]
     assert set(scores[0]) == {"next", "far"}
     assert set(scores[1]) == {"next"}  # too short for the other
     for report in reports:
@@ -80,40 +82,47 @@ def test_a_trial_tells_the_means_so_far_after_each_rung(work: SamplingTask, repo
     )
 
 
-def test_nothing_is_evaluated_twice(work: SamplingTask, reports: list[dict[str, Any]], evaluated: list[str]) -> None:
-    sampling_trial({"num_steps": 2, "sampler": "ddim", "stochasticity": 0.1}, work)
-    assert evaluated == [row["subject"] for row in work.rows]
-    sampling_trial({"num_steps": 2, "sampler": "ddim", "stochasticity": 0.9}, work)  # which does nothing there
+def test_nothing_is_evaluated_twice(
+    sampling_task: SamplingTask, reports: list[dict[str, Any]], evaluated: list[str]
+) -> None:
+    sampling_trial({"num_steps": 2, "sampler": "ddim", "stochasticity": 0.1}, sampling_task)
+    assert evaluated == [row["subject"] for row in sampling_task.rows]
+    sampling_trial({"num_steps": 2, "sampler": "ddim", "stochasticity": 0.9}, sampling_task)  # which does nothing there
     assert len(evaluated) == 5
     assert reports[:4] == reports[4:]
-    sampling_trial({"num_steps": 3}, work)
+    sampling_trial({"num_steps": 3}, sampling_task)
     assert len(evaluated) == 10
 
 
 def test_a_line_that_was_cut_short_costs_one_subject(
-    work: SamplingTask, reports: list[dict[str, Any]], evaluated: list[str]
+    sampling_task: SamplingTask, reports: list[dict[str, Any]], evaluated: list[str]
 ) -> None:
-    sampling_trial({"num_steps": 2}, work)
-    (file,) = work.scores.iterdir()
+    sampling_trial({"num_steps": 2}, sampling_task)
+    (file,) = sampling_task.scores.iterdir()
     file.write_bytes(file.read_bytes()[:-20])
-    sampling_trial({"num_steps": 2}, work)
+    sampling_trial({"num_steps": 2}, sampling_task)
     assert evaluated[5:] == ["eeeee"]
     scores = [{key: value for key, value in each.items() if key != "seconds"} for each in reports]
     assert scores[:4] == scores[4:]
 
 
-def test_kept_contexts_change_no_score(
-    work: SamplingTask, evaluated: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_cached_encodings_change_no_score(
+    sampling_task: SamplingTask, evaluated: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    module._encoded.clear()
+    module._encoded_cache.clear()
     sampling = SamplingSettings(num_steps=2, guidance_scale=0.5)
     kept = [
-        scored(row, sampling, replace(work, scores=tmp_path / place))["tasks"] for place in "xy" for row in work.rows
+        subject_scores(row, sampling, replace(sampling_task, scores=tmp_path / place))["tasks"]
+        for place in "xy"
+        for row in sampling_task.rows
     ]
-    assert len(module._encoded) == 9  # two tasks of five subjects, one of whom is too short for one
-    monkeypatch.setattr(module, "CONTEXT_BYTES", 0)
-    module._encoded.clear()
-    anew = [scored(row, sampling, replace(work, scores=tmp_path / "z"))["tasks"] for row in work.rows]
-    assert module._encoded == {}
+    assert len(module._encoded_cache) == 9  # two tasks of five subjects, one of which is too short for one
+    monkeypatch.setattr(module, "ENCODED_CACHE_BYTES", 0)
+    module._encoded_cache.clear()
+    anew = [
+        subject_scores(row, sampling, replace(sampling_task, scores=tmp_path / "z"))["tasks"]
+        for row in sampling_task.rows
+    ]
+    assert module._encoded_cache == {}
     assert kept[:5] == kept[5:] == anew
     assert len(evaluated) == 15

@@ -1,4 +1,4 @@
-"""Sweeps on Ray, with trials that cost nothing: who is stopped, who fails, and how a sweep goes on."""
+"""Sweeps on Ray, with trials that cost nothing: which are stopped, which fail, and how a sweep is resumed."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from ray import tune
 from sadm_ray.config import Settings
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.tune.sampling_space import point_of
-from sadm_ray.tune.sampling_sweep import sweep
+from sadm_ray.tune.sampling_sweep import run_trials
 from sadm_ray.tune.sampling_trial import rungs
-from sadm_ray.tune.sweep_result import SamplingSweep, result
+from sadm_ray.tune.sweep_result import SamplingSweep, summarise_trials
 from sadm_ray.tune.trial_history import History
 
 pytestmark = pytest.mark.ray
@@ -32,33 +32,35 @@ class Recorded:
         return [record for record in self.records if record.kind == kind]
 
 
-def settings(**told: Any) -> Settings:
+def settings(**changes: Any) -> Settings:
     few = {"trials": 12, "concurrent": 1, "sampler": ["ddim"], "num_steps": [1, 2, 4, 8], "first_subjects": 2}
-    return Settings.model_validate({"tune": few | told})
+    return Settings.model_validate({"tune": few | changes})
 
 
 def quality(point: dict[str, Any]) -> float:
     return point["num_steps"] * 0.1 - point["guidance_scale"]
 
 
-def trial(config: dict[str, Any], broken: int, attempts: Path, told: Settings) -> None:
-    """As good as it is set, and with `broken` steps it raises."""
+def trial(config: dict[str, Any], broken: int, attempts: Path, chosen: Settings) -> None:
+    """A trial whose score follows from its point; with `broken` steps it raises."""
     point = point_of(config)
     with attempts.open("a") as lines:
         lines.write(f"{point['num_steps']}\n")
-    for subjects in rungs(told.tune, SUBJECTS):
+    for subjects in rungs(chosen.tune, SUBJECTS):
         if point["num_steps"] == broken and subjects > 2:
             raise RuntimeError("no such luck")
         tune.report({"gain": quality(point), "network_calls": point["num_steps"], "subjects": subjects, "seconds": 1.0})
 
 
-def run(told: Settings, folder: Path, broken: int = 0) -> tuple[SamplingSweep, Recorded, list[str]]:
+def run(chosen: Settings, folder: Path, broken: int = 0) -> tuple[SamplingSweep, Recorded, list[str]]:
     recorded, attempts = Recorded(), folder / "attempts"
     attempts.unlink(missing_ok=True)
     history = History(folder / "trials.jsonl")
-    trainable = tune.with_parameters(trial, broken=broken, attempts=attempts, told=told)
-    failures = sweep(trainable, told, folder, SUBJECTS, history, TrackedRun("sweep", recorded))
-    swept = result(history.ended, told.sampling, told.tune.objectives, tuple(map(str, range(SUBJECTS))), failures)
+    trainable = tune.with_parameters(trial, broken=broken, attempts=attempts, chosen=chosen)
+    failures = run_trials(trainable, chosen, folder, SUBJECTS, history, TrackedRun("sweep", recorded))
+    swept = summarise_trials(
+        history.ended, chosen.sampling, chosen.tune.objectives, tuple(map(str, range(SUBJECTS))), failures
+    )
     return swept, recorded, attempts.read_text().split() if attempts.exists() else []
 
 
@@ -88,11 +90,11 @@ def test_a_trial_that_fails_is_tried_three_times_and_ends_nothing(swept: Any) ->
     assert all("no such luck" in line for line in found.failures)
     assert len(found.trials) + len(found.failures) == 12
     assert 2 not in set(found.trials[~found.trials["stopped"]]["num_steps"])
-    # Those that were stopped at the first rung never came to where they fail.
+    # Those that were stopped at the first rung did not get to their failure.
     assert attempts.count("2") == 3 * len(found.failures) + (found.trials["num_steps"] == 2).sum()
 
 
-def test_the_same_sweep_again_does_what_failed_and_a_longer_one_goes_on(swept: Any) -> None:
+def test_the_same_sweep_again_repeats_failures_and_more_trials_extend_it(swept: Any) -> None:
     folder, (first, _, _) = swept
     again, recorded, attempts = run(settings(), folder)
     assert again.failures == ()
@@ -104,7 +106,7 @@ def test_the_same_sweep_again_does_what_failed_and_a_longer_one_goes_on(swept: A
     assert len(attempts) == 3
     assert longer.trials["trial"].tolist()[:12] == again.trials["trial"].tolist()
     assert len(longer.trials) == 15
-    # The scheduler still knows what it saw before: what is worse than the others goes at once.
+    # The scheduler still has the earlier scores: trials that are worse are stopped at once.
     done, _, attempts = run(settings(trials=15), folder)
     assert attempts == []
     assert done.trials.equals(longer.trials)
@@ -112,8 +114,8 @@ def test_the_same_sweep_again_does_what_failed_and_a_longer_one_goes_on(swept: A
 
 @pytest.mark.parametrize("search", ["grid", "nsga2"])
 def test_other_searches(search: str, tmp_path: Path, ray_local: None) -> None:
-    told = settings(search=search, trials=5, reduction=None, grid_points=2, concurrent=2)
-    found, _, _ = run(told, tmp_path)
+    chosen = settings(search=search, trials=5, reduction=None, grid_points=2, concurrent=2)
+    found, _, _ = run(chosen, tmp_path)
     assert len(found.trials) == (8 if search == "grid" else 5)
     assert not found.trials["stopped"].any()
     if search == "grid":

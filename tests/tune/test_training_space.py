@@ -1,4 +1,4 @@
-"""Where the sweep of training settings may look, and what it draws there."""
+"""The search space of training settings, and what is drawn in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from sadm_ray.config import Settings
 from sadm_ray.errors import ConfigError
-from sadm_ray.tune.training_space import check_space, drawn_values, first_point, search_space
+from sadm_ray.tune.training_space import check_space, drawn_values, initial_point, search_space
 from tests.tune.test_training_sweep import settings_with
 
 
@@ -32,7 +32,7 @@ from tests.tune.test_training_sweep import settings_with
         ({"train.validation.subjects": [1, 2]}, r"train\.validation\.subjects: has to be the same"),
     ],
 )
-def test_what_cannot_be_swept_is_refused(space: dict[str, Any], line: str) -> None:
+def test_an_invalid_space_is_refused(space: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError, match=rf"^tune\.training\.space: {line}"):
         check_space(settings_with(Path("runs"), "shards", {"first_steps": 1, "space": space}))
 
@@ -48,7 +48,7 @@ def test_the_space_holds_the_settings_own_values_and_whole_numbers_stay_whole() 
         "train.learning_rate": {"low": 1e-4, "high": 1e-3, "log": True},
     }
     settings = settings_with(Path("runs"), "shards", {"first_steps": 1, "space": space})
-    first = drawn_values(first_point(settings), settings.tune.training)
+    first = drawn_values(initial_point(settings), settings.tune.training)
     assert first == {"model.denoiser.widths": [16, 16], "train.batch_size": 3, "train.learning_rate": 1e-3}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     sizes, rates = set(), []

@@ -1,4 +1,4 @@
-"""The sweep of training settings: what it refuses, what it finds, which trainings it ends, and its own sudden end."""
+"""The sweep of training settings: invalid settings, its result, early stopping, and a crash of the sweep."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def settings_with(folder: Path, shards: str, training: dict[str, Any], **train: 
     )
 
 
-def test_it_is_refused_before_anything_starts(shards: str, tmp_path: Path) -> None:
+def test_an_invalid_sweep_is_refused_before_anything_starts(shards: str, tmp_path: Path) -> None:
     settings = settings_with(tmp_path, shards, {"first_steps": 5})
     with pytest.raises(ConfigError, match=r"tune\.training\.first_steps: 5 is more than train\.steps, 4"):
         steps.tune_training(settings)
     assert not (settings.run_dir / "sweeps").exists()
 
 
-def test_a_trial_is_a_run_of_its_own_and_judged_at_every_rung(shards: str, tmp_path: Path) -> None:
+def test_a_trial_is_a_run_of_its_own_and_validated_at_every_rung(shards: str, tmp_path: Path) -> None:
     study = steps.read_study(shards)
     training = {"first_steps": 3, "space": {"train.learning_rate": [1e-3, 2e-3]}}
     base = settings_with(tmp_path, shards, training, storage=str(tmp_path / "storage"))
@@ -53,11 +53,11 @@ def test_a_trial_is_a_run_of_its_own_and_judged_at_every_rung(shards: str, tmp_p
 
 
 def begun(settings: Settings, *points: dict[str, Any]) -> None:
-    """As if a sweep had been killed when it had begun these: it goes on with them, in this order. [x] is a choice."""
+    """As if a sweep had been killed after starting these, so that it repeats them in this order. [x] is a choice."""
     folder = settings.run_dir / "sweeps" / _sweep_name(settings, steps.read_study(settings.data.shards or ""))
     for number, point in enumerate(points):
-        told = {key: json.dumps(*value) if isinstance(value, list) else value for key, value in point.items()}
-        JsonLines(folder / "trials.jsonl").append({"trial": f"begun-{number}", "point": told})
+        texts = {key: json.dumps(*value) if isinstance(value, list) else value for key, value in point.items()}
+        JsonLines(folder / "trials.jsonl").append({"trial": f"begun-{number}", "point": texts})
 
 
 def newest_step(run: Path) -> int:
@@ -76,10 +76,10 @@ def training_workers() -> list[int]:
 
 
 ENOUGH = 700
-"""Steps: a trial that is told to stop after 20 must not have come to its end before it hears of it."""
+"""Steps, so many that a trial which is stopped after 20 has not reached its end before the request arrives."""
 
 
-def test_a_sweep_stops_what_does_badly_lists_what_fails_and_writes_the_best(shards: str, tmp_path: Path) -> None:
+def test_a_sweep_stops_bad_trials_lists_failures_and_writes_the_best(shards: str, tmp_path: Path) -> None:
     space = {"train.learning_rate": {"low": 1e-9, "high": 2e-3}, "diffusion.log_snr_min": [-15.0, 99.0]}
     training = {"trials": 4, "objective": "val_loss", "first_steps": 20, "reduction": 2, "space": space}
     settings = settings_with(tmp_path, shards, training, steps=ENOUGH, checkpoint_every=ENOUGH)
@@ -100,7 +100,7 @@ def test_a_sweep_stops_what_does_badly_lists_what_fails_and_writes_the_best(shar
     assert failure.endswith("diffusion.log_snr_min 99.0: diffusion: log_snr_min must be below log_snr_max")
 
     trials = settings.run_dir / "sweeps" / "trials"
-    assert stopped["steps"] <= newest_step(trials / stopped["trial"]) < ENOUGH, "it saved when it was told to end"
+    assert stopped["steps"] <= newest_step(trials / stopped["trial"]) < ENOUGH, "it saved when it was stopped"
     assert not (trials / stopped["trial"] / "model").exists()
     assert newest_step(trials / first["trial"]) == ENOUGH
     end = time.monotonic() + 30
@@ -148,7 +148,7 @@ def mlflow_children(settings: Settings) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_sweep_that_is_killed_goes_on(shards: str, tmp_path: Path) -> None:
+def test_a_killed_sweep_is_resumed(shards: str, tmp_path: Path) -> None:
     training = {
         "trials": 3,
         "objective": "val_loss",
@@ -182,5 +182,5 @@ def test_a_sweep_that_is_killed_goes_on(shards: str, tmp_path: Path) -> None:
     assert len(table) == 1 + 3
     assert {run.name for run in trials.glob("*")} == set(mlflow_children(settings))
     assert newest_step(killed) > max(int(file.parent.name[-8:]) for file in written if file != model)
-    # What had ended was left alone, and the other one did not begin at step 0: no checkpoint was written twice.
+    # The finished trial was kept, and the other one was resumed: no checkpoint was written twice.
     assert {file: file.stat().st_mtime_ns for file in written} == written

@@ -1,6 +1,6 @@
-"""Find the subjects of a study as it lies on disk or behind a URL, by listing it and reading its tables.
+"""Find the subjects of a study on disk or behind a URL, by listing it and reading its tables.
 
-No image is opened: that is done where the work is shared, one subject at a time (`sadm_ray.data.read.subject_scans`).
+No image is opened: the workers do that, one subject at a time (`sadm_ray.data.read.subject_scans`).
 """
 
 from __future__ import annotations

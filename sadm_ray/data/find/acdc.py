@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from sadm_ray.config import SAFE_NAME, DataSettings
 from sadm_ray.data.find.catalog import Catalog, Covariates, Problem, Scan, Subject
-from sadm_ray.data.find.study_tables import NOTHING, map_in_threads, number_of, reason
+from sadm_ray.data.find.study_tables import EMPTY_FILE, first_line, map_in_threads, parse_number
 from sadm_ray.errors import DataError
 from sadm_ray.storage import IMAGE_SUFFIXES, Entry, Storage
 
@@ -28,7 +28,7 @@ _FILE = re.compile(r"(?P<folder>(?:(?:training|testing)/)?(?P<name>[^/]+))/(?P<f
 
 @dataclass(slots=True)
 class _Folder:
-    """A patient's folder: where it is, what the patient is called, and its images and `Info.cfg`."""
+    """A patient's folder: its path, the patient's name, and its images and `Info.cfg`."""
 
     path: str
     name: str
@@ -48,7 +48,7 @@ def find_acdc(root: str, settings: DataSettings) -> Catalog:
     """Find the subjects below `root`, or below its `training/` and `testing/`.
 
     A name that occurs twice is a problem of both folders, since neither may stand for the other. Whether ED and ES are
-    frames of the cine is seen when it is opened.
+    frames of the cine is checked when it is opened.
 
     Raises:
         DataError: `root` is missing or holds no patient folder at all.
@@ -65,11 +65,11 @@ def find_acdc(root: str, settings: DataSettings) -> Catalog:
     problems: list[Problem] = []
     for folder, info in zip(folders, map_in_threads(lambda folder: _read_info(folder, storage), folders), strict=True):
         if occurrences[folder.name] > 1:
-            told = "another folder has the same name; rename one of them"
-            problems.append(Problem(folder.name, storage.where(folder.path), told))
+            message = "another folder has the same name; rename one of them"
+            problems.append(Problem(folder.name, storage.where(folder.path), message))
         elif not SAFE_NAME.fullmatch(folder.name):
-            told = "not a usable name; rename it with letters, digits, '_', '-' and '.' only"
-            problems.append(Problem(folder.name, storage.where(folder.path), told))
+            message = "not a usable name; rename it with letters, digits, '_', '-' and '.' only"
+            problems.append(Problem(folder.name, storage.where(folder.path), message))
         elif not isinstance(info, _Info):
             problems += info
         else:
@@ -83,17 +83,17 @@ def find_acdc(root: str, settings: DataSettings) -> Catalog:
 
 
 def _folders(storage: Storage) -> list[_Folder]:
-    """Folders that are, or are meant to be, patients: one called so without a scan is a problem worth telling."""
+    """The patients' folders: those with a scan or an `Info.cfg`, and those named `patient…`, with or without a scan."""
     folders: dict[str, _Folder] = {}
     for entry in storage.entries():
-        place = _FILE.fullmatch(entry.path)
-        if place is None or place["folder"] in ("training", "testing"):
+        match = _FILE.fullmatch(entry.path)
+        if match is None or match["folder"] in ("training", "testing"):
             continue
-        counts = place["file"] == INFO or place["file"].endswith(IMAGE_SUFFIXES)
-        if counts or place["name"].startswith("patient"):
-            folder = folders.setdefault(place["folder"], _Folder(place["folder"], place["name"]))
-            if counts:
-                folder.files[place["file"]] = entry
+        is_used = match["file"] == INFO or match["file"].endswith(IMAGE_SUFFIXES)
+        if is_used or match["name"].startswith("patient"):
+            folder = folders.setdefault(match["folder"], _Folder(match["folder"], match["name"]))
+            if is_used:
+                folder.files[match["file"]] = entry
     return list(folders.values())
 
 
@@ -104,13 +104,13 @@ def _read_info(folder: _Folder, storage: Storage) -> _Info | list[Problem]:
     if entry is None:
         return [Problem(folder.name, file, "no such file; add it with lines 'ED: 1' and 'ES: 12'")]
     if not entry.size:
-        return [Problem(folder.name, file, NOTHING)]
+        return [Problem(folder.name, file, EMPTY_FILE)]
     if entry.size > INFO_LIMIT:
         return [Problem(folder.name, file, f"has {entry.size:,} bytes where a few lines are expected; replace it")]
     try:
         text = storage.read(path).decode("utf-8-sig", errors="replace")
     except (OSError, pa.ArrowException) as error:
-        return [Problem(folder.name, file, f"cannot be read ({reason(error)}); copy it again from its source")]
+        return [Problem(folder.name, file, f"cannot be read ({first_line(error)}); copy it again from its source")]
     entries = {
         key.strip(): value.strip() for key, colon, value in (line.partition(":") for line in text.splitlines()) if colon
     }
@@ -128,15 +128,15 @@ def _read_info(folder: _Folder, storage: Storage) -> _Info | list[Problem]:
 
 
 def _covariates(entries: Mapping[str, str]) -> Covariates:
-    sizes = {key.lower(): number_of(entries.get(key, "")) for key in ("Height", "Weight")}
-    known: dict[str, float | str] = {key: size for key, size in sizes.items() if size is not None}
+    sizes = {key.lower(): parse_number(entries.get(key, "")) for key in ("Height", "Weight")}
+    covariates: dict[str, float | str] = {key: size for key, size in sizes.items() if size is not None}
     if entries.get("Group"):
-        known["group"] = entries["Group"]
-    return known
+        covariates["group"] = entries["Group"]
+    return covariates
 
 
 def _subject(folder: _Folder, info: _Info, storage: Storage) -> Subject | list[Problem]:
-    """The cine of a patient, or else its two frames. Label maps (`_gt`) are called otherwise."""
+    """The cine of a patient, or else its two frames. Label maps (`_gt`) have other names."""
     group = str(info.covariates.get("group", ""))
     stem = f"{folder.name}_4d"
     cine = _entries(folder, stem)
@@ -146,8 +146,8 @@ def _subject(folder: _Folder, info: _Info, storage: Storage) -> Subject | list[P
         scan = Scan(cine[0].path, "", None, cine[0].size, cine[0].modified)
         return Subject(folder.name, (scan,), group, (info.ed, info.es), info.covariates)
     if info.es < info.ed:
-        told = f"ES ({info.es}) must come after ED ({info.ed}) unless there is a 4D file; correct one of them"
-        return [Problem(folder.name, storage.where(f"{folder.path}/{INFO}"), told)]
+        message = f"ES ({info.es}) must come after ED ({info.ed}) unless there is a 4D file; correct one of them"
+        return [Problem(folder.name, storage.where(f"{folder.path}/{INFO}"), message)]
     scans, problems = [], []
     for session, frame, time in (("ED", info.ed, 0.0), ("ES", info.es, 1.0)):
         stem = f"{folder.name}_frame{frame:02d}"

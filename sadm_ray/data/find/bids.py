@@ -1,7 +1,7 @@
 """Find the subjects of a BIDS study (Gorgolewski et al., Scientific Data 2016; bids-specification.readthedocs.io).
 
-A scan is `sub-01/[ses-2/]anat/sub-01_ses-2[_entities]_T1w.nii.gz`. When each visit was is told by
-`sub-01/sub-01_sessions.tsv`, or by a `participants.tsv` that has a row for each session.
+A scan is `sub-01/[ses-2/]anat/sub-01_ses-2[_entities]_T1w.nii.gz`. The times of the visits are in
+`sub-01/sub-01_sessions.tsv`, or in a `participants.tsv` that has a row for each session.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from sadm_ray.config import SAFE_NAME, DataSettings
 from sadm_ray.data.find.catalog import Catalog, Problem, Subject
 from sadm_ray.data.find.study_tables import Row, StudyTable, covariates_of, map_in_threads, read_table, shared_columns
-from sadm_ray.data.find.visit_times import ORDER, Clock, Visit, order_visits, time_column, too_few
+from sadm_ray.data.find.visit_times import ORDER, TimeParser, Visit, order_visits, time_column, too_few_visits
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Entry, Storage
 
@@ -40,7 +40,7 @@ class _Folder:
 
 @dataclass(frozen=True)
 class _TableContent:
-    """What a table tells: its columns, its rows, and what is wrong with it."""
+    """The content of a table: its columns, its rows, and what is wrong with it."""
 
     columns: tuple[str, ...] = ()
     rows: Rows = field(default_factory=dict)
@@ -51,7 +51,7 @@ def find_bids(root: str, settings: DataSettings) -> Catalog:
     """Find the subjects below `root` that have at least two visits with the suffix of the settings.
 
     Raises:
-        DataError: `root` is missing or has no folder sub-*, or no column tells when the visits were.
+        DataError: `root` is missing or has no folder sub-*, or no column has the times of the visits.
     """
     storage = Storage(root)
     problems: list[Problem] = []
@@ -73,18 +73,22 @@ def find_bids(root: str, settings: DataSettings) -> Catalog:
         people = _read(storage, participants, "", ("participant_id", "session_id"), visits)
         problems += people.problems
     column = _match_visits(storage, visits, tables, people, settings.time_column, problems)
-    known = _match_subjects(storage, visits, people, problems)
-    clock = Clock.of(column, (visit.time for its in visits.values() for visit in its), settings)
+    subject_rows = _match_subjects(storage, visits, people, problems)
+    parser = TimeParser.of(
+        column, (visit.time for subject_visits in visits.values() for visit in subject_visits), settings
+    )
     subjects = []
-    for name, its in visits.items():
-        scans, wrong = order_visits(name, its, clock, storage, settings.min_scans, f"visit with a {settings.suffix}")
+    for name, subject_visits in visits.items():
+        scans, wrong = order_visits(
+            name, subject_visits, parser, storage, settings.min_scans, f"visit with a {settings.suffix}"
+        )
         problems += wrong
         if scans:
-            row = known.get(name, {})
-            lower = {column.lower(): word for column, word in row.items()}
+            row = subject_rows.get(name, {})
+            lower = {column.lower(): value for column, value in row.items()}
             group = lower.get("group") or lower.get("diagnosis") or ""
             subjects.append(Subject(name, scans, group, covariates=covariates_of(row)))
-    return Catalog(storage.location, tuple(subjects), tuple(problems), clock.unit)
+    return Catalog(storage.location, tuple(subjects), tuple(problems), parser.unit)
 
 
 def _folders(
@@ -105,50 +109,50 @@ def _folders(
         image = _IMAGE.fullmatch(entry.path)
         if image is None:
             continue
-        stem, place = image["stem"], image["session"]
+        stem, session_folder = image["stem"], image["session"]
         suffix = stem.rpartition("_")[2]
         folder.suffixes.add(suffix)
         if suffix != settings.suffix or (settings.match and not fnmatchcase(entry.path, settings.match)):
             continue
-        if not f"{stem}_".startswith(f"{name}_{place}_" if place else f"{name}_"):
-            told = "is called after another subject or session than its folder; move or rename it"
-            problems.append(Problem(name.removeprefix("sub-"), storage.where(entry.path), told))
+        if not f"{stem}_".startswith(f"{name}_{session_folder}_" if session_folder else f"{name}_"):
+            message = "is called after another subject or session than its folder; move or rename it"
+            problems.append(Problem(name.removeprefix("sub-"), storage.where(entry.path), message))
             continue
         entity = _SESSION.search(stem)
-        session = place.removeprefix("ses-") if place else entity[1] if entity else ""
+        session = session_folder.removeprefix("ses-") if session_folder else entity[1] if entity else ""
         folder.scans.setdefault(session, []).append(entry)
     return folders, participants
 
 
 def _visits(
-    subject: str, folder: _Folder, storage: Storage, suffix: str, least: int
+    subject: str, folder: _Folder, storage: Storage, suffix: str, min_scans: int
 ) -> tuple[list[Visit], list[Problem]]:
-    """The visits of a subject with one file each; none where fewer than `least` are left."""
-    home = storage.where(f"sub-{subject}")
+    """The visits of a subject with one file each; none where fewer than `min_scans` are left."""
+    folder_path = storage.where(f"sub-{subject}")
     if not SAFE_NAME.fullmatch(subject):
-        told = "not a usable name; rename it with letters, digits, '_', '-' and '.' only"
-        return [], [Problem(subject, home, told)]
+        message = "not a usable name; rename it with letters, digits, '_', '-' and '.' only"
+        return [], [Problem(subject, folder_path, message)]
     if not folder.scans:
         others = ", ".join(sorted(folder.suffixes)) or "no images in anat/"
-        told = f"has no scan _{suffix}.nii.gz, only {others}; add one or choose another data.suffix or data.match"
-        return [], [Problem(subject, home, told)]
+        message = f"has no scan _{suffix}.nii.gz, only {others}; add one or choose another data.suffix or data.match"
+        return [], [Problem(subject, folder_path, message)]
     visits, problems = [], []
     for session, entries in folder.scans.items():
         file = storage.where(entries[0].path)
         if len(entries) > 1:
             two = " and ".join(entry.path for entry in entries[:2])
-            told = f"{len(entries)} files for one visit, {two}; choose one with data.match, such as '*_run-1_*'"
-            problems.append(Problem(subject, file, told))
+            message = f"{len(entries)} files for one visit, {two}; choose one with data.match, such as '*_run-1_*'"
+            problems.append(Problem(subject, file, message))
         elif session and not SAFE_NAME.fullmatch(session):
-            told = f"session {session!r} is not a usable name; rename it with letters, digits, '_', '-' and '.' only"
-            problems.append(Problem(subject, file, told))
+            message = f"session {session!r} is not a usable name; rename it with letters, digits, '_', '-' and '.' only"
+            problems.append(Problem(subject, file, message))
         elif not session and len(folder.scans) > 1:
             problems.append(Problem(subject, file, "belongs to no session, while others do; move it into one"))
         else:
             visits.append(Visit(entries[0], session, {}))
-    if 0 < len(visits) < least:
-        problems.append(too_few(subject, home, f"visit with a {suffix}", len(visits), least))
-    return visits if len(visits) >= least else [], problems
+    if 0 < len(visits) < min_scans:
+        problems.append(too_few_visits(subject, folder_path, f"visit with a {suffix}", len(visits), min_scans))
+    return visits if len(visits) >= min_scans else [], problems
 
 
 def _read(
@@ -178,10 +182,10 @@ def _rows(
         if not all(label):
             problems.append(Problem(subject, table.file, f"row {number} has no {' or no '.join(keys)}; fill it in"))
         elif label in rows:
-            told = (
+            message = (
                 f"row {number} is another one of {', '.join(map(repr, label))}; the first is used: remove one of them"
             )
-            problems.append(Problem(subject, table.file, told))
+            problems.append(Problem(subject, table.file, message))
         elif wanted is None or label[0] in wanted:
             rows[label] = row
     return rows
@@ -202,24 +206,26 @@ def _match_visits(
         return _read(storage, table, subject, ("session_id",), None) if table else _TableContent()
 
     filled: Counter[str] = Counter(dict.fromkeys(people.columns if _is_by_visit(people) else (), 0))
-    for (subject, its), told in zip(visits.items(), map_in_threads(read, list(visits)), strict=True):
-        problems += told.problems
-        filled.update(dict.fromkeys(told.columns, 0))
-        for visit in its:
-            visit.row = people.rows.get((subject, visit.session), {}) | told.rows.get((visit.session,), {})
+    for (subject, subject_visits), sessions in zip(visits.items(), map_in_threads(read, list(visits)), strict=True):
+        problems += sessions.problems
+        filled.update(dict.fromkeys(sessions.columns, 0))
+        for visit in subject_visits:
+            visit.row = people.rows.get((subject, visit.session), {}) | sessions.rows.get((visit.session,), {})
             filled.update(visit.row.keys())
     if wanted == ORDER or not visits:
         return ORDER
     column = time_column(wanted, filled)
     if column is None:
-        missing = "no column tells when a visit was" if wanted == "auto" else f"no column {wanted} tells of visits"
-        there = f"the sessions.tsv files have {', '.join(sorted(filled)) or 'none'}"
+        missing = (
+            "no column says when a visit was" if wanted == "auto" else f"no column {wanted} in the tables of visits"
+        )
+        found = f"the sessions.tsv files have {', '.join(sorted(filled)) or 'none'}"
         if not _is_by_visit(people):
-            there += f", {PARTICIPANTS} has {', '.join(people.columns) or 'none'} but no row a session"
+            found += f", {PARTICIPANTS} has {', '.join(people.columns) or 'none'} but no row a session"
         mend = f"set data.time_column to one of them, or data.time_column={ORDER} to number the visits"
-        raise DataError(f"{storage.location}: {missing} ({there}); {mend}", [str(problem) for problem in problems])
-    for its in visits.values():
-        for visit in its:
+        raise DataError(f"{storage.location}: {missing} ({found}); {mend}", [str(problem) for problem in problems])
+    for subject_visits in visits.values():
+        for visit in subject_visits:
             visit.time = visit.row.pop(column, None)
     return column
 
@@ -227,22 +233,24 @@ def _match_visits(
 def _match_subjects(
     storage: Storage, visits: Mapping[str, Sequence[Visit]], people: _TableContent, problems: list[Problem]
 ) -> Mapping[str, Row]:
-    """What participants.tsv tells of each subject. Where it has a row a session, what does not vary between them."""
+    """The row of each subject in participants.tsv. Where it has a row a session, the values that all sessions share."""
     if _is_by_visit(people):
-        shared = shared_columns([visit.row for visit in its] for its in visits.values()) & set(people.columns)
-        known: dict[str, Row] = {}
-        for subject, its in visits.items():
-            row = known.setdefault(subject, {})
-            for visit in its:
+        shared = shared_columns([visit.row for visit in subject_visits] for subject_visits in visits.values()) & set(
+            people.columns
+        )
+        subject_rows: dict[str, Row] = {}
+        for subject, subject_visits in visits.items():
+            row = subject_rows.setdefault(subject, {})
+            for visit in subject_visits:
                 row.update((name, visit.row.pop(name)) for name in shared & visit.row.keys())
     else:
-        known = {label[0]: row for label, row in people.rows.items()}
-    missing = [subject for subject in visits if people.columns and subject not in known]
+        subject_rows = {label[0]: row for label, row in people.rows.items()}
+    missing = [subject for subject in visits if people.columns and subject not in subject_rows]
     if missing:
         some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        told = f"tells nothing of {len(missing)} subjects ({some}), who have no covariates; add rows for them"
-        problems.append(Problem("", storage.where(PARTICIPANTS), told, fatal=False))
-    return known
+        message = f"has no rows for {len(missing)} subjects ({some}), who have no covariates; add them"
+        problems.append(Problem("", storage.where(PARTICIPANTS), message, fatal=False))
+    return subject_rows
 
 
 def _is_by_visit(people: _TableContent) -> bool:

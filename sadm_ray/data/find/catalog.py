@@ -1,4 +1,4 @@
-"""What a catalog tells: subjects, their scans, and what is wrong. Nothing here has opened an image."""
+"""A catalog of a study: subjects, their scans, and problems. It is made without opening an image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 SPLITS = ("train", "val", "test")
 
 Covariates = Mapping[str, float | str]
-"""What is known besides the scans, by name; a value that is missing has no entry."""
+"""Covariates by name; a missing value has no entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Scan:
 
     `file` is its path below the study's root (or absolute, or a URL), `session` its visit's name. `time` is when it was
     acquired, in the study's unit; none for a 4D file, whose frames have times of their own. `size` (bytes) and
-    `modified` (ns) tell whether it has changed since.
+    `modified` (ns) show whether it has changed since.
     """
 
     file: str
@@ -33,7 +33,7 @@ class Subject:
     """A subject and its scans in the order of time.
 
     `cycle` is (ED, ES), counted from 1, of a cine: its frames from ED to ES are the sequence, at times 0 to 1. `split`
-    is set where the study itself says to which it belongs.
+    is set where the study itself assigns one.
     """
 
     name: str
@@ -46,9 +46,9 @@ class Subject:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong and the mend, in one line, and with which file or folder.
+    """What is wrong with which file or folder, and how to mend it, in one line.
 
-    `fatal`: the file, and with it perhaps the subject, is left out. Otherwise it is used, and this is worth a look.
+    `fatal`: the file, and with it perhaps the subject, is left out. Otherwise it is used, and this is a warning.
     """
 
     subject: str
@@ -62,7 +62,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The subjects that could be found, in the order of their names, what is wrong, and the unit of time.
+    """The subjects that were found, in the order of their names, all problems, and the unit of time.
 
     `folder` is what the paths of the scans are relative to.
     """

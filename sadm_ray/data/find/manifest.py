@@ -1,4 +1,4 @@
-"""Find the subjects of a study that is told by one table, a row a scan: a .csv, .tsv or .parquet manifest.
+"""Find the subjects of a study listed in one table, a row a scan: a .csv, .tsv or .parquet manifest.
 
 Columns: `subject` and `path` (relative to the manifest's folder, absolute, or a URL); where wanted `session`, a time,
 `split` (train, val or test) and `group`. All others, and the group, are covariates: of a visit if they vary within any
@@ -17,31 +17,31 @@ import pyarrow as pa
 
 from sadm_ray.config import SAFE_NAME, DataSettings, is_url
 from sadm_ray.data.find.catalog import SPLITS, Catalog, Problem, Scan, Subject
-from sadm_ray.data.find.study_tables import covariates_of, map_in_threads, read_table, reason, shared_columns
-from sadm_ray.data.find.visit_times import ORDER, USUAL_TIMES, Clock, Visit, order_visits, time_column
+from sadm_ray.data.find.study_tables import covariates_of, first_line, map_in_threads, read_table, shared_columns
+from sadm_ray.data.find.visit_times import ORDER, USUAL_TIME_COLUMNS, TimeParser, Visit, order_visits, time_column
 from sadm_ray.errors import DataError
 from sadm_ray.storage import IMAGE_SUFFIXES, Entry, Storage
 
 
 @dataclass
-class _Study:
+class _Manifest:
     """What has been read: the visits of each subject, the number of its rows (bad ones too), the row of each file.
 
-    `taken` are the rows of (subject, session).
+    `row_of_visit` is the row of each (subject, session).
     """
 
     storage: Storage
     file: str
     columns: tuple[str, ...]
-    least: int  # scans of a subject
+    min_scans: int  # scans of a subject
     problems: list[Problem] = field(default_factory=list)
     visits: dict[str, list[Visit]] = field(default_factory=dict)
-    listed: Counter[str] = field(default_factory=Counter)
-    rows: dict[str, int] = field(default_factory=dict)
-    taken: dict[tuple[str, str], int] = field(default_factory=dict)
+    row_counts: Counter[str] = field(default_factory=Counter)
+    row_of_file: dict[str, int] = field(default_factory=dict)
+    row_of_visit: dict[tuple[str, str], int] = field(default_factory=dict)
 
-    def key(self, path: str) -> str:
-        """The same for all ways to write the path of one file."""
+    def file_key(self, path: str) -> str:
+        """One key for all ways to write the path of a file."""
         return posixpath.normpath(self.storage.where(path))
 
 
@@ -49,179 +49,193 @@ def find_manifest(root: str, settings: DataSettings) -> Catalog:
     """Find the subjects that the manifest `root` lists.
 
     Raises:
-        DataError: there is no such file, it is no such table, or it has no rows; or no column tells the times.
+        DataError: there is no such file, it is no such table, or it has no rows; or no column has the times.
     """
     if not root.lower().endswith((".csv", ".tsv", ".parquet")):
         raise DataError(f"{root}: data.layout=manifest needs data.root to be a .csv, .tsv or .parquet file")
     full = root if is_url(root) else str(Path(root).expanduser().absolute())
     folder, _, name = full.rpartition("/")
-    study = _read_rows(Storage(folder or "/"), name, settings.min_scans)
-    _look_up(study)
-    column = _match_times(study, settings.time_column)
-    clock = Clock.of(column or "time", (visit.time for its in study.visits.values() for visit in its), settings)
-    splits = {subject: _split(study, subject, its) for subject, its in sorted(study.visits.items())}
-    shared = shared_columns([visit.row for visit in its] for its in study.visits.values())
+    manifest = _read_rows(Storage(folder or "/"), name, settings.min_scans)
+    _look_up(manifest)
+    column = _match_times(manifest, settings.time_column)
+    parser = TimeParser.of(
+        column or "time",
+        (visit.time for subject_visits in manifest.visits.values() for visit in subject_visits),
+        settings,
+    )
+    splits = {
+        subject: _split(manifest, subject, subject_visits)
+        for subject, subject_visits in sorted(manifest.visits.items())
+    }
+    shared = shared_columns([visit.row for visit in subject_visits] for subject_visits in manifest.visits.values())
     subjects = []
     for subject, split in splits.items():
         if split is None:
             continue
-        its = study.visits[subject]
-        row = {name: word for visit in its for name, word in visit.row.items() if name in shared}
-        groups = dict.fromkeys(visit.row["group"] for visit in its if "group" in visit.row)
+        subject_visits = manifest.visits[subject]
+        row = {name: value for visit in subject_visits for name, value in visit.row.items() if name in shared}
+        groups = dict.fromkeys(visit.row["group"] for visit in subject_visits if "group" in visit.row)
         if len(groups) > 1:
-            told = (
+            message = (
                 f"its group is {' and '.join(map(repr, groups))}; the first is used: correct the rows if that is wrong"
             )
-            study.problems.append(Problem(subject, study.file, told, fatal=False))
-        for visit in its:
-            visit.row = {name: word for name, word in visit.row.items() if name not in shared}
-        if scans := _scans(study, subject, clock):
+            manifest.problems.append(Problem(subject, manifest.file, message, fatal=False))
+        for visit in subject_visits:
+            visit.row = {name: value for name, value in visit.row.items() if name not in shared}
+        if scans := _scans(manifest, subject, parser):
             group = next(iter(groups), "")
             subjects.append(Subject(subject, scans, group, covariates=covariates_of(row), split=split or None))
-    unit = clock.unit if column else settings.time_unit or "frame time"
-    return Catalog(study.storage.location, tuple(subjects), tuple(study.problems), unit)
+    unit = parser.unit if column else settings.time_unit or "frame time"
+    return Catalog(manifest.storage.location, tuple(subjects), tuple(manifest.problems), unit)
 
 
-def _read_rows(storage: Storage, name: str, least: int) -> _Study:
-    """All rows that can be used, as visits whose files have not been looked at."""
+def _read_rows(storage: Storage, name: str, min_scans: int) -> _Manifest:
+    """All valid rows, as visits whose files have not been looked up."""
     try:
         entry = storage.entry(name)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{storage.where(name)}: cannot be read ({reason(error)}); check data.root") from None
+        raise DataError(f"{storage.where(name)}: cannot be read ({first_line(error)}); check data.root") from None
     if entry is None:
         raise DataError(f"{storage.where(name)}: no such file; set data.root to the manifest")
     table = read_table(storage, entry)
-    study = _Study(storage, table.file, table.columns, least)
+    manifest = _Manifest(storage, table.file, table.columns, min_scans)
     columns = {name: table.named(name) for name in ("subject", "path", "session", "split", "group")}
     if not columns["subject"] or not columns["path"]:
-        there = ", ".join(table.columns)
+        found_columns = ", ".join(table.columns)
         raise DataError(
-            f"{table.file}: needs the columns subject and path, separated as its ending says; it has {there}"
+            f"{table.file}: needs the columns subject and path, separated as its ending says; it has {found_columns}"
         )
-    for number, row in table.rows(study.problems):
-        told = {name: row.pop(column) for name, column in columns.items() if column in row}
-        subject, session = told.get("subject", ""), told.get("session", "")
+    for number, row in table.rows(manifest.problems):
+        fields = {name: row.pop(column) for name, column in columns.items() if column in row}
+        subject, session = fields.get("subject", ""), fields.get("session", "")
         safe = SAFE_NAME.fullmatch(subject)
-        study.listed[subject] += 1
-        told["split"] = told.get("split", "").lower()
+        manifest.row_counts[subject] += 1
+        fields["split"] = fields.get("split", "").lower()
         try:
-            _check_row(study, number, told)
+            _check_row(manifest, number, fields)
         except ValueError as error:
-            study.problems.append(Problem(subject if safe else "", table.file, f"row {number}: {error}"))
+            manifest.problems.append(Problem(subject if safe else "", table.file, f"row {number}: {error}"))
             continue
-        study.rows[study.key(told["path"])] = number
-        row |= {name: told[name] for name in ("split", "group") if told.get(name)}
-        study.visits.setdefault(subject, []).append(Visit(Entry(told["path"], 0, 0), session, row))
-    if not study.listed:
-        wrong = [str(problem) for problem in study.problems]
-        raise DataError(f"{table.file}: has no rows; data.root must list the scans, a row each", wrong)
-    return study
+        manifest.row_of_file[manifest.file_key(fields["path"])] = number
+        row |= {name: fields[name] for name in ("split", "group") if fields.get(name)}
+        manifest.visits.setdefault(subject, []).append(Visit(Entry(fields["path"], 0, 0), session, row))
+    if not manifest.row_counts:
+        problems = [str(problem) for problem in manifest.problems]
+        raise DataError(f"{table.file}: has no rows; data.root must list the scans, a row each", problems)
+    return manifest
 
 
-def _check_row(study: _Study, number: int, told: Mapping[str, str]) -> None:
-    """Raises ValueError: what is wrong with a row, and the mend."""
+def _check_row(manifest: _Manifest, number: int, fields: Mapping[str, str]) -> None:
+    """Raises ValueError: what is wrong with a row, and how to mend it."""
     for name in ("subject", "path"):
-        if not told.get(name):
+        if not fields.get(name):
             raise ValueError(f"has no {name}; fill it in")
     for name in ("subject", "session"):
-        if name in told and not SAFE_NAME.fullmatch(told[name]):
-            raise ValueError(f"{name} {told[name]!r} is not a usable name; use letters, digits, '_', '-' and '.' only")
-    if told["split"] not in ("", *SPLITS):
-        raise ValueError(f"split is {told['split']!r}; it must be train, val, test or empty")
-    path = told["path"]
+        if name in fields and not SAFE_NAME.fullmatch(fields[name]):
+            raise ValueError(
+                f"{name} {fields[name]!r} is not a usable name; use letters, digits, '_', '-' and '.' only"
+            )
+    if fields["split"] not in ("", *SPLITS):
+        raise ValueError(f"split is {fields['split']!r}; it must be train, val, test or empty")
+    path = fields["path"]
     if not path.lower().endswith(IMAGE_SUFFIXES):
         raise ValueError(f"{path!r} is no .nii or .nii.gz file; convert it")
     if not _is_absolute(path) and ".." in path.split("/"):
         raise ValueError(f"{path!r} leads out of the folder of the manifest; give it as an absolute path or a URL")
-    if (other := study.rows.get(study.key(path))) is not None:
+    if (other := manifest.row_of_file.get(manifest.file_key(path))) is not None:
         raise ValueError(f"lists the same file as row {other}, {path}; remove one of them")
-    visit = told["subject"], told.get("session", "")
-    if visit[1] and study.taken.setdefault(visit, number) != number:
-        raise ValueError(f"has the same subject and session as row {study.taken[visit]}; remove one of them")
+    visit = fields["subject"], fields.get("session", "")
+    if visit[1] and manifest.row_of_visit.setdefault(visit, number) != number:
+        raise ValueError(f"has the same subject and session as row {manifest.row_of_visit[visit]}; remove one of them")
 
 
 def _is_absolute(path: str) -> bool:
     return is_url(path) or path.startswith("/")
 
 
-def _look_up(study: _Study) -> None:
-    """Size and time of change of each file. Those that are not there are problems, and their visits go.
+def _look_up(manifest: _Manifest) -> None:
+    """Look up the size and time of change of each file; visits of missing files become problems.
 
-    Behind a URL, one listing of the folder is quicker than to ask for each file; on this machine it is not.
+    Behind a URL, one listing of the folder is quicker than a request a file; on this machine it is not.
     """
-    paths = [visit.entry.path for its in study.visits.values() for visit in its]
+    paths = [visit.entry.path for subject_visits in manifest.visits.values() for visit in subject_visits]
     listed: dict[str, Entry] = {}
-    if is_url(study.storage.location) and not all(map(_is_absolute, paths)):
-        listed = {entry.path: entry for entry in study.storage.entries() if study.key(entry.path) in study.rows}
+    if is_url(manifest.storage.location) and not all(map(_is_absolute, paths)):
+        listed = {
+            entry.path: entry
+            for entry in manifest.storage.entries()
+            if manifest.file_key(entry.path) in manifest.row_of_file
+        }
 
     def look_up(path: str) -> Entry | str:
         try:
             if listed and not _is_absolute(path):
                 return listed.get(posixpath.normpath(path)) or "no such file"
-            return study.storage.entry(path) or "no such file"
+            return manifest.storage.entry(path) or "no such file"
         except (OSError, ValueError, pa.ArrowException, DataError) as error:
-            return f"cannot be looked up ({reason(error)})"
+            return f"cannot be looked up ({first_line(error)})"
 
     found = map_in_threads(look_up, paths)
-    for subject, its in study.visits.items():
+    for subject, subject_visits in manifest.visits.items():
         kept = []
-        for visit, entry in zip(its, found, strict=False):  # as many of them as this subject has
+        for visit, entry in zip(subject_visits, found, strict=False):  # takes as many as this subject has
             if isinstance(entry, Entry):
                 visit.entry = entry
                 kept.append(visit)
                 continue
             path = visit.entry.path
-            told = f"{entry}; row {study.rows[study.key(path)]} of the manifest lists it: correct its path"
-            study.problems.append(Problem(subject, study.storage.where(path), told))
-        study.visits[subject] = kept
+            row = manifest.row_of_file[manifest.file_key(path)]
+            message = f"{entry}; row {row} of the manifest lists it: correct its path"
+            manifest.problems.append(Problem(subject, manifest.storage.where(path), message))
+        manifest.visits[subject] = kept
 
 
-def _match_times(study: _Study, wanted: str) -> str | None:
-    """Give each visit its time, and return the column; none where there is none, as 4D files need it not."""
+def _match_times(manifest: _Manifest, wanted: str) -> str | None:
+    """Give each visit its time, and return the column; none if there is none, since 4D files need none."""
     if wanted == ORDER:
         return ORDER
-    filled: Counter[str] = Counter(dict.fromkeys(filter(None, study.columns), 0))
-    for its in study.visits.values():
-        for visit in its:
+    filled: Counter[str] = Counter(dict.fromkeys(filter(None, manifest.columns), 0))
+    for subject_visits in manifest.visits.values():
+        for visit in subject_visits:
             filled.update(visit.row.keys())
-    column = time_column(wanted, filled, ("time", *USUAL_TIMES))
-    if column is None and (wanted != "auto" or min(study.listed.values()) > 1):
-        missing = "no column tells when a visit was" if wanted == "auto" else f"has no column {wanted}"
+    column = time_column(wanted, filled, ("time", *USUAL_TIME_COLUMNS))
+    if column is None and (wanted != "auto" or min(manifest.row_counts.values()) > 1):
+        missing = "no column says when a visit was" if wanted == "auto" else f"has no column {wanted}"
         mend = f"set data.time_column to one of them, or data.time_column={ORDER} to number the visits"
-        wrong = [str(problem) for problem in study.problems]
-        raise DataError(f"{study.file}: {missing}, only {', '.join(study.columns)}; {mend}", wrong)
-    for its in study.visits.values():
-        for visit in its:
+        problems = [str(problem) for problem in manifest.problems]
+        raise DataError(f"{manifest.file}: {missing}, only {', '.join(manifest.columns)}; {mend}", problems)
+    for subject_visits in manifest.visits.values():
+        for visit in subject_visits:
             visit.time = visit.row.pop(column, None) if column else None
     return column
 
 
-def _split(study: _Study, subject: str, its: Sequence[Visit]) -> str | None:
-    """Where the manifest puts the subject, empty if it does not say; none if it says two things."""
-    splits = {split for visit in its if (split := visit.row.pop("split", ""))}
+def _split(manifest: _Manifest, subject: str, subject_visits: Sequence[Visit]) -> str | None:
+    """The split of the subject in the manifest, empty if there is none; none if its rows contradict each other."""
+    splits = {split for visit in subject_visits if (split := visit.row.pop("split", ""))}
     if len(splits) < 2:
         return splits.pop() if splits else ""
-    told = f"its rows have the splits {' and '.join(sorted(splits))}; give all of them the same"
-    study.problems.append(Problem(subject, study.file, told))
+    message = f"its rows have the splits {' and '.join(sorted(splits))}; give all of them the same"
+    manifest.problems.append(Problem(subject, manifest.file, message))
     return None
 
 
-def _scans(study: _Study, subject: str, clock: Clock) -> tuple[Scan, ...]:
+def _scans(manifest: _Manifest, subject: str, parser: TimeParser) -> tuple[Scan, ...]:
     """The scans of a subject in the order of time, none if they are no sequence."""
-    its, listed = study.visits[subject], study.listed[subject]
-    if listed == 1 and its and its[0].time is None:
-        entry = its[0].entry
-        return (Scan(entry.path, "", None, entry.size, entry.modified, covariates_of(its[0].row)),)
-    if its and clock.column != ORDER and not any(visit.time for visit in its):
-        told = f"its {listed} rows have no {clock.column}; fill it in, or set data.time_column={ORDER}"
-        study.problems.append(Problem(subject, study.file, told))
+    subject_visits, listed = manifest.visits[subject], manifest.row_counts[subject]
+    if listed == 1 and subject_visits and subject_visits[0].time is None:
+        entry = subject_visits[0].entry
+        return (Scan(entry.path, "", None, entry.size, entry.modified, covariates_of(subject_visits[0].row)),)
+    if subject_visits and parser.column != ORDER and not any(visit.time for visit in subject_visits):
+        message = f"its {listed} rows have no {parser.column}; fill it in, or set data.time_column={ORDER}"
+        manifest.problems.append(Problem(subject, manifest.file, message))
         return ()
-    if any(visit.session for visit in its):
-        for visit in its:
+    if any(visit.session for visit in subject_visits):
+        for visit in subject_visits:
             if not visit.session:
-                told = "its row has no session, while others of the subject have one; fill it in"
-                study.problems.append(Problem(subject, study.storage.where(visit.entry.path), told))
-        its = [visit for visit in its if visit.session]
-    scans, problems = order_visits(subject, its, clock, study.storage, study.least)
-    study.problems += problems
+                message = "its row has no session, while others of the subject have one; fill it in"
+                manifest.problems.append(Problem(subject, manifest.storage.where(visit.entry.path), message))
+        subject_visits = [visit for visit in subject_visits if visit.session]
+    scans, problems = order_visits(subject, subject_visits, parser, manifest.storage, manifest.min_scans)
+    manifest.problems += problems
     return scans

@@ -1,4 +1,4 @@
-"""What the tables of a study tell: rows and values."""
+"""The tables of a study: rows and their values."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from sadm_ray.errors import DataError
 from sadm_ray.storage import Entry, Storage
 
 Row = dict[str, str]
-"""The values of a row by column, as they are written; what is missing has no entry."""
+"""The values of a row by column, as text; a missing value has no entry."""
 
 MISSING = frozenset({"", "n/a", "na", "nan"})
-NOTHING = "is empty, or a link to nothing; copy it again from its source"
+EMPTY_FILE = "is empty, or a link to nothing; copy it again from its source"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_in_threads(do: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """`do` of each item, in order, many at a time: an object store takes tens of milliseconds to answer."""
+def map_in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """`function` of each item, in order, many at a time: an object store takes tens of milliseconds a request."""
 
-    def do_some(start: int) -> list[Result]:  # a task of several, as a task alone costs more than to ask a disk
-        return [do(item) for item in items[start : start + 8]]
+    def apply_to_some(start: int) -> list[Result]:  # several items a task: a task costs more than a disk access
+        return [function(item) for item in items[start : start + 8]]
 
     with ThreadPoolExecutor(16) as pool:
-        for start in range(0, len(items), 1024):  # a pool takes all that it is given, however much that is
-            for results in pool.map(do_some, range(start, min(start + 1024, len(items)), 8)):
+        for start in range(0, len(items), 1024):  # a pool queues all that it is given, without a limit
+            for results in pool.map(apply_to_some, range(start, min(start + 1024, len(items)), 8)):
                 yield from results
 
 
 @dataclass(frozen=True)
 class StudyTable:
-    """A table that is being read: its `rows` can be gone through once."""
+    """A table that is being read; its `rows` can be iterated once."""
 
     file: str
     columns: tuple[str, ...]
@@ -60,16 +60,18 @@ class StudyTable:
         try:
             for number, fields in self.lines:
                 if len(fields) != len(self.columns):
-                    told = f"row {number} has {len(fields)} fields where the header has {len(self.columns)}; correct it"
-                    problems.append(Problem(subject, self.file, told))
+                    message = (
+                        f"row {number} has {len(fields)} fields where the header has {len(self.columns)}; correct it"
+                    )
+                    problems.append(Problem(subject, self.file, message))
                     continue
-                words = ((name, (field or "").strip()) for name, field in zip(self.columns, fields, strict=True))
-                yield number, {name: word for name, word in words if name and word.lower() not in MISSING}
+                texts = ((name, (field or "").strip()) for name, field in zip(self.columns, fields, strict=True))
+                yield number, {name: text for name, text in texts if name and text.lower() not in MISSING}
         except (OSError, csv.Error, pa.ArrowException) as error:
-            raise DataError(f"{self.file}: cannot be read ({reason(error)}); export the table again") from None
+            raise DataError(f"{self.file}: cannot be read ({first_line(error)}); export the table again") from None
 
     def named(self, *names: str) -> str | None:
-        """The column of the first of these names that is there, in upper or lower case."""
+        """The column of the first of these names that exists, in upper or lower case."""
         lower = {column.lower(): column for column in reversed(self.columns)}
         return next((lower[name] for name in names if name in lower), None)
 
@@ -81,13 +83,13 @@ def read_table(storage: Storage, entry: Entry) -> StudyTable:
         DataError: it cannot be read, is empty or names a column twice.
     """
     path, file = entry.path, storage.where(entry.path)
-    if not entry.size:  # nor is a pipe or a device read, which might never end
-        raise DataError(f"{file}: {NOTHING}")
+    if not entry.size:  # pipes and devices, too, have size 0: reading one might never end
+        raise DataError(f"{file}: {EMPTY_FILE}")
     try:
         lines = _parquet(storage, path) if path.lower().endswith(".parquet") else _text(storage.read(path), path)
         _, names = next(lines, (0, ()))
     except (OSError, csv.Error, pa.ArrowException) as error:
-        raise DataError(f"{file}: cannot be read ({reason(error)}); check the path or export it again") from None
+        raise DataError(f"{file}: cannot be read ({first_line(error)}); check the path or export it again") from None
     columns = tuple((name or "").strip() for name in names)
     if not any(columns):
         raise DataError(f"{file}: is empty; a line with the names of the columns is expected")
@@ -107,7 +109,7 @@ def _text(content: bytes, path: str) -> Iterator[tuple[int, Sequence[str | None]
 
 
 def _parquet(storage: Storage, path: str) -> Iterator[tuple[int, Sequence[str | None]]]:
-    """The same of Parquet, whose numbers and dates become words. What pandas adds as its index has no name here."""
+    """The same of Parquet, whose numbers and dates become text. The index that pandas adds gets an empty name."""
     with storage.open_random(path) as stream:
         file = pq.ParquetFile(stream)
         for field in file.schema_arrow:
@@ -121,38 +123,38 @@ def _parquet(storage: Storage, path: str) -> Iterator[tuple[int, Sequence[str | 
                 yield number, fields
 
 
-def reason(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def number_of(word: str) -> float | None:
-    """A finite number; none where it is no such."""
+def parse_number(text: str) -> float | None:
+    """The text as a finite number; none if it is no such number."""
     try:
-        value = float(word)
+        value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) and "_" not in word else None
+    return value if math.isfinite(value) and "_" not in text else None
 
 
 def covariates_of(row: Mapping[str, str]) -> Covariates:
-    """Numbers as floats, other values as they are."""
-    return {name: word if (value := number_of(word)) is None else value for name, word in row.items()}
+    """Numbers as floats, other values as text."""
+    return {name: text if (value := parse_number(text)) is None else value for name, text in row.items()}
 
 
 def shared_columns(subjects: Iterable[Sequence[Row]]) -> frozenset[str]:
-    """The columns that tell the same in all rows of every subject: what is known of the subject, not of a visit."""
+    """The columns with one value in all rows of every subject: they describe the subject, not a visit."""
     names: set[str] = set()
     varying: set[str] = set()
     for rows in subjects:
         first: Row = {}
         for row in rows:
             names.update(row)
-            varying.update(name for name, word in row.items() if first.setdefault(name, word) != word)
+            varying.update(name for name, text in row.items() if first.setdefault(name, text) != text)
     return frozenset(names - varying)
 
 
-def natural(name: str) -> tuple[list[str | int], str]:
+def natural_sort_key(name: str) -> tuple[list[str | int], str]:
     """A key that sorts ses-2 before ses-10."""
-    parts = re.split(r"([0-9]+)", name)  # text and digits by turns
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+    pieces = re.split(r"([0-9]+)", name)  # text and digits alternate
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], name

@@ -1,6 +1,6 @@
-"""A picture of one subject: the middle slices of some of its frames, as radiologists see them.
+"""A picture of one subject: the middle slices of some of its frames, in radiological orientation.
 
-Drawn by the worker that reads the scans, which holds no more of a frame than three small slices.
+Drawn by the worker that reads the scans, which keeps only three small slices of a frame.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-GROUND, LIGHT = "#0e1318", "#d5dde3"
+BACKGROUND, FOREGROUND = "#0e1318", "#d5dde3"
 COLUMNS = 8
-HELD = 64  # frames of which slices are kept, however many there are
-PIXELS = 200  # along an axis of a slice: what a column of the picture can show
-WIDTH, GAP, HEAD = 1.35, 0.06, 0.62  # inches: a column, between two, above all
+MAX_KEPT = 64  # frames of which slices are kept, at most
+MAX_PIXELS = 200  # along an axis of a slice, at most: what a column of the picture can show
+COLUMN_WIDTH, GAP, HEADER = 1.35, 0.06, 0.62  # inches: a column, between two columns, above all
 
 VIEWS = (("R", "A"), ("R", "S"), ("A", "S"))
 """Which side of the body lies at the left and at the top of the axial, the coronal and the sagittal slice."""
@@ -43,10 +43,10 @@ Column = tuple[str, tuple[Slice, ...]]
 class ContactSheet:
     """Collects the frames of a subject in the order of time, then draws the first, the last and some between them."""
 
-    held: list[Column] = field(default_factory=list)
-    last: list[Column] = field(default_factory=list)  # the newest frame, unless it is held
+    kept: list[Column] = field(default_factory=list)
+    last: list[Column] = field(default_factory=list)  # the newest frame, unless it is in `kept`
     seen: int = 0
-    every: int = 1
+    stride: int = 1
 
     def add(
         self,
@@ -61,19 +61,19 @@ class ContactSheet:
             affine, spacing: of the (x, y, z) grid, in mm.
         """
         column = title, middle_slices(volume, affine, spacing)
-        if self.seen % self.every:
+        if self.seen % self.stride:
             self.last = [column]
         else:
-            self.held, self.last = [*self.held, column], []
-        if len(self.held) > HELD:  # an odd number, so that the newest stays
-            self.held, self.every = self.held[::2], 2 * self.every
+            self.kept, self.last = [*self.kept, column], []
+        if len(self.kept) > MAX_KEPT:  # an odd number, so that the newest stays
+            self.kept, self.stride = self.kept[::2], 2 * self.stride
         self.seen += 1
 
     def chosen(self) -> list[Column]:
         """The columns of the picture: at most `COLUMNS`, evenly from the first frame to the last."""
-        columns = [*self.held, *self.last]
-        places = np.linspace(0, len(columns) - 1, min(COLUMNS, len(columns))).round().astype(int)
-        return [columns[place] for place in places]
+        columns = [*self.kept, *self.last]
+        positions = np.linspace(0, len(columns) - 1, min(COLUMNS, len(columns))).round().astype(int)
+        return [columns[position] for position in positions]
 
     def draw(self, title: str) -> bytes:
         """PNG bytes: a column a frame, a row a view, all to one scale of length and one of brightness."""
@@ -83,53 +83,59 @@ class ContactSheet:
 def middle_slices(
     volume: Float32[np.ndarray, "d h w"], affine: Float[np.ndarray, "4 4"], spacing: Sequence[float]
 ) -> tuple[Slice, ...]:
-    """The axial, coronal and sagittal slice through the middle, thinned to `PIXELS`.
+    """The axial, coronal and sagittal slice through the middle, thinned to `MAX_PIXELS`.
 
-    The axes are turned to the closest of left, posterior, superior, so that the picture is upright if the affine is
-    right: that is worth seeing.
+    The axes are turned to the closest of left, posterior, superior, so that the picture is upright if the affine
+    is right.
     """
-    turn = ornt_transform(io_orientation(affine), axcodes2ornt("LPS"))
-    turned = apply_orientation(volume.T, turn)
+    reorientation = ornt_transform(io_orientation(affine), axcodes2ornt("LPS"))
+    canonical = apply_orientation(volume.T, reorientation)
     size = [0.0, 0.0, 0.0]
-    for source, target in enumerate(turn[:, 0].astype(int)):
+    for source, target in enumerate(reorientation[:, 0].astype(int)):
         size[target] = float(spacing[source])
-    x, y, z = (length // 2 for length in turned.shape)
+    x, y, z = (length // 2 for length in canonical.shape)
     return (
-        _slice(turned[:, :, z].T, size[1], size[0]),
-        _slice(turned[:, y, :].T[::-1], size[2], size[0]),
-        _slice(turned[x, :, :].T[::-1], size[2], size[1]),
+        _slice(canonical[:, :, z].T, size[1], size[0]),
+        _slice(canonical[:, y, :].T[::-1], size[2], size[0]),
+        _slice(canonical[x, :, :].T[::-1], size[2], size[1]),
     )
 
 
 def _slice(pixels: Float32[np.ndarray, "h w"], row: float, column: float) -> Slice:
     """A copy, since a view would keep the whole volume."""
     height, width = pixels.shape
-    thinned = pixels[:: -(-height // PIXELS), :: -(-width // PIXELS)].copy()
+    thinned = pixels[:: -(-height // MAX_PIXELS), :: -(-width // MAX_PIXELS)].copy()
     return Slice(thinned, height * row, width * column)
 
 
 def _draw(title: str, columns: Sequence[Column]) -> bytes:
-    parts = [part for _, slices in columns for part in slices]
-    low, high = np.percentile(np.concatenate([part.pixels.ravel() for part in parts]), (0.5, 99.5))
-    inch = WIDTH / max(part.width for part in parts)  # of a mm
-    heights = [max(slices[view].height for _, slices in columns) * inch for view in range(len(VIEWS))]
-    heights = [min(max(height, 0.2), 2 * WIDTH) for height in heights]  # a thread or a tower would hide the others
-    across, down = len(columns) * (WIDTH + GAP) + GAP, sum(heights) + len(heights) * GAP + HEAD
-    figure = Figure(figsize=(across, down), facecolor=GROUND)
-    figure.text(GAP / across, 1 - 0.2 / down, title, color=LIGHT, fontsize=10, va="center")
+    shown = [image for _, slices in columns for image in slices]
+    low, high = np.percentile(np.concatenate([image.pixels.ravel() for image in shown]), (0.5, 99.5))
+    scale = COLUMN_WIDTH / max(image.width for image in shown)  # inches a mm
+    heights = [max(slices[view].height for _, slices in columns) * scale for view in range(len(VIEWS))]
+    heights = [min(max(height, 0.2), 2 * COLUMN_WIDTH) for height in heights]  # neither too thin nor too tall
+    across, down = len(columns) * (COLUMN_WIDTH + GAP) + GAP, sum(heights) + len(heights) * GAP + HEADER
+    figure = Figure(figsize=(across, down), facecolor=BACKGROUND)
+    figure.text(GAP / across, 1 - 0.2 / down, title, color=FOREGROUND, fontsize=10, va="center")
     for number, (name, slices) in enumerate(columns):
-        left, top = GAP + number * (WIDTH + GAP), HEAD
+        left, top = GAP + number * (COLUMN_WIDTH + GAP), HEADER
         figure.text(
-            (left + WIDTH / 2) / across, 1 - 0.46 / down, name, color=LIGHT, fontsize=8, ha="center", va="center"
+            (left + COLUMN_WIDTH / 2) / across,
+            1 - 0.46 / down,
+            name,
+            color=FOREGROUND,
+            fontsize=8,
+            ha="center",
+            va="center",
         )
-        for part, height, (side, upper) in zip(slices, heights, VIEWS, strict=True):
-            axis = figure.add_axes((left / across, 1 - (top + height) / down, WIDTH / across, height / down))
-            extent = (0, part.width, 0, part.height)
-            axis.imshow(part.pixels, cmap="gray", vmin=low, vmax=high, interpolation="nearest", extent=extent)
+        for image, height, (side, upper) in zip(slices, heights, VIEWS, strict=True):
+            axis = figure.add_axes((left / across, 1 - (top + height) / down, COLUMN_WIDTH / across, height / down))
+            extent = (0, image.width, 0, image.height)
+            axis.imshow(image.pixels, cmap="gray", vmin=low, vmax=high, interpolation="nearest", extent=extent)
             axis.axis("off")
             if number == 0:
-                letters: dict[str, Any] = {"color": LIGHT, "fontsize": 7, "transform": axis.transAxes}
-                letters["path_effects"] = [withStroke(linewidth=1.5, foreground=GROUND)]
+                letters: dict[str, Any] = {"color": FOREGROUND, "fontsize": 7, "transform": axis.transAxes}
+                letters["path_effects"] = [withStroke(linewidth=1.5, foreground=BACKGROUND)]
                 axis.text(0.01, 0.5, side, ha="left", va="center", **letters)
                 axis.text(0.5, 0.99, upper, ha="center", va="top", **letters)
             top += height + GAP

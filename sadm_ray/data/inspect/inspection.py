@@ -1,7 +1,7 @@
-"""One look through a study as it lies: what is in every file, everything that is wrong, and the mends.
+"""Inspect an unprepared study: what is in every file, everything that is wrong, and how to mend it.
 
-The catalog lists the study and Ray Data shares the subjects out. Whoever reads a subject's scans keeps their voxels and
-returns a few numbers. Nothing is written but the pictures that are asked for.
+The catalog lists the study and Ray Data distributes the subjects. A worker reads the scans of a subject and returns a
+few numbers, no voxels. Nothing is written but the pictures, if requested.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found: a record for every subject, also for those that cannot be used, and all problems."""
+    """A record for every subject, also for those that cannot be used, and all problems."""
 
     root: str
     time_unit: str
@@ -108,27 +108,27 @@ def _make_folder(pictures: Path) -> str:
 def _read_all(catalog: Catalog, settings: DataSettings, pictures: str | None) -> tuple[list[Record], list[Problem]]:
     records: list[Record] = []
     problems: list[Problem] = []
-    how: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "source": catalog.folder,
         "settings": settings,
         "unit": catalog.time_unit,
         "pictures": pictures,
     }
-    for told in map_in_actor_pool("inspect", catalog.subjects, [1] * len(catalog.subjects), _inspect, **how):
-        records.append(told["record"])
-        problems += [Problem(**problem) for problem in told["problems"]]
+    for outcome in map_in_actor_pool("inspect", catalog.subjects, [1] * len(catalog.subjects), _inspect, **arguments):
+        records.append(outcome["record"])
+        problems += [Problem(**problem) for problem in outcome["problems"]]
     return records, problems
 
 
-def _inspect(subject: Subject, **how: Any) -> dict[str, Any]:
-    record, problems = inspect_subject(subject, **how)
+def _inspect(subject: Subject, **arguments: Any) -> dict[str, Any]:
+    record, problems = inspect_subject(subject, **arguments)
     return {"record": record, "problems": [asdict(problem) for problem in problems]}
 
 
 def inspect_subject(
     subject: Subject, source: str, settings: DataSettings, unit: str, pictures: str | None
 ) -> tuple[Record, list[Problem]]:
-    """A subject's record, and what is wrong with it; whatever goes wrong is this subject's alone."""
+    """A subject's record and its problems; any error concerns this subject only."""
     storage = Storage(source)
     record, problems = _record(subject), []
     sheet = None if pictures is None else _new_sheet()
@@ -157,7 +157,7 @@ def inspect_subject(
 
 
 def _new_sheet() -> ContactSheet:
-    from sadm_ray.data.inspect.contact_sheet import ContactSheet  # with matplotlib, which takes its time
+    from sadm_ray.data.inspect.contact_sheet import ContactSheet  # imports matplotlib, which is slow
 
     return ContactSheet()
 

@@ -12,10 +12,10 @@ from rich.text import Text
 from sadm_ray.data.find import Problem
 from sadm_ray.data.inspect.inspection import Inspection, Record
 
-FIRST, MOST = 100, 200
-"""Rows that are shown in any case, and with those of the subjects of whom something is wrong, if there are more."""
-FILES = {True: 20, False: 3}
-"""Of how many files the names follow a line that holds for several, if it is fatal or not."""
+FIRST_ROWS, MAX_ROWS = 100, 200
+"""Rows that are always shown, and the most rows when further subjects with problems are shown too."""
+MAX_FILES = {True: 20, False: 3}
+"""How many files are named below a line that holds for several; by whether it is fatal."""
 
 
 def render(inspection: Inspection) -> Group:
@@ -27,22 +27,22 @@ def render(inspection: Inspection) -> Group:
     for heading in ("", "subject", "group"):
         table.add_column(heading, overflow="fold")
     unit = inspection.time_unit
-    time = f"time, {unit}" if len(unit) < 10 else "time"  # a longer one is told below
+    time = f"time, {unit}" if len(unit) < 10 else "time"  # a longer one is in the last line
     for heading in ("visits", time, "shape", "spacing, mm", "lies", "type", "intensity", "MB"):
         table.add_column(heading, justify="right", overflow="fold")
     for record in shown:
         table.add_row(marks.get(record["subject"], Text()), *map(_text, _cells(record)))
     hidden = len(inspection.records) - len(shown)
-    more = [Text(f"… and {hidden} more subjects that are not shown; --json tells of all")] if hidden else []
+    more = [Text(f"… and {hidden} more subjects that are not shown; --json lists all")] if hidden else []
     return Group(table, *more, Text(_sums(inspection), "bold"), *_problem_lines(inspection))
 
 
 def _shown(records: Sequence[Record], marked: Iterable[str]) -> list[Record]:
-    if len(records) <= MOST:
+    if len(records) <= MAX_ROWS:
         return list(records)
     wrong = set(marked)
-    later = [record for record in records[FIRST:] if record["subject"] in wrong]
-    return [*records[:FIRST], *later[: MOST - FIRST]]
+    later = [record for record in records[FIRST_ROWS:] if record["subject"] in wrong]
+    return [*records[:FIRST_ROWS], *later[: MAX_ROWS - FIRST_ROWS]]
 
 
 def _cells(record: Record) -> Iterator[str]:
@@ -76,9 +76,9 @@ def _sums(inspection: Inspection) -> str:
     counts = inspection.counts
     splits = ", ".join(f"{split} {count}" for split, count in counts["splits"].items())
     size = counts["bytes"] / 1e9
-    told = f"{size:.2f} GB" if size >= 0.1 else f"{size * 1e3:.1f} MB"
+    amount = f"{size:.2f} GB" if size >= 0.1 else f"{size * 1e3:.1f} MB"
     usable = f"subjects: {counts['subjects']}, usable: {counts['usable']} ({splits})"
-    return f"{usable}, visits: {counts['visits']}, {told}, time in {inspection.time_unit}"
+    return f"{usable}, visits: {counts['visits']}, {amount}, time in {inspection.time_unit}"
 
 
 def _problem_lines(inspection: Inspection) -> Iterator[Text]:
@@ -94,9 +94,9 @@ def _problem_lines(inspection: Inspection) -> Iterator[Text]:
                 yield _text(f"  {group[0]}")
                 continue
             yield _text(f"  {len(group)} files: {message}")
-            yield from (_text(f"    {problem.subject}: {problem.file}") for problem in group[: FILES[fatal]])
-            if len(group) > FILES[fatal]:
-                yield Text(f"    … and {len(group) - FILES[fatal]} more; --json tells of all", "dim")
+            yield from (_text(f"    {problem.subject}: {problem.file}") for problem in group[: MAX_FILES[fatal]])
+            if len(group) > MAX_FILES[fatal]:
+                yield Text(f"    … and {len(group) - MAX_FILES[fatal]} more; --json lists all", "dim")
 
 
 def _text(line: str) -> Text:

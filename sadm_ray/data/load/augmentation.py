@@ -1,4 +1,4 @@
-"""Augmentation of whole sequences: every frame of a sequence is changed alike, so that change in time stays what it is.
+"""Augmentation of whole sequences: all frames of a sequence change alike, so that change over time is kept.
 
 Plain PyTorch on the device of the batch.
 """
@@ -19,20 +19,20 @@ from sadm_ray.data.load.rng import SampleRng
 def augment(
     frames: Float[Tensor, "b t c d h w"], settings: AugmentSettings, rng: SampleRng
 ) -> Float[Tensor, "b t c d h w"]:
-    """Flip, turn, zoom, shift and rescale each sequence by draws of its own.
+    """Flip, turn, zoom, shift and rescale each sequence by its own random draws.
 
     Args:
-        chance: of these samples, on their device.
+        rng: of these samples, on their device.
     """
     if any(settings.flip):
         frames = _flipped(frames, rng.uniform("flip", 3) < torch.tensor(settings.flip, device=frames.device))
     shifts = torch.zeros(len(frames), 3, dtype=torch.long, device=frames.device)
     if any(settings.shift):
-        reach = torch.tensor(
+        limit = torch.tensor(
             [fraction * size for fraction, size in zip(settings.shift, frames.shape[-3:], strict=True)],
             device=frames.device,
         )
-        shifts = ((2 * rng.uniform("shift", 3) - 1) * reach).round().long()
+        shifts = ((2 * rng.uniform("shift", 3) - 1) * limit).round().long()
     if settings.turn or settings.zoom:
         turn, zoom = (2 * rng.uniform("turn", 2) - 1).unbind(dim=1)
         frames = _turned(frames, turn * math.radians(settings.turn), 1 + settings.zoom * zoom, shifts[:, 1:])
@@ -57,16 +57,16 @@ def _turned(
     """Turn every slice about its middle, enlarge it and then move it (h w), all in voxels, by one interpolation."""
     b, t, c, d, h, w = frames.shape
     cosine, sine = angles.cos() / factors, angles.sin() / factors
-    # affine_grid counts from −1 to 1 along each axis, w first; an output voxel is looked up where it came from.
+    # affine_grid counts from −1 to 1 along each axis, w first; each output voxel looks up its source.
     rows = torch.stack([cosine, sine * h / w], dim=1), torch.stack([-sine * w / h, cosine], dim=1)
     turned = torch.stack(rows, dim=1)
     moved = -2.0 * shifts.flip(1) / torch.tensor([w, h], device=frames.device)
     theta = torch.cat([turned, turned @ moved[:, :, None]], dim=2)
     grid = F.affine_grid(theta, [b, 1, h, w], align_corners=False)
     slices = frames.reshape(b, t * c * d, h, w)
-    found = F.grid_sample(slices, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    resampled = F.grid_sample(slices, grid, mode="bicubic", padding_mode="border", align_corners=False)
     low, high = slices.amin(dim=(2, 3), keepdim=True), slices.amax(dim=(2, 3), keepdim=True)
-    return found.clamp(low, high).reshape(frames.shape)  # cubics overshoot at edges
+    return resampled.clamp(low, high).reshape(frames.shape)  # cubics overshoot at edges
 
 
 def _shifted(frames: Tensor, shifts: Int[Tensor, "b 3"]) -> Tensor:

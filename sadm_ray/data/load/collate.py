@@ -15,9 +15,9 @@ from sadm_ray.config import CovariateSettings
 
 @dataclass(frozen=True)
 class SequenceBatch:
-    """Some subjects' sequences; what lies behind the end of a shorter one is absent and zero.
+    """Sequences of some subjects; shorter ones are padded with zeros at the end and marked absent there.
 
-    `lengths` are the numbers of slots before padding. Covariates are as `SequenceModel.generate` wants
+    `lengths` are the numbers of slots before padding. Covariates are as `SequenceModel.generate` takes
     them; none without settings of that kind.
     """
 
@@ -32,13 +32,13 @@ class SequenceBatch:
 
 def collate(rows: Sequence[Mapping[str, Any]], covariates: Sequence[CovariateSettings] = ()) -> SequenceBatch:
     """Stack rows (`sadm_ray.data.shards.subject_row.parse_row`)."""
-    told = [json.loads(row["covariates"]) for row in rows] if covariates else []
+    stored = [json.loads(row["covariates"]) for row in rows] if covariates else []
     of_subjects = [each for each in covariates if each.of == "subject"]
     of_visits = [each for each in covariates if each.of == "visit"]
-    values = [[_value(each, row["subject"].get(each.name)) for each in of_subjects] for row in told]
+    values = [[_value(each, row["subject"].get(each.name)) for each in of_subjects] for row in stored]
     visits = [
         np.array([[_value(each, visit.get(each.name)) for each in of_visits] for visit in row["visits"]], np.float32)
-        for row in told
+        for row in stored
     ]
     return SequenceBatch(
         subjects=tuple(row["subject"] for row in rows),
@@ -51,11 +51,11 @@ def collate(rows: Sequence[Mapping[str, Any]], covariates: Sequence[CovariateSet
     )
 
 
-def _padded(arrays: Sequence[np.ndarray], nothing: np.generic) -> np.ndarray:
+def _padded(arrays: Sequence[np.ndarray], fill: np.generic) -> np.ndarray:
     longest = max(len(array) for array in arrays)
-    padded = np.full((len(arrays), longest, *arrays[0].shape[1:]), nothing)
-    for place, array in zip(padded, arrays, strict=True):
-        place[: len(array)] = array
+    padded = np.full((len(arrays), longest, *arrays[0].shape[1:]), fill)
+    for target, array in zip(padded, arrays, strict=True):
+        target[: len(array)] = array
     return padded
 
 

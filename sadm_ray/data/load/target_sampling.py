@@ -1,6 +1,6 @@
-"""Draw questions from sequences: which frame is the target and which others are observed.
+"""Draw training examples from sequences: which frame is the target and which others are observed.
 
-Plain PyTorch on whole batches; the frames stay where they are and only masks and indices are drawn.
+Plain PyTorch on whole batches; only masks and indices are drawn, frames are not copied.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sadm_ray.data.load.rng import SampleRng
 
 @dataclass(frozen=True)
 class TargetDraw:
-    """A target and what is known, for each sequence of a batch."""
+    """The target frame and the observed frames of each sequence of a batch."""
 
     observed: Bool[Tensor, "b t"]
     target: Int[Tensor, " b"]
@@ -28,14 +28,14 @@ def draw_target(
     """Draw a target among the present frames after the first, and which frames are observed (paper, section 2.3).
 
     The first present frame is always observed. How many of the others are is uniform: each sequence draws a
-    probability and each of its frames then obeys it, so that one frame alone and all of them are both common.
+    probability and each of its frames is observed with it, so that one frame alone and all of them are both common.
 
     Args:
         present: which slots hold a frame, at least two a sequence. Absent ones at the end change nothing.
-        chance: of these samples, on their device.
+        rng: of these samples, on their device.
         imputation: probability that frames later than the target may be observed too.
         single: probability that the first frame alone is observed, or, where later ones may be, the first and the last;
-            besides the questions in which that happens to be.
+            in addition to the draws in which that happens anyway.
     """
     slots = present.shape[1]
     index = torch.arange(slots, device=present.device)
@@ -58,8 +58,8 @@ def take(frames: Tensor, index: Int[Tensor, " b"]) -> Tensor:
     return frames[torch.arange(len(index), device=frames.device), index]
 
 
-def snap(frame: int, present: list[bool]) -> int:
+def nearest_present(frame: int, present: list[bool]) -> int:
     """The present slot nearest to slot `frame` (negative: from the end); of two equally near, the earlier."""
-    slots = [slot for slot, here in enumerate(present) if here]
+    slots = [slot for slot, filled in enumerate(present) if filled]
     wanted = frame % len(present)
     return min(slots, key=lambda slot: (abs(slot - wanted), slot))

@@ -1,8 +1,8 @@
 """From the scanner's units to [0, 1] and back, and to the bytes of a shard and back.
 
-A subject has one range of intensities, not one a frame: that keeps real changes of intensity. The caller says which
-frames the range is measured on. The first alone lets no target be seen through it; over all frames, as in the SADM
-paper (§3), a target is seen through these two numbers.
+A subject has one range of intensities, not one a frame: that keeps real changes of intensity. The caller chooses
+the frames that the range is measured on. The first alone leaks nothing of a target; over all frames, as in the SADM
+paper (§3), a target leaks through these two numbers.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def decode(
 
 def _check(intensity: tuple[float, float]) -> None:
     lo, hi = intensity
-    # A range wider than float32 can say turns voxels into infinity just as an infinite one does.
+    # A range wider than float32 can hold turns voxels into infinity just as an infinite one does.
     if not abs(hi - lo) <= np.finfo(np.float32).max:
         raise ValueError(f"the intensities from {lo} to {hi} are not finite")
     # In the precision of voxels: the standard deviation of a constant can be a rounding error above 0.

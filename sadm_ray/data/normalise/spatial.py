@@ -108,11 +108,11 @@ class SpatialTransform:
         Raises:
             ValueError: the volume is not on the source's grid.
         """
-        _expect(volume, self.source_shape)
+        _check_shape(volume, self.source_shape)
         oriented = _orient(volume, self.axes, self.flips)
         resampled = resample(oriented[_slices(self.crop)], self.resampled)
-        pads = [(into.start, size - into.stop) for into, size in zip(self._into, self.shape, strict=True)]
-        return np.pad(resampled[self._seen], pads, mode="edge")
+        pads = [(target.start, size - target.stop) for target, size in zip(self._target, self.shape, strict=True)]
+        return np.pad(resampled[self._kept], pads, mode="edge")
 
     def forward_labels(self, labels: Shaped[np.ndarray, "D H W"]) -> Shaped[np.ndarray, "d h w"]:
         """Bring labels the same way: each voxel takes that of the nearest one; what is padded has none (0).
@@ -120,13 +120,13 @@ class SpatialTransform:
         Raises:
             ValueError: the labels are not on the source's grid.
         """
-        _expect(labels, self.source_shape)
+        _check_shape(labels, self.source_shape)
         cropped = _orient(labels, self.axes, self.flips)[_slices(self.crop)]
         # The centre (i + ½) / n of `resampled` lies in this voxel of the crop, as in `resample`.
         nearest = [(2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(self.resampled, cropped.shape, strict=True)]
-        found = np.zeros(self.shape, dtype=labels.dtype)
-        found[self._into] = cropped[np.ix_(*nearest)][self._seen]
-        return found
+        result = np.zeros(self.shape, dtype=labels.dtype)
+        result[self._target] = cropped[np.ix_(*nearest)][self._kept]
+        return result
 
     def voxel_size(self, spacing: Sequence[float]) -> tuple[float, float, float]:
         """The size in mm of a voxel of the model's grid along (d, h, w), from that of the source's along (x, y, z)."""
@@ -137,7 +137,7 @@ class SpatialTransform:
         )
         return d, h, w
 
-    def back(self, volume: Float[np.ndarray, "d h w"], outside: float) -> Float32[np.ndarray, "D H W"]:
+    def inverse(self, volume: Float[np.ndarray, "d h w"], outside: float) -> Float32[np.ndarray, "D H W"]:
         """Bring a volume of the model's grid back to the source's; what the coarser grid lost stays lost.
 
         Args:
@@ -147,17 +147,17 @@ class SpatialTransform:
         Raises:
             ValueError: the volume is not on the model's grid.
         """
-        _expect(volume, self.shape)
+        _check_shape(volume, self.shape)
         # Padded back to what was resampled, so that it is resampled about the same points.
-        pads = [(seen.start, size - seen.stop) for seen, size in zip(self._seen, self.resampled, strict=True)]
-        whole = np.pad(volume[self._into], pads, mode="edge")
+        pads = [(kept.start, size - kept.stop) for kept, size in zip(self._kept, self.resampled, strict=True)]
+        whole = np.pad(volume[self._target], pads, mode="edge")
         crop = resample(whole, [stop - start for start, stop in self.crop])
-        known = tuple(
-            slice(_first_centre(seen.start, fine, coarse), _first_centre(seen.stop, fine, coarse))
-            for seen, fine, coarse in zip(self._seen, crop.shape, self.resampled, strict=True)
+        inside = tuple(
+            slice(_first_centre(kept.start, fine, coarse), _first_centre(kept.stop, fine, coarse))
+            for kept, fine, coarse in zip(self._kept, crop.shape, self.resampled, strict=True)
         )
         oriented = np.full([self.source_shape[axis] for axis in self.axes], outside, dtype=np.float32)
-        oriented[_slices(self.crop)][known] = crop[known]
+        oriented[_slices(self.crop)][inside] = crop[inside]
         return np.ascontiguousarray(_flip(oriented, self.flips).transpose(np.argsort(self.axes)))
 
     def to_json(self) -> str:
@@ -174,13 +174,13 @@ class SpatialTransform:
         return _JSON.validate_json(text)
 
     @property
-    def _seen(self) -> tuple[slice, ...]:
+    def _kept(self) -> tuple[slice, ...]:
         """The part of `resampled` that the model's grid holds."""
         return tuple(map(_overlap, self.resampled, self.shape))
 
     @property
-    def _into(self) -> tuple[slice, ...]:
-        """Where in the model's grid that part lies."""
+    def _target(self) -> tuple[slice, ...]:
+        """Where `_kept` lies in the model's grid."""
         return tuple(map(_overlap, self.shape, self.resampled))
 
 
@@ -269,6 +269,6 @@ def _triple(sizes: Iterable[int]) -> tuple[int, int, int]:
     return d, h, w
 
 
-def _expect(volume: Shaped[np.ndarray, "D H W"], shape: tuple[int, int, int]) -> None:
+def _check_shape(volume: Shaped[np.ndarray, "D H W"], shape: tuple[int, int, int]) -> None:
     if volume.shape != shape:
         raise ValueError(f"a volume {volume.shape} where the grid has {shape}")

@@ -1,7 +1,7 @@
 """From a sequence of any length to a fixed number of slots, evenly spaced from its first time to its last.
 
-A slot takes one source frame, near it in time, or stays empty. No frame ever fills two slots: the copy of a target in
-its own context would give the answer away.
+A slot takes one source frame, near it in time, or stays empty. No frame ever fills two slots: a copy of the target in
+its own context would leak the answer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The bytes of a file in bounded pieces, unpacked where they are gzip: a file may be damaged, or made to harm."""
+"""The bytes of a file in bounded pieces, unpacked where they are gzip: a file may be damaged or malicious."""
 
 from __future__ import annotations
 

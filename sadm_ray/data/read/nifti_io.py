@@ -1,9 +1,9 @@
-"""NIfTI in and out, with the geometry kept.
+"""Read and write NIfTI, keeping the geometry.
 
 A file's array is (x, y, z[, t]); here a volume is (d, h, w) = (z, y, x) and a sequence (t, d, h, w), which is the
 transpose and nothing else. Nothing is reoriented, so the file's affine goes with the volume untouched.
 
-Files are read as streams of bounded pieces: they may be behind a URL, damaged, or made to harm.
+Files are read as streams of bounded pieces: they may be behind a URL, damaged or malicious.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from jaxtyping import Float, Float32, Float64, Shaped
 from nibabel.spatialimages import HeaderDataError
 
 from sadm_ray.data.read.byte_stream import ByteStream
-from sadm_ray.data.read.scan_checks import AGAIN, SPACINGS, affine_faults, header_faults, image_shape
+from sadm_ray.data.read.scan_checks import COPY_AGAIN, SPACING_RANGE, affine_faults, header_faults, image_shape
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
 
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
-"""What a file starts with, as a number of 4 bytes: the length of its header."""
+"""Header classes by the number in the first 4 bytes of a file, the length of its header."""
 
-_SKIP = 2**20  # bytes before the voxels that are passed over at a time
-_PADDING = 512  # zeros that tapes and archives fill their blocks with
-_QUIET = logging.Logger("nibabel's remarks on headers")  # in no tree of loggers: nobody hears it
-_QUIET.disabled = True
+_SKIP_BYTES = 2**20  # bytes before the voxels that are passed over at a time
+_MAX_PADDING = 512  # zeros that tapes and archives fill their blocks with
+_SILENT_LOGGER = logging.Logger("nibabel's remarks on headers")  # outside the tree of loggers, so without handlers
+_SILENT_LOGGER.disabled = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +43,13 @@ class Image:
     """A NIfTI file that was read to its end.
 
     `raw` is in the file's type, without the scale factors `slope` and `inter`. `affine` maps (x, y, z) to mm, `spacing`
-    (x, y, z; mm) is the header's own, which an affine need not agree with, and `step` its fourth voxel size as it
-    stands (0 where there is no fourth axis). `sha256` is of the file's bytes as stored.
+    (x, y, z; mm) is the header's own, which an affine need not agree with, and `time_step` its fourth voxel size,
+    unchecked (0 where there is no fourth axis). `sha256` is of the file's bytes as stored.
     """
 
     affine: Float64[np.ndarray, "4 4"]
     spacing: tuple[float, float, float]
-    step: float
+    time_step: float
     sha256: str
     dtype: str
     raw: Shaped[np.ndarray, "x y z t"]
@@ -70,39 +70,39 @@ class Image:
     def frame(self, index: int) -> Float32[np.ndarray, "d h w"]:
         """One frame in the units of the scanner; its scale factors are applied in float64, a slice at a time."""
         source = self.raw[..., index].T
-        volume, plain = np.empty(source.shape, dtype=np.float32), (self.slope, self.inter) == (1, 0)
-        with np.errstate(over="ignore", invalid="ignore"):  # `voxel_faults` tells it better
+        volume, unscaled = np.empty(source.shape, dtype=np.float32), (self.slope, self.inter) == (1, 0)
+        with np.errstate(over="ignore", invalid="ignore"):  # `voxel_faults` reports it
             for target, plane in zip(volume, source, strict=True):
-                target[:] = plane if plain else plane.astype(np.float64) * self.slope + self.inter
+                target[:] = plane if unscaled else plane.astype(np.float64) * self.slope + self.inter
         return volume
 
 
 def read_image(storage: Storage, file: str, size: int, limit: int) -> Image:
     """Read a NIfTI file (1 or 2, of either byte order, gzip or not) to its end.
 
-    Memory is that of the voxels as stored and a few pieces; nothing is allocated on the word of a header that the
-    file's size belies. (A frame of 8-bit voxels takes four times as much as float32.)
+    Memory is that of the voxels as stored and a few pieces; nothing is allocated for a header that promises more than
+    the file's size allows. (A frame of 8-bit voxels takes four times as much as float32.)
 
     Args:
         file: its path in `storage`; its name does not matter.
-        size: its bytes as listed; 0 for what is no regular file, which is not opened.
+        size: its bytes as listed; 0 for anything but a regular file, which is not opened.
         limit: the most bytes of voxels that are read.
 
     Raises:
-        DataError: it cannot be used; `problems` are lines of what is wrong and the mend, without the file's name.
+        DataError: it cannot be used; `problems` are lines of what is wrong and how to mend it, without the file's name.
     """
     if size == 0:
-        raise _refusal(f"empty, or no regular file; {AGAIN} (a DataLad link needs `datalad get`)")
+        raise _data_error(f"empty, or no regular file; {COPY_AGAIN} (a DataLad link needs `datalad get`)")
     try:
         with storage.open(file) as source:
             return _read(ByteStream(source), size, limit)
     except EOFError:
-        raise _refusal(f"breaks off before its end; {AGAIN}") from None
+        raise _data_error(f"breaks off before its end; {COPY_AGAIN}") from None
     except zlib.error as error:
-        raise _refusal(f"damaged gzip ({error}); {AGAIN}") from None
+        raise _data_error(f"damaged gzip ({error}); {COPY_AGAIN}") from None
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise _refusal(f"cannot be read ({reason}); see that it is there and may be read, or {AGAIN}") from None
+        raise _data_error(f"cannot be read ({reason}); see that it is there and may be read, or {COPY_AGAIN}") from None
 
 
 def nifti_bytes(
@@ -157,7 +157,7 @@ def write_image(path: Path, image: Any) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _refusal(*lines: str) -> DataError:
+def _data_error(*lines: str) -> DataError:
     return DataError(lines[0], lines)
 
 
@@ -165,62 +165,62 @@ def _read(stream: ByteStream, size: int, limit: int) -> Image:
     header = _read_header(stream)
     faults = header_faults(header, size, stream.packed, limit)
     if faults:
-        raise _refusal(*faults)
-    step = float(header["pixdim"][4]) if header["dim"][0] > 3 else 0.0
+        raise _data_error(*faults)
+    time_step = float(header["pixdim"][4]) if header["dim"][0] > 3 else 0.0
     affine, spacing = _geometry(header)
-    for at in range(int(header["sizeof_hdr"]), int(header["vox_offset"]), _SKIP):
-        stream.take(min(_SKIP, int(header["vox_offset"]) - at))
+    for offset in range(int(header["sizeof_hdr"]), int(header["vox_offset"]), _SKIP_BYTES):
+        stream.take(min(_SKIP_BYTES, int(header["vox_offset"]) - offset))
     shape, dtype = image_shape(header), header.get_data_dtype()
     voxels = np.empty(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
     if stream.fill(voxels.data) < voxels.size:
         raise EOFError
-    _read_end(stream, padding=min(_PADDING, voxels.size // max(shape)))
+    _read_end(stream, padding=min(_MAX_PADDING, voxels.size // max(shape)))
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or math.isnan(slope):  # NIfTI's way to say that there are none
+    if slope == 0 or math.isnan(slope):  # which means none in NIfTI
         slope, inter = 1.0, 0.0
     raw = voxels.view(dtype).reshape((*shape, 1)[:4], order="F")
-    return Image(affine, spacing, step, stream.digest.hexdigest(), dtype.name, raw, slope, inter)
+    return Image(affine, spacing, time_step, stream.digest.hexdigest(), dtype.name, raw, slope, inter)
 
 
 def _read_header(stream: ByteStream) -> Any:
-    """The header as it stands in the file, nothing checked but what it is."""
+    """The header as stored; only its kind is checked."""
     start = stream.take(4)
     little, big = (HEADERS.get(int.from_bytes(start, order)) for order in ("little", "big"))
     kind = little or big
     if kind is None:
-        raise _refusal(f"no NIfTI file; convert it to .nii.gz (dcm2niix does from DICOM) or {AGAIN}")
+        raise _data_error(f"no NIfTI file; convert it to .nii.gz (dcm2niix does from DICOM) or {COPY_AGAIN}")
     block = start + stream.take(kind.sizeof_hdr - len(start))
     header = kind(block, endianness="little" if little else "big", check=False)
     if header["magic"].item() != kind.single_magic:
-        raise _refusal(f"no single NIfTI file, or half of a pair; convert it to .nii.gz or {AGAIN}")
+        raise _data_error(f"no single NIfTI file, or half of a pair; convert it to .nii.gz or {COPY_AGAIN}")
     return header
 
 
 def _geometry(header: Any) -> tuple[Float64[np.ndarray, "4 4"], tuple[float, float, float]]:
-    """Affine and voxel sizes; nibabel's way, so that other tools show the voxels in the same place."""
+    """Affine and voxel sizes; as in nibabel, so that other tools show the voxels in the same place."""
     sizes = np.abs(header["pixdim"][1:4].astype(np.float64))
-    told = bool(((sizes >= SPACINGS[0]) & (sizes <= SPACINGS[1])).all())  # NaN is not
+    sizes_valid = bool(((sizes >= SPACING_RANGE[0]) & (sizes <= SPACING_RANGE[1])).all())  # NaN is not
     try:
         with np.errstate(all="ignore"):
-            header.check_fix(logger=_QUIET)
+            header.check_fix(logger=_SILENT_LOGGER)
             affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
-        raise _refusal(f"its header makes no sense ({error}); set a valid sform or qform, or {AGAIN}") from None
+        raise _data_error(f"its header makes no sense ({error}); set a valid sform or qform, or {COPY_AGAIN}") from None
     faults = affine_faults(affine)
-    if not told and not header["sform_code"]:
-        faults = [f"its header tells no voxel sizes ({', '.join(f'{size:g}' for size in sizes)}); set pixdim"]
+    if not sizes_valid and not header["sform_code"]:
+        faults = [f"its header has no valid voxel sizes ({', '.join(f'{size:g}' for size in sizes)}); set pixdim"]
     if faults:
-        raise _refusal(*faults)
-    x, y, z = (float(size) for size in (sizes if told else np.linalg.norm(affine[:3, :3], axis=0)))
+        raise _data_error(*faults)
+    x, y, z = (float(size) for size in (sizes if sizes_valid else np.linalg.norm(affine[:3, :3], axis=0)))
     return affine, (x, y, z)
 
 
 def _read_end(stream: ByteStream, padding: int) -> None:
-    """Read what is left, so that gzip's checksum is verified; never more than the zeros that fill up a block.
+    """Read the rest, so that gzip's checksum is verified; it may be zeros that fill up a block, and no more than them.
 
-    `padding` is at most what one voxel more along any axis takes: a header that promises too little is found out.
+    `padding` is at most what one voxel more along any axis takes, so that a header that promises too little is noticed.
     """
-    left = bytearray(padding)
-    count = stream.fill(memoryview(left))
-    if count == len(left) or any(left):
-        raise _refusal(f"holds more voxels than its header promises; {AGAIN}")
+    rest = bytearray(padding)
+    count = stream.fill(memoryview(rest))
+    if count == len(rest) or any(rest):
+        raise _data_error(f"holds more voxels than its header promises; {COPY_AGAIN}")

@@ -1,6 +1,6 @@
 """What can be wrong with a scan, and how to mend it.
 
-Every function returns lines, one a fault: what is wrong, a semicolon, the mend. Whoever asks adds the name of the file.
+Every function returns lines, one a fault: what is wrong, a semicolon, how to mend it. The caller adds the file's name.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ DEFLATE_LIMIT = 1032
 """No deflate stream grows by more than this factor (zlib's own bound)."""
 
 MAX_OFFSET = 64 * 2**20
-"""Bytes before the voxels. Header extensions take kilobytes; what is asked for beyond this is no extension."""
+"""Bytes before the voxels. Header extensions take kilobytes; a larger offset is damage."""
 
-SPACINGS = (1e-3, 1e3)
+SPACING_RANGE = (1e-3, 1e3)
 """Voxel sizes in mm that a scan of a body can have."""
 
-AGAIN = "copy it again from its source"
+COPY_AGAIN = "copy it again from its source"
 
 
 @runtime_checkable
-class Placed(Protocol):
-    """A file whose voxels have a place in space: shape (x, y, z), affine from voxel to mm."""
+class Geometry(Protocol):
+    """The voxel grid of a file: shape (x, y, z), affine from voxel to mm."""
 
     @property
     def file(self) -> str: ...
@@ -50,43 +50,43 @@ def header_faults(header: Any, size: int, packed: bool, limit: int) -> list[str]
     """Faults of a NIfTI header as it stands in the file, found before anything is allocated for its voxels.
 
     Args:
-        header: nibabel's, nothing of it corrected.
+        header: nibabel's, uncorrected.
         size: bytes of the file as stored.
         packed: whether they are gzip.
         limit: the most bytes of voxels, as they are stored, and of a frame as float32.
     """
     shape, axes = image_shape(header), int(header["dim"][0])
     if not 1 <= axes <= 7 or min(shape) < 1:
-        return [f"its header promises the impossible shape {shape} on {axes} axes; {AGAIN}"]
+        return [f"its header promises the impossible shape {shape} on {axes} axes; {COPY_AGAIN}"]
     if len(shape) not in (3, 4):
         return [f"has the axes {shape} where (x, y, z) or (x, y, z, t) is needed; store each volume with three axes"]
     try:
         dtype = header.get_data_dtype()
     except KeyError:
-        return [f"its header names an unknown data type (code {int(header['datatype'])}); {AGAIN}"]
+        return [f"its header names an unknown data type (code {int(header['datatype'])}); {COPY_AGAIN}"]
     if dtype.kind not in "iuf":
         return [f"holds {dtype.name} voxels; convert it to a real, scalar type such as int16 or float32"]
     if int(header["bitpix"]) != 8 * dtype.itemsize:
         bits = int(header["bitpix"])
-        return [f"its header contradicts itself ({dtype.name} voxels of {bits} bits); {AGAIN} or set bitpix"]
+        return [f"its header contradicts itself ({dtype.name} voxels of {bits} bits); {COPY_AGAIN} or set bitpix"]
     offset, first = float(header["vox_offset"]), int(header["sizeof_hdr"]) + 4
     if not (offset.is_integer() and first <= offset <= MAX_OFFSET):
-        return [f"its header puts the first voxel at byte {offset:g}, where none can be; {AGAIN}"]
+        return [f"its header puts the first voxel at byte {offset:g}, where none can be; {COPY_AGAIN}"]
     faults = []
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if math.isinf(slope) or (slope and not math.isnan(slope) and not math.isfinite(inter)):
         faults.append(f"its scale factors are no numbers ({slope:g}, {inter:g}); set scl_slope and scl_inter")
     promised = math.prod(shape) * dtype.itemsize
-    credible = size * DEFLATE_LIMIT if packed else size - int(offset)
-    if promised > credible:
+    possible = size * DEFLATE_LIMIT if packed else size - int(offset)
+    if promised > possible:
         faults.append(
             f"its header promises {promised:,} bytes of voxels {shape}, but a file of this size holds at most "
-            f"{max(credible, 0):,}; it is truncated or broken: {AGAIN}"
+            f"{max(possible, 0):,}; it is truncated or broken: {COPY_AGAIN}"
         )
     elif max(promised, 4 * math.prod(shape[:3])) > limit:  # a frame is used as float32
         faults.append(
             f"its header promises {promised / 1e9:.3g} GB of voxels {shape}, but only {limit / 1e9:.3g} GB are read of "
-            f"a file; raise data.max_scan_gb if it is meant to be that large, else {AGAIN}"
+            f"a file; raise data.max_scan_gb if it is meant to be that large, else {COPY_AGAIN}"
         )
     return faults
 
@@ -99,9 +99,9 @@ def affine_faults(affine: Float[np.ndarray, "4 4"]) -> list[str]:
         sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.01:
         return ["its affine is singular, so voxels have no place in space; set a valid sform or qform"]
-    if sizes.min() < SPACINGS[0] or sizes.max() > SPACINGS[1]:
-        told = " × ".join(f"{size:.3g}" for size in sizes)
-        return [f"its affine makes voxels of {told} mm; set a valid sform or qform in mm"]
+    if sizes.min() < SPACING_RANGE[0] or sizes.max() > SPACING_RANGE[1]:
+        voxel = " × ".join(f"{size:.3g}" for size in sizes)
+        return [f"its affine makes voxels of {voxel} mm; set a valid sform or qform in mm"]
     return []
 
 
@@ -127,8 +127,8 @@ def spacing_warning(spacing: Sequence[float], shape: Sequence[int]) -> list[str]
     """
     slab = min(shape) < 30 or min(shape) < max(shape) / 4
     if slab and all(abs(size - 1) < 1e-3 for size in spacing):
-        told = " × ".join(str(size) for size in shape)
-        return [f"spacing looks reset to 1 mm ({told} voxels); correct pixdim and affine if data.spacing is used"]
+        extent = " × ".join(str(size) for size in shape)
+        return [f"spacing looks reset to 1 mm ({extent} voxels); correct pixdim and affine if data.spacing is used"]
     return []
 
 
@@ -146,7 +146,7 @@ def cycle_faults(ed: int, es: int, count: int) -> list[str]:
     return faults
 
 
-def grid_faults(first: Placed, other: Placed) -> list[str]:
+def grid_faults(first: Geometry, other: Geometry) -> list[str]:
     """Whether `other` lies elsewhere than `first`: another shape, or a corner off by more than 0.1 voxel."""
     mend = "register or resample one onto the other"
     if other.shape != first.shape:

@@ -19,15 +19,15 @@ from sadm_ray.data.read.scan_checks import cycle_faults, grid_faults, spacing_wa
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
 
-Moment = tuple[int, float]
-"""A frame's place (from 0) along the last axis of its file, and its time."""
+FrameTime = tuple[int, float]
+"""A frame's index (from 0) along the last axis of its file, and its time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
     """A volume of a subject, in the units of the scanner and on the file's own grid.
 
-    `index` is its place (from 0) in a 4D file; none where it is the file. `time` is in the study's unit, `spacing`
+    `index` (from 0) counts in a 4D file; none for a file of one volume. `time` is in the study's unit, `spacing`
     (x, y, z) in mm, and `affine` maps (x, y, z) to mm. `covariates` are the visit's.
     """
 
@@ -41,17 +41,17 @@ class Frame:
     covariates: Covariates = field(default_factory=dict)
 
     def without_volume(self) -> Frame:
-        """The same without its voxels, for whoever keeps all frames."""
+        """The same without its voxels, to keep all frames of a subject in memory."""
         return replace(self, volume=np.empty((0, 0, 0), dtype=np.float32))
 
 
 @dataclass(frozen=True, eq=False)
 class ScanFacts:
-    """What a file turned out to be.
+    """Properties of a file that was read.
 
-    `shape` and `spacing` (mm) are of (x, y, z), `count` is the number of its frames, `orientation` where the axes lead
-    (`LPS`: to the left, the back, the head), `dtype` the stored type. `low` and `high` are the least and the greatest
-    value of the frames that are used. `size` is in bytes, `sha256` of the file as stored.
+    `shape` and `spacing` (mm) are of (x, y, z), `count` is the number of its frames, `orientation` the directions of
+    the axes (`LPS`: to the left, the back, the head), `dtype` the stored type. `low` and `high` are the least and the
+    greatest value of the frames that are used. `size` is in bytes, `sha256` of the file as stored.
     """
 
     file: str
@@ -68,31 +68,33 @@ class ScanFacts:
     sha256: str
 
 
-def read_scans(subject: Subject, storage: Storage, limit: int, least: int = 2) -> Iterator[Frame | ScanFacts | Problem]:
-    """Read a subject's files; of each good one come its frames in the order of time, then its facts.
+def read_scans(
+    subject: Subject, storage: Storage, limit: int, min_scans: int = 2
+) -> Iterator[Frame | ScanFacts | Problem]:
+    """Read a subject's files; each good one yields its frames in the order of time, then its facts.
 
-    A cine (`subject.cycle`) gives the frames from ED to ES, over the end of the file if ES comes first. A 4D file
-    without a time gives all its frames, `step` apart. All other files are one volume each, at their own time; bad ones
-    are left out, and the first good one is the grid that the others must have.
+    A cine (`subject.cycle`) gives the frames from ED to ES, past the end of the file and on from its start if ES comes
+    first. A 4D file without a time gives all its frames, `Image.time_step` apart. All other files are one volume each,
+    at their own time; bad ones are left out, and the first good one is the grid that the others must have.
 
     Args:
         limit: the most bytes of voxels that are read of a file.
-        least: with fewer usable frames than these a subject is of no use, which is told.
+        min_scans: a subject with fewer usable frames is reported as a problem.
 
     Returns:
         At least two frames, or fatal problems that say why there are fewer. Nothing is raised for what is in a file.
     """
     first: ScanFacts | None = None
-    usable, told = 0, False
+    usable, reported = 0, False
     for scan in subject.scans:
         name = storage.where(scan.file)
         try:
-            image, moments, facts = _read_scan(subject, scan, storage, limit, least, first)
+            image, frame_times, facts = _read_scan(subject, scan, storage, limit, min_scans, first)
         except DataError as error:
             faults = error.problems or (str(error),)
         except MemoryError:
             faults = ("does not fit the memory; lower data.max_scan_gb, or give the workers more",)
-        except Exception as error:  # a bug, or a failing store: of this file alone
+        except Exception as error:  # a bug or a failing store, which concerns this file only
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             faults = (f"{reason}; look at the file or report a bug",)
         else:
@@ -100,7 +102,7 @@ def read_scans(subject: Subject, storage: Storage, limit: int, least: int = 2) -
                 first = facts
                 for line in spacing_warning(facts.spacing, facts.shape):
                     yield Problem(subject.name, name, line, fatal=False)
-            for index, time in moments:
+            for index, time in frame_times:
                 yield Frame(
                     file=scan.file,
                     index=index if facts.count > 1 else None,
@@ -112,36 +114,38 @@ def read_scans(subject: Subject, storage: Storage, limit: int, least: int = 2) -
                     covariates=scan.covariates,
                 )
             yield facts
-            usable += len(moments)
+            usable += len(frame_times)
             del image  # before the next file is read
             continue
-        told = True
+        reported = True
         yield from (Problem(subject.name, name, line) for line in faults)
-    if usable < least and not (told and len(subject.scans) == 1):
+    if usable < min_scans and not (reported and len(subject.scans) == 1):
         where = first.file if first else subject.scans[0].file if subject.scans else ""
-        count = f"only {_number(usable)} usable visit{'s' * (usable > 1)}" if usable else "no usable visit"
+        count = f"only {_count_word(usable)} usable visit{'s' * (usable > 1)}" if usable else "no usable visit"
         yield Problem(
-            subject.name, storage.where(where), f"{count}; at least {_number(least)} are needed: mend or add visits"
+            subject.name,
+            storage.where(where),
+            f"{count}; at least {_count_word(min_scans)} are needed: mend or add visits",
         )
 
 
-def _refuse(faults: list[str]) -> None:
+def _check(faults: list[str]) -> None:
     if faults:
         raise DataError(faults[0], faults)
 
 
 def _read_scan(
-    subject: Subject, scan: Scan, storage: Storage, limit: int, least: int, first: ScanFacts | None
-) -> tuple[Image, list[Moment], ScanFacts]:
-    """A file, the frames of it that are used, and its facts. DataError if anything is wrong with it."""
+    subject: Subject, scan: Scan, storage: Storage, limit: int, min_scans: int, first: ScanFacts | None
+) -> tuple[Image, list[FrameTime], ScanFacts]:
+    """A file, its frames that are used, and its facts. DataError if anything is wrong with it."""
     image = read_image(storage, scan.file, scan.size, limit)
     if subject.cycle is not None:
-        moments = _cine(*subject.cycle, image.count)
+        frame_times = _cine(*subject.cycle, image.count)
     elif scan.time is None:
-        moments = _series(subject, image, least)
+        frame_times = _series(subject, image, min_scans)
     else:
-        moments = _visit(scan.time, image)
-    low, high = _range(image, moments)
+        frame_times = _visit(scan.time, image)
+    low, high = _range(image, frame_times)
     facts = ScanFacts(
         file=scan.file,
         session=scan.session,
@@ -156,42 +160,42 @@ def _read_scan(
         size=scan.size,
         sha256=image.sha256,
     )
-    _refuse(grid_faults(first or facts, facts))
-    return image, moments, facts
+    _check(grid_faults(first or facts, facts))
+    return image, frame_times, facts
 
 
-def _cine(ed: int, es: int, count: int) -> list[Moment]:
+def _cine(ed: int, es: int, count: int) -> list[FrameTime]:
     """Frames ED to ES (from 1) at times 0 to 1. The heart beats on, so ES before ED continues at the first frame."""
-    _refuse(cycle_faults(ed, es, count))
+    _check(cycle_faults(ed, es, count))
     last = (es - ed) % count
     return [((ed - 1 + step) % count, step / last) for step in range(last + 1)]
 
 
-def _series(subject: Subject, image: Image, least: int) -> list[Moment]:
-    """All frames of a 4D file; numbered where its header does not tell the time between them."""
+def _series(subject: Subject, image: Image, min_scans: int) -> list[FrameTime]:
+    """All frames of a 4D file; numbered where its header does not hold the time between them."""
     if len(subject.scans) > 1:
-        _refuse(["has no time though its subject has other files; give every one of them a time, or only one 4D file"])
-    if image.count < least:
-        needed = f"only {_number(image.count)} visit; at least {_number(least)} are needed"
-        _refuse([f"{needed}: give a 4D file, or several files with their times"])
-    step = image.step if math.isfinite(image.step) and image.step > 0 else 1.0
+        _check(["has no time though its subject has other files; give every one of them a time, or only one 4D file"])
+    if image.count < min_scans:
+        needed = f"only {_count_word(image.count)} visit; at least {_count_word(min_scans)} are needed"
+        _check([f"{needed}: give a 4D file, or several files with their times"])
+    step = image.time_step if math.isfinite(image.time_step) and image.time_step > 0 else 1.0
     return [(index, index * step) for index in range(image.count)]
 
 
-def _number(count: int) -> str:
+def _count_word(count: int) -> str:
     return {1: "one", 2: "two"}.get(count, str(count))
 
 
-def _visit(time: float, image: Image) -> list[Moment]:
+def _visit(time: float, image: Image) -> list[FrameTime]:
     if image.count > 1:
-        _refuse([f"has {image.count} frames where a visit is one volume; split it, or list it alone, without a time"])
+        _check([f"has {image.count} frames where a visit is one volume; split it, or list it alone, without a time"])
     return [(0, time)]
 
 
-def _range(image: Image, moments: list[Moment]) -> tuple[float, float]:
+def _range(image: Image, frame_times: list[FrameTime]) -> tuple[float, float]:
     """The least and the greatest value of the frames that are used, none of which may be faulty."""
     lows, highs, faults = [], [], []
-    for index, _ in moments:
+    for index, _ in frame_times:
         volume = image.frame(index)
         lows.append(float(volume.min()))
         highs.append(float(volume.max()))
@@ -199,5 +203,5 @@ def _range(image: Image, moments: list[Moment]) -> tuple[float, float]:
     if faults:
         index, line = faults[0]
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        _refuse([f"frame {index + 1} of {image.count}{more}: {line}" if image.count > 1 else line])
+        _check([f"frame {index + 1} of {image.count}{more}: {line}" if image.count > 1 else line])
     return min(lows), max(highs)

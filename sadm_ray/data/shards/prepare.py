@@ -2,7 +2,7 @@
 
 The catalog lists the study, `shard_writer` says which subjects make up which shard, and one streaming execution of Ray
 Data makes the missing shards. Voxels stay with the workers; what comes back are a few numbers a subject. `_study.json`
-is replaced last: whoever reads while it is prepared again sees the study before it.
+is replaced last: a reader meanwhile sees the previous study.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from sadm_ray.actor_pool import map_in_actor_pool
 from sadm_ray.config import DataSettings, Settings
 from sadm_ray.data.find import SPLITS, Catalog, Problem, find_subjects
 from sadm_ray.data.shards.prepared_study import (
-    PARTS,
-    SUBJECTS,
+    SHARDS_FOLDER,
+    SUBJECTS_FOLDER,
     RowLocation,
     Study,
     data_digest,
@@ -41,42 +41,44 @@ def prepare_study(settings: Settings, root: str, out: str) -> Study:
     Needs a running Ray.
 
     Raises:
-        DataError: `root` is no study, or no subject of it is left to train on; all that is wrong in `problems`.
+        DataError: `root` is no study, or no subject of it is left to train on; `problems` holds all that is wrong.
     """
     catalog = find_subjects(root, settings.data)
     if not catalog.subjects:
         lines = [str(problem) for problem in catalog.problems]
         raise DataError(f"{root}: none of its subjects can be used; mend what is listed", lines)
     storage = Storage(out)
-    parts = plan_shards(catalog.subjects, settings.data, _old_rows(storage), storage.files(PARTS))
-    files, facts, problems = _make_shards(parts, settings.data, catalog.folder, storage)
-    told = sorted([*catalog.problems, *problems], key=lambda problem: (problem.subject, problem.file, problem.message))
-    left_out = tuple(str(problem) for problem in told if problem.fatal)
+    shards = plan_shards(catalog.subjects, settings.data, _old_rows(storage), storage.files(SHARDS_FOLDER))
+    files, facts, problems = _make_shards(shards, settings.data, catalog.folder, storage)
+    all_problems = sorted(
+        [*catalog.problems, *problems], key=lambda problem: (problem.subject, problem.file, problem.message)
+    )
+    left_out = tuple(str(problem) for problem in all_problems if problem.fatal)
     if not facts:
         raise DataError(f"{root}: none of its subjects can be used; mend what is listed", left_out)
 
     places = write_row_locations(storage.location, facts)
-    study = _study(settings, catalog, facts, storage.location, places, told)
+    study = _study(settings, catalog, facts, storage.location, places, all_problems)
     study.write()
-    storage.keep_only(PARTS, files)
-    storage.keep_only(SUBJECTS, {places})
+    storage.keep_only(SHARDS_FOLDER, files)
+    storage.keep_only(SUBJECTS_FOLDER, {places})
     return study
 
 
 def _make_shards(
-    parts: Sequence[Shard], settings: DataSettings, source: str, out: Storage
+    shards: Sequence[Shard], settings: DataSettings, source: str, out: Storage
 ) -> tuple[set[str], list[Facts], list[Problem]]:
-    """The files of the shards, facts of each row, and what was wrong."""
+    """The files of the shards, the facts of each row, and the problems."""
     files: set[str] = set()
     facts: list[Facts] = []
     problems: list[Problem] = []
-    sizes = [len(part.subjects) for part in parts]
-    for made in map_in_actor_pool(
-        "prepare", parts, sizes, make_shard, root=source, out=out.location, settings=settings
+    sizes = [len(shard.subjects) for shard in shards]
+    for summary in map_in_actor_pool(
+        "prepare", shards, sizes, make_shard, root=source, out=out.location, settings=settings
     ):
-        files.add(made["part"])
-        facts += [{**fact, "part": made["part"], "row": place} for place, fact in enumerate(made["rows"])]
-        problems += [Problem(**problem) for problem in made["problems"]]
+        files.add(summary["part"])
+        facts += [{**fact, "part": summary["part"], "row": row} for row, fact in enumerate(summary["rows"])]
+        problems += [Problem(**problem) for problem in summary["problems"]]
     facts.sort(key=lambda fact: fact["subject"])
     return files, facts, problems
 
@@ -87,12 +89,12 @@ def _study(
     facts: Sequence[Facts],
     location: str,
     places: str,
-    told: Sequence[Problem],
+    problems: Sequence[Problem],
 ) -> Study:
     usable = {fact["subject"] for fact in facts}
     split_of = split_subjects(catalog.subjects, settings.data.split, settings.seed)
     subjects = {
-        split: tuple(name for name, its in sorted(split_of.items()) if its == split and name in usable)
+        split: tuple(name for name, assigned in sorted(split_of.items()) if assigned == split and name in usable)
         for split in SPLITS
     }
     training = set(subjects["train"])
@@ -107,22 +109,22 @@ def _study(
         time_unit=catalog.time_unit,
         subjects=subjects,
         difference_scale=_difference_scale(fact for fact in facts if fact["subject"] in training),
-        problems=tuple(str(problem) for problem in told if problem.fatal),
-        warnings=tuple(str(problem) for problem in told if not problem.fatal),
+        problems=tuple(str(problem) for problem in problems if problem.fatal),
+        warnings=tuple(str(problem) for problem in problems if not problem.fatal),
         settings=settings.data.model_dump(mode="json"),
         places=places,
     )
 
 
 def _difference_scale(facts: Iterator[Facts]) -> float:
-    """0 where nothing differs, or nobody trains."""
+    """0 where nothing differs, or no subject trains."""
     sums = [(fact["squares"], fact["differences"]) for fact in facts]
     squares, differences = np.sum(sums, axis=0) if sums else (0.0, 0)
     return float(np.sqrt(squares / differences)) if differences else 0.0
 
 
 def _old_rows(storage: Storage) -> Mapping[str, tuple[str, RowLocation]]:
-    """Key and place of every row of the study that is there, by subject; nothing where there is none."""
+    """Key and location of every row of the existing study, by subject; empty without one."""
     try:
         return read_keys(read_study(storage.location))
     except DataError:

@@ -1,7 +1,7 @@
-"""A prepared study: what `_study.json` and `subjects/*.parquet` tell of the shards beside them.
+"""A prepared study: `_study.json` and `subjects/*.parquet`, which describe the shards beside them.
 
     _study.json         the settings and their digests, the splits, what was left out; written last
-    subjects/*.parquet  a row a subject: its shard and place there, its checksum, what it was made from
+    subjects/*.parquet  a row a subject: its shard and row there, its checksum, the key of its sources
     parts/*.parquet     the shards, a row a subject (`sadm_ray.data.shards.subject_row.ROW_SCHEMA`)
 
 A split is a list of names, not a folder: another fold or fraction of the same study costs no preparation.
@@ -28,30 +28,30 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 STUDY_FILE = "_study.json"
-PARTS, SUBJECTS = "parts", "subjects"
-LOOKS = ("orientation", "crop", "spacing", "shape", "intensity")
+SHARDS_FOLDER, SUBJECTS_FOLDER = "parts", "subjects"
+VOLUME_SETTINGS = ("orientation", "crop", "spacing", "shape", "intensity")
 """The settings of `data` that decide how a volume looks."""
-PREPARED = (*LOOKS, "frames", "dtype")
-"""Those that somebody needs to prepare another study in the same way."""
+PREPARATION_SETTINGS = (*VOLUME_SETTINGS, "frames", "dtype")
+"""The settings needed to prepare another study in the same way."""
 
 
 @dataclass(frozen=True)
 class RowLocation:
-    """Where a subject's row lies: the shard's path below the study and the row group."""
+    """Where a subject's row is stored: the shard's path below the study and the row group."""
 
-    part: str
+    shard: str
     row: int
 
 
 @dataclass(frozen=True)
 class Study:
-    """What `_study.json` tells.
+    """The content of `_study.json`.
 
     `digest` is of all settings that decide who is in the study and how; `preparation` of those alone that decide how a
-    volume looks, which is what a model depends on; `content` of everything that the shards hold, wherever it lies
-    there; `places` is the file that tells where (empty: an older study, see `subjects_file`). `difference_scale` is the
-    root mean square of frame j − frame i over all pairs i < j of the training subjects' scans (0 where nobody trains).
-    `problems` are lines, one for each thing that was left out; `warnings` are of what was used all the same.
+    volume looks, which is what a model depends on; `content` of everything that the shards hold, in any shard or row;
+    `places` is the file of the row locations (empty: an older study, see `subjects_file`). `difference_scale` is the
+    root mean square of frame j − frame i over all pairs i < j of the training subjects' scans (0 where no subject
+    trains). `problems` are lines, one for each thing that was left out; `warnings` are of what was used all the same.
     """
 
     location: str
@@ -84,21 +84,21 @@ class Study:
 
     @property
     def subjects_file(self) -> str:
-        """The table of the places. It is never written over: it always belongs to this study, and may be cached."""
+        """The table of the row locations. It is never overwritten, so it belongs to this study and may be cached."""
         return self.places or f"_subjects-{self.content[:16]}.parquet"
 
     def write(self) -> None:
         """Write `_study.json`, which makes the study complete."""
-        told = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        del told["location"]
-        Storage(self.location).write(STUDY_FILE, json.dumps(told, indent=2).encode())
+        content = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        del content["location"]
+        Storage(self.location).write(STUDY_FILE, json.dumps(content, indent=2).encode())
 
 
 _PURPOSE = {"train": "train on", "val": "choose settings on", "test": "test"}
 
 
 def data_digest(settings: Settings) -> str:
-    """A hash of all settings that decide who is in the study and how: two equal ones mean the same study."""
+    """A hash of all settings that decide who is in the study and how: equal hashes mean the same study."""
     phantom = settings.phantom.model_dump(mode="json") if settings.data.root is None else None
     data = settings.data.model_dump(mode="json", exclude={"shards"})
     return _digest(SCHEMA_VERSION, settings.seed, data, phantom)
@@ -106,34 +106,34 @@ def data_digest(settings: Settings) -> str:
 
 def preparation_digest(settings: Settings, time_unit: str) -> str:
     """A hash of the settings that decide how a volume looks and what its time means: what a model depends on."""
-    looks = settings.data.model_dump(mode="json", include=set(LOOKS))
+    looks = settings.data.model_dump(mode="json", include=set(VOLUME_SETTINGS))
     return _digest(SCHEMA_VERSION, looks, time_unit)
 
 
-def _digest(*told: Any) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def read_study(location: str) -> Study:
-    """Read what `prepare_study` told.
+    """Read `_study.json` as `prepare_study` wrote it.
 
     Raises:
-        DataError: no study here, one that was cut short, or one of another schema.
+        DataError: no study here, an unfinished one, or one of another schema.
     """
     storage = Storage(location)
     file = storage.where(STUDY_FILE)
     try:
-        told = json.loads(storage.read(STUDY_FILE))
+        content = json.loads(storage.read(STUDY_FILE))
     except FileNotFoundError:
         raise DataError(f"{file}: no prepared study here; run `sadm-ray prepare` first") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read ({error}); run `sadm-ray prepare` again") from None
-    if not isinstance(told, dict) or told.pop("schema_version", None) != SCHEMA_VERSION:
+    if not isinstance(content, dict) or content.pop("schema_version", None) != SCHEMA_VERSION:
         raise DataError(f"{file}: written by another version of sadm-ray; run `sadm-ray prepare` again")
-    told["subjects"] = {split: tuple(names) for split, names in told["subjects"].items()}
+    content["subjects"] = {split: tuple(names) for split, names in content["subjects"].items()}
     for key in ("shape", "problems", "warnings"):
-        told[key] = tuple(told[key])
-    return Study(location=storage.location, **told)
+        content[key] = tuple(content[key])
+    return Study(location=storage.location, **content)
 
 
 def read_subject(study: Study, subject: str) -> dict[str, Any]:
@@ -145,37 +145,37 @@ def read_subject(study: Study, subject: str) -> dict[str, Any]:
     places = row_locations(study)
     if subject not in places:
         raise DataError(f"{study.location}: no subject '{subject}' here; see {STUDY_FILE} for the names")
-    return parse_row(read_table(study.location, places[subject]).to_pylist()[0])
+    return parse_row(read_row(study.location, places[subject]).to_pylist()[0])
 
 
 def rows_of(study: Study, subjects: Sequence[str]) -> Dataset:
     """The stored rows of these subjects as a Ray dataset, lazily and in this order; one may be named more than once.
 
-    `subject_row.parse_row` makes arrays of a row; until then it is as small as in its shard. Reading asks for no CPU,
-    two tasks at a time: it goes beside work that holds CPUs already, perhaps all there are.
+    `subject_row.parse_row` makes arrays of a row; until then it is as small as in its shard. Reading requests no CPU,
+    two tasks at a time: it runs beside work that may hold all CPUs.
     """
     import ray
 
     places = row_locations(study)
-    wanted = [{"part": places[name].part, "row": places[name].row} for name in subjects]
-    parts = max(len(wanted) // 8, 1)
-    return ray.data.from_items(wanted, override_num_blocks=parts).map_batches(
-        _read_table,
+    wanted = [{"part": places[name].shard, "row": places[name].row} for name in subjects]
+    blocks = max(len(wanted) // 8, 1)
+    return ray.data.from_items(wanted, override_num_blocks=blocks).map_batches(
+        _read_rows,
         fn_kwargs={"location": study.location},
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=0,
-        concurrency=min(2, parts),
+        concurrency=min(2, blocks),
     )
 
 
 def row_locations(study: Study) -> Mapping[str, RowLocation]:
-    """Where each subject's row lies."""
+    """The location of each subject's row."""
     return {name: place for name, (_, place) in _keys_and_locations(study.location, study.subjects_file).items()}
 
 
 def read_keys(study: Study) -> Mapping[str, tuple[str, RowLocation]]:
-    """The key (`sadm_ray.data.shards.subject_row.row_key`) and the place of each subject's row."""
+    """The key (`sadm_ray.data.shards.subject_row.row_key`) and the location of each subject's row."""
     return _keys_and_locations(study.location, study.subjects_file)
 
 
@@ -187,15 +187,15 @@ def read_checksums(study: Study) -> Mapping[str, str]:
 
 
 def write_row_locations(location: str, facts: Sequence[Mapping[str, Any]]) -> str:
-    """Write the table of the places: `subject`, `part`, `row`, `key`, `checksum` and sums, a row a subject.
+    """Write the table of the row locations: `subject`, `part`, `row`, `key`, `checksum` and sums, a row a subject.
 
     Returns:
-        its file, called after what it says.
+        its file, named after a hash of its content.
     """
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([dict(fact) for fact in facts]), sink, compression="zstd")
     table = sink.getvalue().to_pybytes()
-    file = f"{SUBJECTS}/{hashlib.sha256(table).hexdigest()[:16]}.parquet"
+    file = f"{SUBJECTS_FOLDER}/{hashlib.sha256(table).hexdigest()[:16]}.parquet"
     Storage(location).write(file, table)
     return file
 
@@ -211,27 +211,27 @@ def _keys_and_locations(location: str, file: str) -> Mapping[str, tuple[str, Row
     return {row["subject"]: (row["key"], RowLocation(row["part"], row["row"])) for row in rows}
 
 
-def read_table(location: str, place: RowLocation) -> pa.Table:
-    """The row at a place as it is stored, alone in a table.
+def read_row(location: str, place: RowLocation) -> pa.Table:
+    """A stored row, alone in a table.
 
     Raises:
         DataError: the shard is missing or damaged.
     """
     try:
-        return _part(location, place.part).read_row_group(place.row)
+        return _open_shard(location, place.shard).read_row_group(place.row)
     except (OSError, pa.ArrowException) as error:
-        _part.cache_clear()  # or the mended file would not be seen
+        _open_shard.cache_clear()  # so that the mended file is read
         reason = str(error).splitlines()[0]
         raise DataError(
-            f"{Storage(location).where(place.part)}: missing or damaged ({reason}); remove it and run "
+            f"{Storage(location).where(place.shard)}: missing or damaged ({reason}); remove it and run "
             "`sadm-ray prepare` again"
         ) from None
 
 
 @functools.lru_cache(maxsize=16)
-def _part(location: str, part: str) -> pq.ParquetFile:
-    return pq.ParquetFile(Storage(location).open_random(part), page_checksum_verification=True)
+def _open_shard(location: str, shard: str) -> pq.ParquetFile:
+    return pq.ParquetFile(Storage(location).open_random(shard), page_checksum_verification=True)
 
 
-def _read_table(wanted: pa.Table, location: str) -> pa.Table:
-    return pa.concat_tables(read_table(location, RowLocation(row["part"], row["row"])) for row in wanted.to_pylist())
+def _read_rows(wanted: pa.Table, location: str) -> pa.Table:
+    return pa.concat_tables(read_row(location, RowLocation(row["part"], row["row"])) for row in wanted.to_pylist())

@@ -1,4 +1,4 @@
-"""One subject as a row of a shard: what the columns are called, what they hold, and how scans become one."""
+"""One subject as a row of a shard: the columns, and how scans become a row."""
 
 from __future__ import annotations
 
@@ -33,58 +33,60 @@ ROW_SCHEMA = pa.schema(
         "present": pa.list_(pa.bool_()),  # t: which slots hold a scan
         "times": pa.list_(pa.float32()),  # t, in the study's unit
         "intensity": pa.list_(pa.float64(), 2),  # what 0 and 1 stand for, in the units of the scanner
-        "grid": pa.string(),  # JSON of `SpatialTransform`: how a volume gets back to the subject's own
+        "grid": pa.string(),  # JSON of `SpatialTransform`: between the subject's own grid and the model's
         "affine": pa.list_(pa.float64(), 16),  # of the subject's own grid, (x, y, z) to mm
         "spacing": pa.list_(pa.float64(), 3),  # x y z, mm
         "sources": pa.string(),  # JSON, a slot each: file, frame (from 0), session; null where it is absent
         "covariates": pa.string(),  # JSON: {"subject": {…}, "visits": [{…}, …]}
         "squares": pa.float64(),  # sum and number of the squared voxel differences over all pairs of scans
         "differences": pa.int64(),
-        "key": pa.string(),  # what it was made from, see `row_key`
-        "checksum": pa.string(),  # SHA-256 of what it holds
+        "key": pa.string(),  # a hash of what it was made from, see `row_key`
+        "checksum": pa.string(),  # SHA-256 of the other columns but `key`, see `row_checksum`
     }
 )
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of a subject: its row (none: it is left out) and what was wrong."""
+    """A prepared subject: its row (none: it is left out) and its problems."""
 
     row: dict[str, Any] | None
     problems: tuple[Problem, ...]
 
 
 def row_key(subject: Subject, settings: DataSettings) -> str:
-    """What decides the row: the settings of the preparation and the identity of the files. Equal keys, equal rows."""
-    how = settings.model_dump(
+    """A hash of all that decides the row: the settings of the preparation and the identity of the files."""
+    preparation = settings.model_dump(
         mode="json", include={"orientation", "crop", "spacing", "shape", "frames", "intensity", "dtype"}
     )
     files = [
         [scan.file, scan.size, scan.modified, scan.session, scan.time, dict(scan.covariates)] for scan in subject.scans
     ]
-    told = [subject.name, subject.group, subject.cycle, dict(subject.covariates)]
-    return hashlib.sha256(json.dumps([SCHEMA_VERSION, how, told, files], sort_keys=True).encode()).hexdigest()
+    identity = [subject.name, subject.group, subject.cycle, dict(subject.covariates)]
+    return hashlib.sha256(
+        json.dumps([SCHEMA_VERSION, preparation, identity, files], sort_keys=True).encode()
+    ).hexdigest()
 
 
 def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) -> Prepared:
     """Read a subject's scans one after another and make its row (`ROW_SCHEMA`); each scan is reduced as it comes.
 
-    Grid and intensity are those of the first scan (`SpatialTransform.plan`, `intensity_range`), which every task may
-    observe: nothing of a later scan decides how an earlier one looks, unless `intensity.over` is `all`.
+    Grid and intensity range come from the first scan (`SpatialTransform.plan`, `intensity_range`), which every task may
+    observe: no later scan influences how an earlier one looks, unless `intensity.over` is `all`.
     """
     frames: list[Frame] = []
     volumes: list[Float32[np.ndarray, "d h w"]] = []
     problems: list[Problem] = []
     facts: list[ScanFacts] = []
-    grid: SpatialTransform | None = None
+    transform: SpatialTransform | None = None
     for found in read_scans(subject, storage, int(settings.max_scan_gb * 1e9), settings.min_scans):
         if isinstance(found, Problem):
             problems.append(found)
         elif isinstance(found, ScanFacts):
             facts.append(found)
         else:
-            if grid is None:
-                grid = SpatialTransform.plan(
+            if transform is None:
+                transform = SpatialTransform.plan(
                     found.volume,
                     found.affine,
                     found.spacing,
@@ -93,12 +95,12 @@ def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) 
                     orientation=settings.orientation,
                     crop=settings.crop,
                 )
-            volumes.append(grid.forward(found.volume))
+            volumes.append(transform.forward(found.volume))
             frames.append(found.without_volume())
-    if grid is None or len(frames) < settings.min_scans:  # `read_scans` has said why
+    if transform is None or len(frames) < settings.min_scans:  # `read_scans` has reported why
         return Prepared(None, tuple(problems))
     try:
-        row = _row(subject, frames, np.stack(volumes), grid, facts, settings)
+        row = _row(subject, frames, np.stack(volumes), transform, facts, settings)
     except ValueError as error:
         problems.append(Problem(subject.name, storage.where(frames[0].file), f"{error}; export the scans again"))
         return Prepared(None, tuple(problems))
@@ -109,23 +111,23 @@ def _row(
     subject: Subject,
     frames: Sequence[Frame],
     volumes: Float32[np.ndarray, "n d h w"],
-    grid: SpatialTransform,
+    transform: SpatialTransform,
     facts: Sequence[ScanFacts],
     settings: DataSettings,
 ) -> dict[str, Any]:
     times = [frame.time for frame in frames]
-    wanted = len(frames) if settings.frames is None else settings.frames
-    sources = np.arange(wanted) if wanted == len(frames) else assign_slots(times, wanted)
+    slots = len(frames) if settings.frames is None else settings.frames
+    sources = np.arange(slots) if slots == len(frames) else assign_slots(times, slots)
     present = sources != ABSENT
     method = settings.intensity.method
     intensity = intensity_range(volumes[:1] if settings.intensity.over == "first" else volumes, method)
-    filled = np.zeros((wanted, *settings.shape), dtype=np.float32)
-    filled[present] = normalise(volumes[sources[present]], intensity, clip=method == "percentile")
-    data, stored = encode(filled, settings.dtype)
-    kept = decode(data, settings.dtype, stored, filled.shape)[present]
-    taken = [frames[int(source)] if source != ABSENT else None for source in sources]
+    slot_frames = np.zeros((slots, *settings.shape), dtype=np.float32)
+    slot_frames[present] = normalise(volumes[sources[present]], intensity, clip=method == "percentile")
+    data, stored = encode(slot_frames, settings.dtype)
+    stored_frames = decode(data, settings.dtype, stored, slot_frames.shape)[present]
+    slot_sources = [frames[int(source)] if source != ABSENT else None for source in sources]
     digests = {fact.file: fact.sha256 for fact in facts}
-    squares, differences = pair_differences(kept)
+    squares, differences = pair_differences(stored_frames)
     row = {
         "subject": subject.name,
         "group": subject.group,
@@ -136,7 +138,7 @@ def _row(
         "present": present.tolist(),
         "times": slot_times(sources, times).tolist(),
         "intensity": list(intensity),
-        "grid": grid.to_json(),
+        "grid": transform.to_json(),
         "affine": np.asarray(frames[0].affine, dtype=np.float64).ravel().tolist(),
         "spacing": [float(size) for size in frames[0].spacing],
         "sources": json.dumps(
@@ -144,13 +146,13 @@ def _row(
                 {"file": frame.file, "frame": frame.index, "session": frame.session, "sha256": digests[frame.file]}
                 if frame
                 else None
-                for frame in taken
+                for frame in slot_sources
             ]
         ),
         "covariates": json.dumps(
             {
                 "subject": dict(subject.covariates),
-                "visits": [dict(frame.covariates) if frame else {} for frame in taken],
+                "visits": [dict(frame.covariates) if frame else {} for frame in slot_sources],
             }
         ),
         "squares": squares,
@@ -170,10 +172,10 @@ def pair_differences(volumes: Float32[np.ndarray, "n d h w"]) -> tuple[float, in
 
 
 def row_checksum(row: Mapping[str, Any]) -> str:
-    """SHA-256 of all that a row holds, but not of when its files were modified."""
+    """SHA-256 of all that a row holds, without `key`, which depends on when its files were modified."""
     digest = hashlib.sha256(row["frames"])
-    told = {name: row[name] for name in ROW_SCHEMA.names if name not in ("frames", "key", "checksum")}
-    digest.update(json.dumps(told, sort_keys=True).encode())
+    others = {name: row[name] for name in ROW_SCHEMA.names if name not in ("frames", "key", "checksum")}
+    digest.update(json.dumps(others, sort_keys=True).encode())
     return digest.hexdigest()
 
 

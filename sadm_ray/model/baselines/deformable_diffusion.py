@@ -1,7 +1,7 @@
-"""The diffusion deformable model (Kim & Ye, MICCAI 2022): a diffusion model says how the source is to be deformed.
+"""The diffusion deformable model (Kim & Ye, MICCAI 2022): a diffusion model predicts how the source deforms.
 
-There, source and target are both known and frames between them are wanted. Here the target is to be predicted, so that
-it is first drawn by the diffusion module, from noise and the source.
+There, source and target are both known and frames between them are wanted. Here the target is to be predicted, so the
+diffusion module first draws it, from noise and the source.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Deformation(nn.Module):
 class DeformableDiffusion(SequenceModel):
     """The diffusion module estimates ε̂ from the source and the perturbed target; ε̂ is the code of the deformation.
 
-    The code is scaled by how far in time the target is from the source, in training too: this is how that work has
-    frames between two others.
+    The code is scaled by how far in time the target is from the source, in training too, as that work interpolates
+    between frames.
     """
 
     def __init__(self, config: ModelConfig) -> None:

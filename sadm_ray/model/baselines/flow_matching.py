@@ -55,5 +55,5 @@ class FlowMatching(SequenceModel):
         return sampling.num_steps
 
     def _velocity(self, z: Tensor, s: Float[Tensor, " b"], condition: Tensor) -> Float[Tensor, "b c D H W"]:
-        level = 16.0 * s - 8.0  # what the denoiser takes for λ, and brings to about ±1
+        level = 16.0 * s - 8.0  # in the role of λ, which the denoiser scales to about ±1
         return self.denoiser(z, level, condition).float()

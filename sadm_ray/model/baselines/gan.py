@@ -28,7 +28,7 @@ ADVERSARIAL_WEIGHT = 0.01
 
 
 class PatchDiscriminator(nn.Module):
-    """Is this the target of that source? One answer (a logit) for each neighbourhood."""
+    """Whether this is the target of that source: a logit for each neighbourhood."""
 
     def __init__(self, channels: int, condition_channels: int, patch: PatchSize, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -69,10 +69,10 @@ class Gan(SequenceModel):
         """The generator's loss and the discriminator's in one sum; each reaches the weights of its own network only."""
         real, condition = self.target.encode(volume, context.reference), context.condition
         fake = self._generated(context)
-        judge, given = self.discriminator, condition.detach()
+        judge, detached = self.discriminator, condition.detach()
         frozen = {name: p.detach() for name, p in judge.named_parameters()}
-        fooled = F.softplus(-functional_call(judge, frozen, (fake, given)))
-        caught = F.softplus(judge(fake.detach(), given)) + F.softplus(-judge(real, given))
+        fooled = F.softplus(-functional_call(judge, frozen, (fake, detached)))
+        caught = F.softplus(judge(fake.detach(), detached)) + F.softplus(-judge(real, detached))
         return (fake - real).abs().flatten(1).mean(dim=1) + ADVERSARIAL_WEIGHT * (fooled + caught).mean(dim=1)
 
     def draw(

@@ -15,7 +15,7 @@ def find(root: Path | str, **settings: object) -> Catalog:
     return find_subjects(str(root), DataSettings.model_validate({"layout": "bids", **settings}))
 
 
-def told(catalog: Catalog, *, fatal: bool = True) -> list[str]:
+def messages(catalog: Catalog, *, fatal: bool = True) -> list[str]:
     return [str(problem) for problem in catalog.problems if problem.fatal is fatal]
 
 
@@ -31,7 +31,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_subjects_and_their_visits(root: Path) -> None:
     catalog = find(root)
-    assert told(catalog) == []
+    assert messages(catalog) == []
     assert [subject.name for subject in catalog.subjects] == ["01", "02"]
     assert visits(catalog.subjects[0]) == [("1", 30.0), ("2", 40.5), ("10", 52.0)]
     assert catalog.time_unit == "weeks"
@@ -54,13 +54,13 @@ def test_two_files_in_one_visit(root: Path) -> None:
     first = scan_of(root, "01", "2", "run-1_T1w").rename(root / "sub-01/ses-2/anat/sub-01_ses-2_run-1_T1w.nii")
     catalog = find(root)
     assert visits(catalog.subjects[0]) == [("1", 30.0), ("10", 52.0)]
-    (line,) = told(catalog)
+    (line,) = messages(catalog)
     assert all(part in line for part in (first.name, "sub-01_ses-2_T1w.nii.gz", "data.match"))
-    with pytest.raises(DataError, match="no column"):  # nobody else has a run
+    with pytest.raises(DataError, match="no column"):  # no other scan has a run
         find(scan_of(root, "01", "1", "run-1_T1w").parents[3], match="*_run-1_*", time_column="never")
     both = find(root, match="*_run-1_*")
     assert visits(both.subjects[0]) == [("1", 30.0), ("2", 40.5)]
-    assert ["02" in line and "has no scan _T1w" in line for line in told(both)] == [True]
+    assert ["02" in line and "has no scan _T1w" in line for line in messages(both)] == [True]
 
 
 def test_subjects_with_too_few_scans(root: Path) -> None:
@@ -70,7 +70,7 @@ def test_subjects_with_too_few_scans(root: Path) -> None:
     write_scan(root / "sub-06" / "anat" / "sub-06_T1w.nii")
     catalog = find(root)
     assert len(catalog.subjects) == 2
-    lines = told(catalog)
+    lines = messages(catalog)
     assert [line[:2] for line in lines] == ["03", "04", "05", "06"]
     assert "only one visit with a T1w is left" in lines[0]
     assert "at least two are needed" in lines[3]
@@ -78,7 +78,7 @@ def test_subjects_with_too_few_scans(root: Path) -> None:
     assert "only no images in anat/" in lines[2]
 
 
-def test_one_scan_is_enough_to_be_asked_about(tmp_path: Path) -> None:
+def test_one_scan_is_enough_for_generation(tmp_path: Path) -> None:
     write_bids(tmp_path, {"01": {"1": 30, "2": 40.5}, "02": {"1": 55}})
     write_scan(tmp_path / "sub-03" / "anat" / "sub-03_T1w.nii.gz")
     catalog = find(tmp_path, frames=None, min_scans=1)
@@ -86,7 +86,7 @@ def test_one_scan_is_enough_to_be_asked_about(tmp_path: Path) -> None:
         "01": [("1", 30.0), ("2", 40.5)],
         "02": [("1", 55.0)],
     }
-    assert [line[:2] for line in told(catalog)] == ["03"], "who has no time is told"
+    assert [line[:2] for line in messages(catalog)] == ["03"], "the subject without a time is reported"
     in_order = find(tmp_path, frames=None, min_scans=1, time_column="order")
     assert visits(in_order.subjects[2]) == [("1", 0.0)]
 
@@ -98,7 +98,7 @@ def test_labels_that_are_no_names(root: Path) -> None:
     write_scan(root / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
     catalog = find(root)
     assert visits(catalog.subjects[0]) == [("1", 30.0), ("2", 40.5), ("10", 52.0)]
-    lines = told(catalog)
+    lines = messages(catalog)
     assert len(lines) == 4
     for part in ("called after another", "session 'a b' is not", "belongs to no session", "sub-x y: not a usable"):
         assert any(part in line for line in lines)
@@ -114,7 +114,7 @@ def test_times_that_cannot_be_used(tmp_path: Path) -> None:
     times = {"1": 30, "2": "n/a", "3": "soon", "4": 30, "5": "2024-03-31", "6": "inf", "7": 41}
     catalog = find(write_bids(tmp_path, {"01": times}))
     assert visits(catalog.subjects[0]) == [("1", 30.0), ("7", 41.0)]
-    lines = told(catalog)
+    lines = messages(catalog)
     assert len(lines) == 5
     for part in ("no age_weeks", "'soon' where a number", "same age_weeks as", "'2024-03-31' where", "'inf'"):
         assert sum(part in line for line in lines) == 1
@@ -126,7 +126,7 @@ def test_times_that_cannot_be_used(tmp_path: Path) -> None:
 def test_times_against_the_order_of_names(tmp_path: Path) -> None:
     catalog = find(write_bids(tmp_path, {"01": {"1": 40, "2": 30, "10": 50}}))
     assert visits(catalog.subjects[0]) == [("2", 30.0), ("1", 40.0), ("10", 50.0)]
-    (line,) = told(catalog, fatal=False)
+    (line,) = messages(catalog, fatal=False)
     assert "in the order 2, 1, 10" in line
 
 
@@ -169,7 +169,7 @@ def test_a_stray_column_does_not_go_before_that_of_all_others(root: Path) -> Non
     write_bids(root, {"03": {"1": 1, "2": 2}}, column="age")
     catalog = find(root)
     assert [subject.name for subject in catalog.subjects] == ["01", "02"]
-    assert len(told(catalog)) == 2
+    assert len(messages(catalog)) == 2
     assert catalog.time_unit == "weeks"
 
 
@@ -197,7 +197,7 @@ def test_participants_with_a_row_for_each_session(tmp_path: Path) -> None:
     assert [scan.covariates for scan in subject.scans] == [{"weight": 70.0}, {"weight": 72.0}]
 
 
-def test_an_age_a_participant_tells_no_times(tmp_path: Path) -> None:
+def test_an_age_a_participant_gives_no_times(tmp_path: Path) -> None:
     write_bids(tmp_path, {"01": {"1": 0, "2": 0}}, column="mmse")
     write_table(tmp_path / "participants.tsv", "participant_id age\nsub-01 61")
     with pytest.raises(DataError, match=r"mmse.*participants.tsv has participant_id, age but no row a session"):
@@ -212,7 +212,7 @@ def test_damaged_tables(root: Path) -> None:
     catalog = find(root)
     assert [dict(subject.covariates) for subject in catalog.subjects] == [{"sex": "F"}, {}]
     assert visits(catalog.subjects[1]) == [("1", 31.0), ("2", 39.0)]
-    lines = told(catalog)
+    lines = messages(catalog)
     assert len(lines) == 4
     for part in (
         "row 3 is another one of '01'",
@@ -221,7 +221,7 @@ def test_damaged_tables(root: Path) -> None:
         "another one of '1'",
     ):
         assert sum(part in line for line in lines) == 1
-    assert "tells nothing of 1 subjects (02)" in told(catalog, fatal=False)[0]
+    assert "has no rows for 1 subjects (02)" in messages(catalog, fatal=False)[0]
 
 
 @pytest.mark.parametrize(
@@ -239,14 +239,14 @@ def test_sessions_tables_that_are_none(root: Path, content: bytes, expected: str
     (root / "sub-02" / "sub-02_sessions.tsv").write_bytes(content)
     catalog = find(root)
     assert [subject.name for subject in catalog.subjects] == ["01"]
-    assert sum(expected in line for line in told(catalog)) == 1
+    assert sum(expected in line for line in messages(catalog)) == 1
 
 
 def test_latin_letters_byte_order_mark_and_old_line_ends(root: Path) -> None:
     content = b"\xef\xbb\xbfsession_id\tage_weeks\tsite\rses-1\t31\tK\xf6ln\rses-2\t39\tBonn\r"
     (root / "sub-02" / "sub-02_sessions.tsv").write_bytes(content)
     catalog = find(root)
-    assert told(catalog) == []
+    assert messages(catalog) == []
     assert [scan.covariates["site"] for scan in catalog.subjects[1].scans] == ["K\ufffdln", "Bonn"]
 
 
@@ -263,14 +263,14 @@ def test_a_study_behind_a_url(root: Path, s3_bucket: str) -> None:
     for entry in Storage(str(root)).entries():
         bucket.write(entry.path, (root / entry.path).read_bytes())
     catalog = find(bucket.location)
-    assert told(catalog) == []
+    assert messages(catalog) == []
     assert [visits(subject) for subject in catalog.subjects] == [visits(subject) for subject in find(root).subjects]
     scan = catalog.subjects[0].scans[0]
     assert bucket.read(scan.file) == (root / scan.file).read_bytes()
     assert scan.size == (root / scan.file).stat().st_size
     assert scan.modified > 0
     bucket.write("sub-02/ses-1/anat/sub-02_ses-1_run-2_T1w.nii", b"scan")
-    line = told(find(bucket.location))[0]
+    line = messages(find(bucket.location))[0]
     assert f"{s3_bucket}/bids study/sub-02/ses-1/anat/sub-02_ses-1_" in line
     with pytest.raises(DataError, match="cannot be listed"):
         find(f"{s3_bucket}/nowhere")
@@ -284,11 +284,11 @@ def test_real_studies(real_data: Path, tmp_path: Path) -> None:
     assert growth.time_unit == "weeks"
     assert growth.problems == ()
 
-    with pytest.raises(DataError, match=r"no column tells.*data\.time_column=order"):
+    with pytest.raises(DataError, match=r"no column says.*data\.time_column=order"):
         find(real_data / "ms_two_visits_bids", suffix="FLAIR")
     lesions = find(real_data / "ms_two_visits_bids", suffix="FLAIR", time_column="order")
     assert [visits(subject) for subject in lesions.subjects] == [[("1", 0.0), ("2", 1.0)]] * 4
     assert lesions.problems == ()
     some = find(real_data / "ms_two_visits_bids", time_column="order")
     assert [subject.name for subject in some.subjects] == ["01", "12"]
-    assert [line[:2] for line in told(some)] == ["03", "19"]
+    assert [line[:2] for line in messages(some)] == ["03", "19"]

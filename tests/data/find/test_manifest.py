@@ -24,7 +24,7 @@ def find_rows(folder: Path, rows: str, header: str = "subject,path,time", **sett
     return find(write_table(folder / "study.csv", f"{header}\n{rows}"), **settings)
 
 
-def told(catalog: Catalog, *, fatal: bool = True) -> list[str]:
+def messages(catalog: Catalog, *, fatal: bool = True) -> list[str]:
     return [str(problem) for problem in catalog.problems if problem.fatal is fatal]
 
 
@@ -81,7 +81,7 @@ def test_paths_from_everywhere(root: Path, tmp_path_factory: pytest.TempPathFact
         (str(elsewhere), 6),
         (f"{s3_bucket}/far/y.nii.gz", 8),
     ]
-    lines = told(catalog)
+    lines = messages(catalog)
     assert len(lines) == 3
     for part in (f"row 4: '../{root.name}/a0.nii' leads out", f"a: {s3_bucket}/none.nii: no such file; row 5", "zz://"):
         assert sum(part in line for line in lines) == 1
@@ -114,7 +114,7 @@ def test_paths_from_everywhere(root: Path, tmp_path_factory: pytest.TempPathFact
 def test_rows_that_cannot_be_used(root: Path, rows: str, expected: list[str]) -> None:
     catalog = find_rows(root, f"{GOOD}\n{rows}")
     assert "s0" in [subject.name for subject in catalog.subjects], "the good one stays"
-    lines = told(catalog)
+    lines = messages(catalog)
     assert all("\n" not in line for line in lines)
     for part, line in zip(expected, lines, strict=bool(expected)):
         assert part in line
@@ -129,11 +129,11 @@ def test_sessions(root: Path) -> None:
         [("a0.nii", "1", 0.0), ("a2.nii", "2", 2.0)],
         [("b2.nii", "10", 4.0), ("b1.nii", "2", 5.0)],
     ]
-    lines = told(catalog)
+    lines = messages(catalog)
     assert len(lines) == 4
     for part in ("row 3: has the same subject and session as row 2", "'x/y'", "no session, while", "only one visit"):
         assert sum(part in line for line in lines) == 1
-    assert "in the order 10, 2" in told(catalog, fatal=False)[0]
+    assert "in the order 10, 2" in messages(catalog, fatal=False)[0]
 
 
 def test_splits_and_groups_that_contradict(root: Path) -> None:
@@ -142,10 +142,10 @@ def test_splits_and_groups_that_contradict(root: Path) -> None:
     catalog = find_rows(root, rows, header)
     (subject,) = catalog.subjects
     assert (subject.name, subject.split, subject.group) == ("b", "val", "x")
-    lines = told(catalog)
+    lines = messages(catalog)
     assert "row 4: split is 'tset'" in lines[0]
     assert "splits test and train" in lines[1]
-    assert "its group is 'x' and 'y'" in told(catalog, fatal=False)[0]
+    assert "its group is 'x' and 'y'" in messages(catalog, fatal=False)[0]
 
 
 def test_cines_beside_visits(root: Path) -> None:
@@ -156,7 +156,7 @@ def test_cines_beside_visits(root: Path) -> None:
     assert len(second.scans) == 2
     cines = find_rows(root, "a,a0.nii\nb,b0.nii\nc,c0.nii\nc,c1.nii", "subject,path")
     assert [subject.name for subject in cines.subjects] == ["a", "b"]
-    assert "its 2 rows have no time" in told(cines)[0]
+    assert "its 2 rows have no time" in messages(cines)[0]
     assert find_rows(root, "a,a0.nii", "subject,path", time_unit="ms").time_unit == "ms"
 
 
@@ -170,7 +170,7 @@ def test_the_time_column(root: Path) -> None:
     assert visits(by_row.subjects[0]) == [("a0.nii", "1", 0.0), ("a1.nii", "2", 1.0)]
     with pytest.raises(DataError, match="no column Dose, only subject, path, dose, date"):
         find_rows(root, rows, header, time_column="Dose")
-    with pytest.raises(DataError, match=r"no column tells.*data\.time_column=order"):
+    with pytest.raises(DataError, match=r"no column says.*data\.time_column=order"):
         find_rows(root, "a,a0.nii,1\na,a1.nii,2", "subject,path,dose")
 
 
@@ -190,7 +190,7 @@ def test_parquet_as_pandas_writes_it(root: Path) -> None:
     (subject,) = catalog.subjects
     assert (subject.name, subject.covariates) == ("7", {"sex": "F"})
     assert [(scan.time, dict(scan.covariates)) for scan in subject.scans] == [(0.0, {"weight": 70.5}), (1.5, {})]
-    assert "b1.nii: its visit has no date" in told(catalog)[0]
+    assert "b1.nii: its visit has no date" in messages(catalog)[0]
 
 
 def test_no_manifest(root: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_manifest_behind_a_url(s3_bucket: str) -> None:
     (subject,) = catalog.subjects
     assert [bucket.read(scan.file) for scan in subject.scans] == [b"scans/a0.nii", b"scans/a1.nii"]
     assert all(scan.size == 12 and scan.modified > 0 for scan in subject.scans)
-    assert f"b: {bucket.location}/scans/none.nii: no such file; row 5" in "\n".join(told(catalog))
+    assert f"b: {bucket.location}/scans/none.nii: no such file; row 5" in "\n".join(messages(catalog))
     with pytest.raises(DataError, match="no such file"):
         find(bucket.where("other.csv"))
 

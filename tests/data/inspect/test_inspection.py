@@ -15,9 +15,9 @@ from sadm_ray.config import DataSettings
 from sadm_ray.config.settings_file import load_settings
 from sadm_ray.data.find import Problem
 from sadm_ray.data.inspect.cohort_checks import cohort_warnings
-from sadm_ray.data.inspect.contact_sheet import COLUMNS, HELD, ContactSheet, middle_slices
+from sadm_ray.data.inspect.contact_sheet import COLUMNS, MAX_KEPT, ContactSheet, middle_slices
 from sadm_ray.data.inspect.inspection import Inspection, inspect_study
-from sadm_ray.data.inspect.inspection_table import MOST, render
+from sadm_ray.data.inspect.inspection_table import MAX_ROWS, render
 from sadm_ray.errors import ConfigError
 from tests.data.patients import write_info
 
@@ -37,7 +37,7 @@ def text(inspection: Inspection) -> str:
 
 
 def record(name: str, split: str = "train", **visit: Any) -> dict[str, Any]:
-    """A subject of one file, as an inspection tells it."""
+    """A subject of one file, as an inspection describes it."""
     usual = {"session": "", "file": f"/{name}.nii", "frames": 2, "stored": 2, "first": 0.0, "last": 1.0}
     usual |= {"shape": [4, 5, 6], "spacing": [1.0, 1.0, 1.0], "orientation": "RAS", "dtype": "int16"}
     usual |= {"low": -3.0, "high": 900.0, "bytes": 10**6}
@@ -46,13 +46,13 @@ def record(name: str, split: str = "train", **visit: Any) -> dict[str, Any]:
 
 def test_every_subject_has_a_row_and_a_picture(phantom_study: Path, tmp_path: Path, ray_local: None) -> None:
     found = inspect(phantom_study, pictures=tmp_path / "new" / "pictures")
-    told = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    content = json.loads(json.dumps(found.to_json(), allow_nan=False))
     names = [f"patient{number:03d}" for number in range(1, 13)]
     assert not found.failed
-    assert [subject["subject"] for subject in told["subjects"]] == names
-    assert told["schema_version"] == 1
-    assert told["counts"]["usable"] == sum(told["counts"]["splits"].values()) == 12
-    for subject in told["subjects"]:
+    assert [subject["subject"] for subject in content["subjects"]] == names
+    assert content["schema_version"] == 1
+    assert content["counts"]["usable"] == sum(content["counts"]["splits"].values()) == 12
+    for subject in content["subjects"]:
         (visit,) = subject["visits"]
         assert 8 <= visit["frames"] <= 11 < visit["stored"]
         assert (visit["first"], visit["last"], visit["shape"]) == (0, 1, [24, 24, 4])
@@ -65,7 +65,7 @@ def test_every_subject_has_a_row_and_a_picture(phantom_study: Path, tmp_path: Pa
     assert all(file.read_bytes().startswith(PNG) for file in pictures)
 
 
-def test_what_is_wrong_is_told_with_its_file(phantom_study: Path, tmp_path: Path, ray_local: None) -> None:
+def test_problems_are_shown_with_their_files(phantom_study: Path, tmp_path: Path, ray_local: None) -> None:
     for number in range(1, 6):
         shutil.copytree(phantom_study / f"patient00{number}", tmp_path / f"patient00{number}")
     cut, silent, late = (tmp_path / f"patient00{number}" for number in (1, 2, 3))
@@ -85,7 +85,7 @@ def test_what_is_wrong_is_told_with_its_file(phantom_study: Path, tmp_path: Path
     assert sum(line.startswith("✗") for line in map(str.strip, shown.splitlines())) == 3
 
 
-def test_a_study_without_a_usable_subject_is_still_told(phantom_study: Path, tmp_path: Path, ray_local: None) -> None:
+def test_a_study_without_a_usable_subject_is_still_shown(phantom_study: Path, tmp_path: Path, ray_local: None) -> None:
     for number in (1, 2):
         shutil.copytree(phantom_study / f"patient00{number}", tmp_path / f"patient00{number}")
         (tmp_path / f"patient00{number}" / "Info.cfg").unlink()
@@ -124,7 +124,7 @@ SOME = [record("a"), record("b", "val"), record("c", "test")]
 def test_subjects_are_compared(records: list[dict[str, Any]], settings: dict[str, Any], says: list[str]) -> None:
     lines = list(cohort_warnings(records, DataSettings.model_validate(settings)))
     assert len(lines) == len(says)
-    assert all(part in line for part, line in zip(says, lines, strict=True))
+    assert all(piece in line for piece, line in zip(says, lines, strict=True))
 
 
 def test_a_large_study_shows_some_and_those_with_problems() -> None:
@@ -145,8 +145,8 @@ def test_a_large_study_shows_some_and_those_with_problems() -> None:
     assert "898 more subjects" in shown
     many = tuple(Problem(record["subject"], record["visits"][0]["file"], "odd; look") for record in records)
     shown = text(Inspection("/study", "weeks", records, many))
-    assert shown.count("4×5×6") == MOST
-    assert shown.count("odd; look") == 1, "the same line is told once"
+    assert shown.count("4×5×6") == MAX_ROWS
+    assert shown.count("odd; look") == 1, "the same line is shown once"
     assert "1000 files: odd; look" in shown
     assert "… and 980 more" in shown
 
@@ -173,17 +173,17 @@ def test_pictures_stand_upright_however_the_file_lies(codes: str) -> None:
     assert [(view.height, view.width) for view in (axial, coronal, sagittal)] == [(14, 6), (24, 6), (24, 14)]
 
 
-@pytest.mark.parametrize("frames", [1, 3, COLUMNS, HELD + 1, 500])
+@pytest.mark.parametrize("frames", [1, 3, COLUMNS, MAX_KEPT + 1, 500])
 def test_a_contact_sheet_keeps_few_frames_with_the_first_and_the_last(frames: int) -> None:
     sheet = ContactSheet()
     for number in range(frames):
         volume = np.full((300, 4, 500), number, np.float32)
         sheet.add(str(number), volume, np.eye(4), (1.0, 1.0, 1.0))
-    assert len(sheet.held) <= HELD
+    assert len(sheet.kept) <= MAX_KEPT
     chosen = [int(title) for title, _ in sheet.chosen()]
     assert (chosen[0], chosen[-1], len(chosen)) == (0, frames - 1, min(frames, COLUMNS))
     assert max(np.diff(chosen), default=1) <= 2 * max(1, frames / COLUMNS)
-    assert all(max(part.pixels.shape) <= 200 for _, parts in sheet.held for part in parts)
+    assert all(max(piece.pixels.shape) <= 200 for _, slices in sheet.kept for piece in slices)
     assert sheet.draw("subject").startswith(PNG)
 
 
@@ -213,13 +213,13 @@ def test_real_scans_have_nothing_wrong(folder: str, real_data: Path, tmp_path: P
 
 
 @pytest.mark.real_data
-def test_all_of_acdc_is_told(real_data: Path, ray_local: None) -> None:
+def test_all_of_acdc_is_inspected(real_data: Path, ray_local: None) -> None:
     found = inspect(real_data / "acdc")
     assert not found.failed
     assert found.counts["usable"] == 60
     assert all(record["group"] in {"DCM", "HCM", "MINF", "NOR", "RV"} for record in found.records)
-    told = [problem.message for problem in found.problems]
-    assert sum("spacing looks reset to 1 mm" in line for line in told) == 27
-    assert any("data.orientation=canonical" in line for line in told)
-    assert any("foot to head, voxels are 1 mm" in line for line in told)
+    messages = [problem.message for problem in found.problems]
+    assert sum("spacing looks reset to 1 mm" in line for line in messages) == 27
+    assert any("data.orientation=canonical" in line for line in messages)
+    assert any("foot to head, voxels are 1 mm" in line for line in messages)
     assert max(map(len, text(found).splitlines()[:60])) <= 120

@@ -1,4 +1,4 @@
-"""What is random depends on the seed, the step, the place and the name alone."""
+"""Random numbers depend on the seed, the step, the sample and the name alone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from sadm_ray.data.load.rng import SampleRng
 
 
-def test_a_part_draws_what_the_whole_draws_there() -> None:
-    whole, part = SampleRng(1, 2, range(8), 8), SampleRng(1, 2, range(8), 8).part(slice(3, 6))
-    assert part.places == (3, 4, 5)
-    for draw in (lambda c: c.uniform("a", 4), lambda c: c.normal("b", (2, 3)), lambda c: c.spread("t")):
-        assert torch.equal(draw(whole)[3:6], draw(part))
+def test_a_subset_draws_the_same_numbers_as_the_whole() -> None:
+    whole, subset = SampleRng(1, 2, range(8), 8), SampleRng(1, 2, range(8), 8).subset(slice(3, 6))
+    assert subset.indices == (3, 4, 5)
+    for draw in (lambda c: c.uniform("a", 4), lambda c: c.normal("b", (2, 3)), lambda c: c.stratified("t")):
+        assert torch.equal(draw(whole)[3:6], draw(subset))
 
 
-def test_draws_differ_by_seed_step_place_and_name() -> None:
+def test_draws_differ_by_seed_step_sample_and_name() -> None:
     draws = [
         tuple(row.tolist())
         for seed in range(3) for step in range(3) for name in ("a", "b")
@@ -31,16 +31,16 @@ def test_a_longer_draw_begins_with_the_shorter() -> None:
     assert torch.equal(rng.uniform("slots", 17)[:, :6], rng.uniform("slots", 6))
 
 
-def test_numbers_are_spread_evenly() -> None:
+def test_stratified_numbers_fall_one_into_each_stratum() -> None:
     firsts = set()
     for step in range(20):
-        spread = SampleRng(0, step, range(8), 8).spread("t")
-        assert sorted((spread * 8).floor().int().tolist()) == list(range(8))
-        firsts.add(int(spread[0] * 8))
+        stratified = SampleRng(0, step, range(8), 8).stratified("t")
+        assert sorted((stratified * 8).floor().int().tolist()) == list(range(8))
+        firsts.add(int(stratified[0] * 8))
     assert len(firsts) > 4
 
 
-def test_they_are_distributed_as_they_should() -> None:
+def test_uniform_and_normal_numbers_have_their_distributions() -> None:
     rng = SampleRng(0, 0, range(400), 400)
     uniform, normal = rng.uniform("u", 100), rng.normal("n", (100,))
     assert uniform.min() >= 0

@@ -36,13 +36,13 @@ def ball(shape: Shape, centre: Shape, radius: float) -> np.ndarray:
 
 
 def plan(first: np.ndarray, shape: Shape | None = None, **choices: Any) -> SpatialTransform:
-    """A grid of 1 mm voxels that changes nothing but what is asked for."""
+    """A transform of 1 mm voxels that changes nothing but what `choices` say."""
     affine, spacing = choices.pop("affine", np.eye(4)), choices.pop("spacing", (1.0, 1.0, 1.0))
     choices = {"target_spacing": None, "orientation": "native", "crop": "none"} | choices
     return SpatialTransform.plan(first, affine, spacing, shape=shape or first.shape, **choices)
 
 
-def by_the_rule(source: np.ndarray, shape: Shape) -> np.ndarray:
+def resize_reference(source: np.ndarray, shape: Shape) -> np.ndarray:
     """The anti-aliased linear resampling as scikit-image's `resize` states it."""
     factors = np.divide(source.shape, shape)
     smooth = ndimage.gaussian_filter(source, np.maximum((factors - 1) / 2, 0), mode="nearest")
@@ -50,13 +50,13 @@ def by_the_rule(source: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 @given(source=shapes, shape=shapes, seed=st.integers(0, 99))
-def test_the_numbers_are_those_of_the_rule(source: Shape, shape: Shape, seed: int) -> None:
+def test_resampling_agrees_with_the_reference(source: Shape, shape: Shape, seed: int) -> None:
     first = volume(source, seed)
-    grid = plan(first, shape)
-    there = grid.forward(first)
-    assert there.shape == shape
-    np.testing.assert_array_equal(there, by_the_rule(first, shape))
-    np.testing.assert_array_equal(grid.back(there, outside=-1.0), by_the_rule(there, source))
+    transform = plan(first, shape)
+    forward = transform.forward(first)
+    assert forward.shape == shape
+    np.testing.assert_array_equal(forward, resize_reference(first, shape))
+    np.testing.assert_array_equal(transform.inverse(forward, outside=-1.0), resize_reference(forward, source))
 
 
 @given(source=st.integers(1, 600), shape=st.integers(1, 600))
@@ -69,17 +69,17 @@ def test_the_shape_is_exact_at_any_size(source: int, shape: int) -> None:
     [((8, 48, 48), (8, 32, 32)), ((7, 95, 100), (8, 64, 64)), ((5, 24, 30), (8, 48, 40)), ((8, 32, 32), (8, 32, 32))],
 )
 def test_both_grids_see_the_same_field_of_view(source: Shape, shape: Shape) -> None:
-    grid = plan(smooth(source), shape)
-    there = grid.forward(smooth(source))
-    np.testing.assert_allclose(there[:, 2:-2, 2:-2], smooth(shape)[:, 2:-2, 2:-2], atol=0.08)
-    assert np.sqrt(np.mean((grid.back(there, 0.0) - smooth(source)) ** 2)) < 0.04
+    transform = plan(smooth(source), shape)
+    forward = transform.forward(smooth(source))
+    np.testing.assert_allclose(forward[:, 2:-2, 2:-2], smooth(shape)[:, 2:-2, 2:-2], atol=0.08)
+    assert np.sqrt(np.mean((transform.inverse(forward, 0.0) - smooth(source)) ** 2)) < 0.04
 
 
 def test_what_is_centred_stays_centred() -> None:
     first = np.zeros((6, 40, 40), np.float32)
     first[2:4, 10:30, 10:30] = 1
-    there = plan(first, (6, 16, 16)).forward(first)
-    np.testing.assert_allclose(there, there[::-1, ::-1, ::-1], atol=1e-6)
+    forward = plan(first, (6, 16, 16)).forward(first)
+    np.testing.assert_allclose(forward, forward[::-1, ::-1, ::-1], atol=1e-6)
 
 
 def test_detail_finer_than_the_grid_does_not_alias() -> None:
@@ -95,13 +95,13 @@ def test_canonical_is_that_of_nibabel_and_comes_back_exactly(affine: np.ndarray)
     first = volume((4, 5, 6))
     canonical = nib.as_closest_canonical(nib.Nifti1Image(first.T, tilted))
     shape = canonical.shape[::-1]
-    grid = plan(first, shape, affine=tilted, orientation="canonical")
-    np.testing.assert_array_equal(grid.forward(first), canonical.get_fdata().T)
-    np.testing.assert_array_equal(grid.back(grid.forward(first), outside=-1.0), first)
+    transform = plan(first, shape, affine=tilted, orientation="canonical")
+    np.testing.assert_array_equal(transform.forward(first), canonical.get_fdata().T)
+    np.testing.assert_array_equal(transform.inverse(transform.forward(first), outside=-1.0), first)
 
     corner = np.zeros_like(first)
     corner[3, 0, 5] = 1
-    (d,), (h,), (w,) = np.nonzero(grid.forward(corner))
+    (d,), (h,), (w,) = np.nonzero(transform.forward(corner))
     np.testing.assert_allclose(canonical.affine @ [w, h, d, 1], tilted @ [5, 0, 3, 1])
 
 
@@ -119,9 +119,9 @@ def test_spacing_goes_with_its_axis() -> None:
     affine = np.array([[0, -1, 0, 0], [0, 0, 2, 0], [4, 0, 0, 0], [0, 0, 0, 1.0]])
     first = volume((10, 20, 30))  # z, y, x
     choices = {"affine": affine, "spacing": (4.0, 1.0, 2.0), "target_spacing": (4.0, 2.0, 0.5)}
-    grid = plan(first, (30, 10, 40), orientation="canonical", **choices)
-    assert grid.resampled == (30, 10, 40)
-    np.testing.assert_array_equal(grid.forward(first)[..., ::2].shape, (30, 10, 20))
+    transform = plan(first, (30, 10, 40), orientation="canonical", **choices)
+    assert transform.resampled == (30, 10, 40)
+    np.testing.assert_array_equal(transform.forward(first)[..., ::2].shape, (30, 10, 20))
     assert plan(first, (30, 10, 40), **choices).resampled == (5, 10, 240)
     with pytest.raises(ValueError, match="positive"):
         plan(first, spacing=(1.0, 0.0, 1.0), target_spacing=(1.0, 1.0, 1.0))
@@ -134,69 +134,69 @@ def test_a_voxel_never_vanishes_by_resampling() -> None:
 @given(source=shapes, shape=shapes)
 def test_cut_and_padding_are_undone(source: Shape, shape: Shape) -> None:
     first = volume(source) + 1
-    grid = plan(first, shape, target_spacing=(1.0, 1.0, 1.0))
-    assert grid.resampled == source
-    there = grid.forward(first)
-    assert np.isin(there, first).all()
-    back = grid.back(there, outside=0.0)
-    seen = back != 0
+    transform = plan(first, shape, target_spacing=(1.0, 1.0, 1.0))
+    assert transform.resampled == source
+    forward = transform.forward(first)
+    assert np.isin(forward, first).all()
+    restored = transform.inverse(forward, outside=0.0)
+    seen = restored != 0
     assert seen.sum() == np.prod(np.minimum(source, shape))
-    np.testing.assert_array_equal(back[seen], first[seen])
+    np.testing.assert_array_equal(restored[seen], first[seen])
     starts = [max(0, (n - m) // 2) for n, m in zip(source, shape, strict=True)]
     assert [int(axis.min()) for axis in np.nonzero(seen)] == starts
 
 
 def test_a_cut_of_what_was_resampled_comes_back_where_it_was() -> None:
     first = smooth((8, 64, 64))
-    grid = plan(first, (8, 24, 24), target_spacing=(1.0, 2.0, 2.0))
-    back = grid.back(grid.forward(first), outside=9.0)
+    transform = plan(first, (8, 24, 24), target_spacing=(1.0, 2.0, 2.0))
+    restored = transform.inverse(transform.forward(first), outside=9.0)
     seen = np.zeros(first.shape, bool)
     seen[:, 8:56, 8:56] = True  # the middle 24 of 32 voxels, each of 2
-    np.testing.assert_array_equal(back == 9, ~seen)
-    assert np.abs(back - first)[:, 10:54, 10:54].max() < 0.03
+    np.testing.assert_array_equal(restored == 9, ~seen)
+    assert np.abs(restored - first)[:, 10:54, 10:54].max() < 0.03
 
 
 @given(source=shapes, shape=shapes, target=st.tuples(*[st.floats(0.4, 3)] * 3))
 def test_a_source_voxel_was_seen_if_its_centre_was(
     source: Shape, shape: Shape, target: tuple[float, float, float]
 ) -> None:
-    grid = plan(volume(source), shape, target_spacing=target)
+    transform = plan(volume(source), shape, target_spacing=target)
     seen = np.ones(source, bool)
-    for axis, (n, m, kept) in enumerate(zip(source, grid.resampled, shape, strict=True)):
+    for axis, (n, m, kept) in enumerate(zip(source, transform.resampled, shape, strict=True)):
         start = max(0, (m - kept) // 2)
         centres = (2 * np.arange(n) + 1) * m  # in units of 1 / 2n of a resampled voxel
         along = (2 * n * start <= centres) & (centres < 2 * n * (start + min(m, kept)))
         seen &= np.expand_dims(along, [other for other in range(3) if other != axis])
-    np.testing.assert_array_equal(grid.back(np.ones(shape, np.float32), outside=-1.0) != -1, seen)
+    np.testing.assert_array_equal(transform.inverse(np.ones(shape, np.float32), outside=-1.0) != -1, seen)
 
 
 @settings(max_examples=50)
 @given(source=shapes, shape=shapes, target=st.tuples(*[st.floats(0.4, 3)] * 3), affine=st.sampled_from(ORIENTATIONS))
-def test_any_grid_goes_there_and_back_and_through_json(
+def test_any_transform_is_inverted_and_goes_through_json(
     source: Shape, shape: Shape, target: tuple[float, float, float], affine: np.ndarray
 ) -> None:
     first = volume(source) + 1
-    grid = plan(first, shape, affine=affine, orientation="canonical", target_spacing=target, crop="foreground")
-    there = grid.forward(first)
-    assert there.shape == shape
-    back = grid.back(there, outside=0.0)
-    assert back.shape == source
-    assert ((back == 0) | ((back > 0.99) & (back < 2.01))).all()
-    assert SpatialTransform.from_json(grid.to_json()) == grid
+    transform = plan(first, shape, affine=affine, orientation="canonical", target_spacing=target, crop="foreground")
+    forward = transform.forward(first)
+    assert forward.shape == shape
+    restored = transform.inverse(forward, outside=0.0)
+    assert restored.shape == source
+    assert ((restored == 0) | ((restored > 0.99) & (restored < 2.01))).all()
+    assert SpatialTransform.from_json(transform.to_json()) == transform
 
 
 def test_the_foreground_and_its_margin_are_kept() -> None:
     first = ball((40, 60, 80), (15, 30, 50), 10)
     first[0, 0, 0] = 1  # a speck
-    grid = plan(first, (23, 23, 23), crop="foreground")
+    transform = plan(first, (23, 23, 23), crop="foreground")
     # The single voxels that touch radius 10 are strays, and the margin of 2 voxels gives them back.
-    assert grid.crop == ((4, 27), (19, 42), (39, 62))
-    there = grid.forward(first)
-    assert there.sum() == first.sum() - 1
-    np.testing.assert_array_equal(there, first[4:27, 19:42, 39:62])
-    back = grid.back(there, outside=-1.0)
-    assert (back == -1).sum() == first.size - 23**3
-    np.testing.assert_array_equal(back[4:27, 19:42, 39:62], there)
+    assert transform.crop == ((4, 27), (19, 42), (39, 62))
+    forward = transform.forward(first)
+    assert forward.sum() == first.sum() - 1
+    np.testing.assert_array_equal(forward, first[4:27, 19:42, 39:62])
+    restored = transform.inverse(forward, outside=-1.0)
+    assert (restored == -1).sum() == first.size - 23**3
+    np.testing.assert_array_equal(restored[4:27, 19:42, 39:62], forward)
 
 
 def test_the_margin_grows_with_the_foreground() -> None:
@@ -214,17 +214,17 @@ def test_without_a_background_nothing_is_cropped(first: np.ndarray) -> None:
 
 def test_later_frames_share_the_grid_of_the_first() -> None:
     first, later = ball((20, 20, 20), (6, 6, 6), 3), ball((20, 20, 20), (8, 6, 6), 5)
-    grid = plan(first, (11, 11, 11), crop="foreground")
-    (d0, d1), (h0, h1), (w0, w1) = grid.crop
-    np.testing.assert_array_equal(grid.forward(later), later[d0:d1, h0:h1, w0:w1])
+    transform = plan(first, (11, 11, 11), crop="foreground")
+    (d0, d1), (h0, h1), (w0, w1) = transform.crop
+    np.testing.assert_array_equal(transform.forward(later), later[d0:d1, h0:h1, w0:w1])
 
 
 def test_a_volume_of_another_source_is_refused() -> None:
-    grid = plan(volume((4, 5, 6)), (2, 3, 4))
+    transform = plan(volume((4, 5, 6)), (2, 3, 4))
     with pytest.raises(ValueError, match="where the grid has"):
-        grid.forward(volume((4, 6, 5)))
+        transform.forward(volume((4, 6, 5)))
     with pytest.raises(ValueError, match="where the grid has"):
-        grid.back(volume((4, 5, 6)), 0.0)
+        transform.inverse(volume((4, 5, 6)), 0.0)
 
 
 GOOD = plan(volume((4, 5, 6))).to_json()
@@ -248,7 +248,7 @@ GOOD = plan(volume((4, 5, 6))).to_json()
         GOOD.replace("{", '{"more":1,', 1),
     ],
 )
-def test_nonsense_is_no_grid(text: str) -> None:
+def test_invalid_json_is_no_transform(text: str) -> None:
     assert text != GOOD
     with pytest.raises(ValueError, match=r"(?s)."):
         SpatialTransform.from_json(text)
@@ -269,7 +269,7 @@ def test_real_brains(real_data: Path, name: str) -> None:
     image = nib.load(real_data / name)
     first = np.ascontiguousarray(np.asarray(image.dataobj, dtype=np.float32).T)
     spacing = [float(size) for size in image.header.get_zooms()]
-    grid = plan(
+    transform = plan(
         first,
         (80, 112, 96),
         affine=image.affine,
@@ -278,19 +278,19 @@ def test_real_brains(real_data: Path, name: str) -> None:
         orientation="canonical",
         crop="foreground",
     )
-    assert np.prod([stop - start for start, stop in grid.crop]) < first.size
-    there = grid.forward(first)
-    back = grid.back(there, outside=0.0)
+    assert np.prod([stop - start for start, stop in transform.crop]) < first.size
+    forward = transform.forward(first)
+    restored = transform.inverse(forward, outside=0.0)
     brain = first != 0
     oriented = nib.as_closest_canonical(image).get_fdata(dtype=np.float32).T
-    inside = oriented[tuple(slice(start, stop) for start, stop in grid.crop)]
+    inside = oriented[tuple(slice(start, stop) for start, stop in transform.crop)]
     assert (inside != 0).sum() > 0.99 * brain.sum()
-    assert np.corrcoef(back[brain], first[brain])[0, 1] > 0.8
+    assert np.corrcoef(restored[brain], first[brain])[0, 1] > 0.8
 
 
 def test_the_size_of_a_voxel_follows_the_grid() -> None:
     plan = {"target_spacing": None, "orientation": "native", "crop": "none"}
-    grid = SpatialTransform.plan(
+    transform = SpatialTransform.plan(
         np.zeros((8, 40, 20), np.float32), np.eye(4), (1.0, 2.0, 5.0), shape=(4, 10, 10), **plan
     )  # type: ignore[arg-type]
-    assert grid.voxel_size((1.0, 2.0, 5.0)) == (10.0, 8.0, 2.0)
+    assert transform.voxel_size((1.0, 2.0, 5.0)) == (10.0, 8.0, 2.0)

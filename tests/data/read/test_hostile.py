@@ -1,4 +1,4 @@
-"""Scores of damaged inputs among good ones, through the command itself: told one by one, and nothing worse."""
+"""Scores of damaged inputs among good ones, through the command: each is reported, and nothing else happens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.real_data, pytest.mark.slow]
 LIMIT = 2e9  # bytes that any process may take
 
 
-def damaged(target: Path, good: Path, number: int) -> None:
+def write_damaged(target: Path, good: Path, number: int) -> None:
     kinds = sorted(KINDS)
     KINDS[kinds[number % len(kinds)]](target, good, np.random.default_rng(number))
 
@@ -72,7 +72,7 @@ def everything(folder: Path) -> set[str]:
     return {str(path) for path in folder.rglob("*")}
 
 
-def told_of(problems: tuple[str, ...], file: Path) -> list[str]:
+def problems_of(problems: tuple[str, ...], file: Path) -> list[str]:
     return [line for line in problems if f" {file}: " in line]
 
 
@@ -82,14 +82,14 @@ def test_damaged_visits_of_a_manifest(tmp_path: Path, real_data: Path) -> None:
     root, outside = tmp_path / "study", tmp_path / "outside"
     root.mkdir()
     outside.mkdir()
-    rows, victims = [], {}
+    rows, damaged_files = [], {}
     for number in range(100):
         good = source[number % len(source)]
         for visit in range(3):
             file = root / f"s{number:03d}_{visit}.nii.gz"
             if visit == 1 and number >= 10:  # the first ten are all good
-                damaged(file, good, number)
-                victims[f"s{number:03d}"] = file
+                write_damaged(file, good, number)
+                damaged_files[f"s{number:03d}"] = file
             else:
                 file.symlink_to(good)
             rows.append((f"s{number:03d}", file.name, visit))
@@ -110,13 +110,13 @@ def test_damaged_visits_of_a_manifest(tmp_path: Path, real_data: Path) -> None:
     assert "Traceback" not in done.stderr
     study = read_study(str(tmp_path / "run" / "hostile" / "shards"))
     assert set(row_locations(study)) == {f"s{number:03d}" for number in range(100)}
-    for subject, file in victims.items():
-        assert len(told_of(study.problems, file)) == 1, (subject, file, told_of(study.problems, file))
+    for subject, file in damaged_files.items():
+        assert len(problems_of(study.problems, file)) == 1, (subject, file, problems_of(study.problems, file))
     for line in study.problems:
         assert "\n" not in line
         assert line in done.stderr
-    assert len(study.problems) == len(victims) + len(names) + len(paths), Counter(
-        line for line in study.problems if not any(str(file) in line for file in victims.values())
+    assert len(study.problems) == len(damaged_files) + len(names) + len(paths), Counter(
+        line for line in study.problems if not any(str(file) in line for file in damaged_files.values())
     )
     assert everything(root) | everything(outside) == before
     assert {path.name for path in tmp_path.iterdir()} == {"study", "outside", "run", "good"}
@@ -127,7 +127,7 @@ def test_damaged_cines(tmp_path: Path, real_data: Path) -> None:
     """A patient with a damaged cine, or whose Info.cfg is none, is left out; the others are prepared."""
     root = tmp_path / "study"
     small = smaller(sorted((real_data / "acdc" / "training").glob("*/*_4d.nii.gz"))[:5], tmp_path / "good")
-    victims, good = {}, set()
+    damaged_files, good = {}, set()
     for number in range(100):
         name = f"patient{number:03d}"
         (root / name).mkdir(parents=True)
@@ -137,8 +137,8 @@ def test_damaged_cines(tmp_path: Path, real_data: Path) -> None:
             file.symlink_to(small[number % len(small)])
             good.add(name)
         else:
-            damaged(file, small[number % len(small)], number)
-            victims[name] = file
+            write_damaged(file, small[number % len(small)], number)
+            damaged_files[name] = file
     texts = [
         "",
         "ED: 1",
@@ -154,19 +154,19 @@ def test_damaged_cines(tmp_path: Path, real_data: Path) -> None:
         (root / name).mkdir()
         (root / name / f"{name}_4d.nii.gz").symlink_to(small[0])
         (root / name / "Info.cfg").write_text(text)
-        victims[name] = root / name
+        damaged_files[name] = root / name
 
     done, peak = prepare(tmp_path / "run", f"data.root={root}", "data.shape=[8,32,32]", "data.frames=null")
 
     assert done.returncode == 3, done.stderr
     study = read_study(str(tmp_path / "run" / "hostile" / "shards"))
     assert set(row_locations(study)) == good
-    for name, file in victims.items():
+    for name, file in damaged_files.items():
         lines = [line for line in study.problems if line.startswith(f"{name}: ")]
         assert len(lines) >= 1, name
         assert all(str(root / name) in line for line in lines), lines
         if file.suffix == ".gz":
             assert len(lines) == 1, lines
     assert peak < LIMIT
-    told = json.loads((tmp_path / "run" / "hostile" / "shards" / "_study.json").read_text())
-    assert len(told["problems"]) == len(study.problems)
+    content = json.loads((tmp_path / "run" / "hostile" / "shards" / "_study.json").read_text())
+    assert len(content["problems"]) == len(study.problems)

@@ -1,4 +1,4 @@
-"""Volumes that are read: as nibabel reads them, within bounds, whatever the damage."""
+"""Volumes that are read: as nibabel reads them, and within bounds for every kind of damage."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.data.damage import FOUND_BY_VALUE, KINDS
 from tests.data.read.test_nifti_written import oblique
 
 
-class Held(Storage):
+class SlowStorage(Storage):
     """A storage whose files are bytes, and whose streams can do no more than `read`, a little at a time."""
 
     def open(self, path: str) -> io.BytesIO:
-        return Drops(Path(self.where(path)).read_bytes())
+        return SlowStream(Path(self.where(path)).read_bytes())
 
 
-class Drops(io.BytesIO):
+class SlowStream(io.BytesIO):
     def read(self, size: int | None = -1) -> bytes:
         assert size is not None
         assert 0 < size <= 2**18, "never the whole file at once"
@@ -130,7 +130,7 @@ def test_gzip_is_known_by_its_bytes(tmp_path: Path) -> None:
 def test_streams_that_give_a_little_at_a_time(tmp_path: Path) -> None:
     for name in ("scan.nii", "scan.nii.gz"):
         path = cine(tmp_path / name, shape=(40, 30, 20, 3))
-        agrees(load(path, storage=Held), path)
+        agrees(load(path, storage=SlowStorage), path)
 
 
 def test_header_extensions_are_skipped(tmp_path: Path) -> None:
@@ -153,11 +153,11 @@ def test_zeros_that_fill_up_a_block_are_no_damage(tmp_path: Path) -> None:
 def test_the_time_between_frames_is_as_it_stands(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.ones((5, 4, 3, 2), np.uint8), np.eye(4))
     image.header.set_zooms((1, 1, 1, 32.5))
-    assert load(save(tmp_path / "cine.nii", image)).step == 32.5
-    assert load(save(tmp_path / "volume.nii", image.slicer[..., 0])).step == 0
+    assert load(save(tmp_path / "cine.nii", image)).time_step == 32.5
+    assert load(save(tmp_path / "volume.nii", image.slicer[..., 0])).time_step == 0
 
 
-def test_voxel_sizes_that_tell_nothing_are_those_of_the_affine(tmp_path: Path) -> None:
+def test_invalid_voxel_sizes_are_replaced_by_those_of_the_affine(tmp_path: Path) -> None:
     path = save(tmp_path / "scan.nii", nib.Nifti1Image(np.ones((5, 4, 3), np.uint8), oblique()))
     data = bytearray(path.read_bytes())
     data[252:254] = bytes(2)  # no qform
@@ -197,7 +197,7 @@ EXPECTED = {
     "flat affine": "affine is singular",
     "affine in kilometres": r"1e\+06 mm",
     "no rotation": "makes no sense",
-    "no voxel sizes": "no voxel sizes",
+    "no voxel sizes": "no valid voxel sizes",
     "half of a pair": "half of a pair",
     "header alone": "it is truncated",
     "bomb behind the voxels": "more voxels than",
@@ -217,7 +217,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - set(FOUND_BY_VALUE)))
 @pytest.mark.parametrize("dtype", ["<i2", "<f4"])
-def test_damage_is_told_with_its_mend_and_within_bounds(tmp_path: Path, kind: str, dtype: str) -> None:
+def test_damage_is_reported_with_its_mend_and_within_bounds(tmp_path: Path, kind: str, dtype: str) -> None:
     good = cine(tmp_path / "good.nii.gz", dtype, shape=(11, 10, 9, 4))
     for seed in range(3 if "bomb" in kind else 40 if "flipped" in kind else 8):
         target = tmp_path / f"damaged{seed}.nii.gz"
@@ -266,8 +266,8 @@ def test_whatever_a_header_holds_the_answer_is_an_image_or_a_data_error(
             continue
         assert np.isfinite(image.affine).all()
         assert min(image.spacing) > 0
-    told = capfd.readouterr()
-    assert told.out + told.err == "", "nibabel's remarks on headers"
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == "", "nibabel's remarks on headers"
 
 
 def test_a_file_that_is_gone(tmp_path: Path) -> None:
@@ -284,4 +284,4 @@ def test_real_files_read_as_in_nibabel(real_data: Path) -> None:
             agrees(load(path), path)
     pig = real_data / "pig_cine_cc0" / "pig_E774_sax_4d.nii.gz"
     agrees(load(pig), pig)
-    assert load(pig).step == pytest.approx(0.032, rel=0.1)
+    assert load(pig).time_step == pytest.approx(0.032, rel=0.1)

@@ -1,4 +1,4 @@
-"""Volumes that are written: where they lie, and that their bytes are the same at any time."""
+"""Volumes that are written: their geometry, and that their bytes are the same at any time."""
 
 from __future__ import annotations
 

@@ -246,7 +246,7 @@ def test_reset_spacing_is_a_warning_once(tmp_path: Path) -> None:
         (ValueError(), "ValueError:; look at"),
     ],
 )
-def test_what_nobody_expected_costs_one_visit(
+def test_an_unexpected_error_costs_one_visit(
     three: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, expected: str
 ) -> None:
     def read_one(storage: Storage, file: str, size: int, limit: int) -> Image:

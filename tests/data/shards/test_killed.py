@@ -27,8 +27,8 @@ def content(run: Path) -> dict[str, bytes]:
     return {entry.path: storage.read(entry.path) for entry in storage.entries() if entry.path != "_study.json"}
 
 
-def written(parts: Path) -> set[tuple[str, int]]:
-    return {(file.name, file.stat().st_mtime_ns) for file in parts.glob("*.parquet")}
+def shard_times(shards: Path) -> set[tuple[str, int]]:
+    return {(file.name, file.stat().st_mtime_ns) for file in shards.glob("*.parquet")}
 
 
 @pytest.mark.timeout(1500)
@@ -37,23 +37,23 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     write_phantom(root, PhantomSettings(subjects=120, shape=(8, 48, 48)), seed=0)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "run"
     assert prepare(root, undisturbed).wait() == 0
-    parts = killed / "killed" / "shards" / "parts"
+    shards = killed / "killed" / "shards" / "parts"
 
     random, seen = np.random.default_rng(), set()
     for number in range(2):
         job = prepare(root, killed)
         wanted = len(seen) + random.integers(number, 3)  # the second kill finds a shard to keep
-        while job.poll() is None and len(written(parts)) < wanted:
+        while job.poll() is None and len(shard_times(shards)) < wanted:
             time.sleep(0.01)
         time.sleep(random.uniform(0, 0.5))
         kill_everything(job)
-        assert seen <= written(parts), "a shard that was there is not made again"
-        seen = written(parts)
+        assert seen <= shard_times(shards), "an existing shard is not made again"
+        seen = shard_times(shards)
     assert len(seen) > 0
     assert prepare(root, killed).wait() == 0
 
     assert content(killed) == content(undisturbed)
     one, other = (read_study(str(run / "killed" / "shards")) for run in (killed, undisturbed))
     assert (one.content, one.subjects, one.difference_scale) == (other.content, other.subjects, other.difference_scale)
-    left = {file.name for file in parts.iterdir()}
+    left = {file.name for file in shards.iterdir()}
     assert all(name.endswith(".parquet") and not name.startswith(".") for name in left), "nothing half-written is left"

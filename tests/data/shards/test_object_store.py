@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sadm_ray.data.shards.prepared_study import PARTS, Study, read_study, read_subject, row_locations
+from sadm_ray.data.shards.prepared_study import SHARDS_FOLDER, Study, read_study, read_subject, row_locations
 from sadm_ray.storage import Storage
 
 pytestmark = pytest.mark.ray
 
 
 def command(root: str, shards: str, run: Path) -> subprocess.CompletedProcess[str]:
-    """A Ray that is started anew knows of the server, the tests' own does not."""
-    words = [sys.executable, "-m", "sadm_ray", "prepare", f"data.root={root}", f"data.shards={shards}"]
+    """In a process with a Ray of its own, whose workers know the server; those of the tests' Ray do not."""
+    command_line = [sys.executable, "-m", "sadm_ray", "prepare", f"data.root={root}", f"data.shards={shards}"]
     settings = [f"run.dir={run}", "data.shape=[4,16,16]", "data.frames=8"]
     environment = {**os.environ, "RAY_ADDRESS": "local"}
     return subprocess.run(
-        [*words, *settings], capture_output=True, text=True, timeout=200, env=environment, check=False
+        [*command_line, *settings], capture_output=True, text=True, timeout=200, env=environment, check=False
     )
 
 
@@ -32,17 +32,17 @@ def prepare(root: str, shards: str, run: Path) -> Study:
     return read_study(shards)
 
 
-def written(location: str) -> dict[str, int]:
-    return {entry.path: entry.modified for entry in Storage(f"{location}/{PARTS}").entries()}
+def modified_times(location: str) -> dict[str, int]:
+    return {entry.path: entry.modified for entry in Storage(f"{location}/{SHARDS_FOLDER}").entries()}
 
 
 def test_a_study_on_s3(s3_bucket: str, phantom_study: Path, tmp_path: Path) -> None:
-    here, there = Storage(str(phantom_study)), Storage(f"{s3_bucket}/phantom")
-    for entry in here.entries():
-        there.write(entry.path, here.read(entry.path))
+    source, bucket = Storage(str(phantom_study)), Storage(f"{s3_bucket}/phantom")
+    for entry in source.entries():
+        bucket.write(entry.path, source.read(entry.path))
     shards = f"{s3_bucket}/shards"
-    remote = prepare(there.location, shards, tmp_path)
-    local = prepare(here.location, str(tmp_path / "shards"), tmp_path)
+    remote = prepare(bucket.location, shards, tmp_path)
+    local = prepare(source.location, str(tmp_path / "shards"), tmp_path)
 
     assert remote.location == shards
     assert remote.content == local.content
@@ -51,15 +51,15 @@ def test_a_study_on_s3(s3_bucket: str, phantom_study: Path, tmp_path: Path) -> N
     for name in row_locations(remote):
         np.testing.assert_array_equal(read_subject(remote, name)["frames"], read_subject(local, name)["frames"])
 
-    before = written(shards)
-    assert prepare(there.location, shards, tmp_path) == remote
-    assert written(shards) == before, "nothing is done twice"
+    before = modified_times(shards)
+    assert prepare(bucket.location, shards, tmp_path) == remote
+    assert modified_times(shards) == before, "nothing is done twice"
 
-    # A damaged upload is told by its URL, and the others go on.
-    victim = "patient003/patient003_4d.nii.gz"
-    there.write(victim, here.read(victim)[:2000])
-    done = command(there.location, shards, tmp_path)
+    # A damaged upload is reported by its URL, and the others go on.
+    damaged = "patient003/patient003_4d.nii.gz"
+    bucket.write(damaged, source.read(damaged)[:2000])
+    done = command(bucket.location, shards, tmp_path)
     assert done.returncode == 3
-    assert f"patient003: {there.location}/{victim}: breaks off" in done.stderr
+    assert f"patient003: {bucket.location}/{damaged}: breaks off" in done.stderr
     again = read_study(shards)
     assert set(row_locations(remote)) - set(row_locations(again)) == {"patient003"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -61,7 +62,7 @@ def prepared(
     return prepare_study(settings, str(phantom_study), str(out))
 
 
-def parts(study: Study) -> dict[str, tuple[int, bytes]]:
+def files_of(study: Study) -> dict[str, tuple[int, bytes]]:
     """Every file of a study: when it was written and what is in it."""
     return {
         entry.path: (entry.modified, Storage(study.location).read(entry.path))
@@ -93,12 +94,12 @@ def test_shards_hold_what_was_prepared(prepared: Study, phantom_study: Path, set
         assert row["frames"].shape == (SLOTS, 1, *SHAPE)
         assert (row["frames"][0].min(), row["frames"][0].max()) == (0, 1), "the first scan sets the range"
         assert json.loads(row["sources"])[0]["file"] == subjects[row["subject"]].scans[0].file
-    with pytest.raises(DataError, match="no subject 'nobody'"):
-        read_subject(prepared, "nobody")
+    with pytest.raises(DataError, match="no subject 'unknown'"):
+        read_subject(prepared, "unknown")
 
 
 @pytest.mark.ray
-def test_the_study_is_told_beside_the_shards(prepared: Study, settings: Settings) -> None:
+def test_the_study_is_described_beside_the_shards(prepared: Study, settings: Settings) -> None:
     assert read_study(prepared.location) == prepared
     assert (prepared.shape, prepared.frames, prepared.problems) == (SHAPE, SLOTS, ())
     assert prepared.digest == data_digest(settings)
@@ -113,9 +114,9 @@ def test_the_difference_scale_is_the_rms_over_pairs_of_training_frames(prepared:
 
 @pytest.mark.ray
 def test_doing_it_again_does_nothing(prepared: Study, phantom_study: Path, settings: Settings) -> None:
-    before = parts(prepared)
+    before = files_of(prepared)
     assert prepare_study(settings, str(phantom_study), prepared.location) == prepared
-    after = parts(prepared)
+    after = files_of(prepared)
     assert {path: content for path, (_, content) in after.items()} == {
         path: content for path, (_, content) in before.items()
     }
@@ -123,7 +124,7 @@ def test_doing_it_again_does_nothing(prepared: Study, phantom_study: Path, setti
 
 
 @pytest.mark.ray
-def test_bad_subjects_are_told_and_good_ones_kept(tmp_path: Path, settings: Settings, ray_local: None) -> None:
+def test_bad_subjects_are_reported_and_good_ones_kept(tmp_path: Path, settings: Settings, ray_local: None) -> None:
     root, out = tmp_path / "study", str(tmp_path / "shards")
     for number in range(1, 5):
         write_cine(root, f"patient00{number}")
@@ -154,7 +155,7 @@ def test_bad_subjects_are_told_and_good_ones_kept(tmp_path: Path, settings: Sett
     assert not row["frames"][1:-1].any()
     assert json.loads(row["sources"])[1] is None
 
-    # Mended, it is prepared; the problems of the others are told again, though nobody has looked at the good ones.
+    # Mended, it is prepared; the problems of the others are reported again, though the good ones were not read.
     truncated.write_bytes(whole)
     again = prepare_study(settings, str(root), out)
     assert "patient010" in row_locations(again)
@@ -162,7 +163,7 @@ def test_bad_subjects_are_told_and_good_ones_kept(tmp_path: Path, settings: Sett
 
 
 @pytest.mark.ray
-def test_nobody_left(tmp_path: Path, settings: Settings, ray_local: None) -> None:
+def test_no_usable_subject_is_left(tmp_path: Path, settings: Settings, ray_local: None) -> None:
     for number in range(3):
         write_cine(tmp_path / "study", f"patient00{number}", np.zeros((4, 4, 4, 8), np.int16))
     with pytest.raises(DataError, match="none of its subjects") as caught:
@@ -185,14 +186,14 @@ def test_a_damaged_shard_is_named(tmp_path: Path, phantom_study: Path, settings:
     out = str(tmp_path / "shards")
     study = prepare_study(settings, str(phantom_study), out)
     name, place = next(iter(row_locations(study).items()))
-    file = Path(out, place.part)
+    file = Path(out, place.shard)
     content = bytearray(file.read_bytes())
     frames = pq.read_metadata(file).row_group(place.row).column(ROW_SCHEMA.names.index("frames"))
     content[frames.data_page_offset + frames.total_compressed_size // 2] ^= 4
     file.write_bytes(bytes(content))
     with pytest.raises(DataError, match="damaged") as caught:
         read_subject(study, name)
-    assert place.part in str(caught.value)
+    assert place.shard in str(caught.value)
     file.unlink()  # the mend that it names
     prepare_study(settings, str(phantom_study), out)
     assert read_subject(study, name)["subject"] == name
@@ -239,6 +240,6 @@ def test_real_patients(real_data: Path) -> None:
     assert stored is not None
     row = parse_row(stored)
     np.testing.assert_array_equal(np.flatnonzero(row["present"]), [0, 7])
-    grid = SpatialTransform.from_json(row["grid"])
-    back = denormalise(grid.back(row["frames"][0, 0], outside=0.0), tuple(row["intensity"]))
-    assert back.shape == grid.source_shape == (11, 256, 232)
+    transform = SpatialTransform.from_json(row["grid"])
+    restored = denormalise(transform.inverse(row["frames"][0, 0], outside=0.0), tuple(row["intensity"]))
+    assert restored.shape == transform.source_shape == nib.load(root.where(native.scans[0].file)).shape[::-1]

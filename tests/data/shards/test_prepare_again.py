@@ -1,4 +1,4 @@
-"""A study that is prepared again: only what is new or changed is done, and what was there stays true."""
+"""A study that is prepared again: only what is new or changed is done, and the study before stays readable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from sadm_ray.config import Settings
 from sadm_ray.data.find import find_subjects
 from sadm_ray.data.find.catalog import SPLITS
 from sadm_ray.data.shards.prepare import prepare_study
-from sadm_ray.data.shards.prepared_study import SUBJECTS, RowLocation, Study, read_subject, read_table, row_locations
+from sadm_ray.data.shards.prepared_study import (
+    SUBJECTS_FOLDER,
+    RowLocation,
+    Study,
+    read_row,
+    read_subject,
+    row_locations,
+)
 from sadm_ray.data.shards.shard_writer import make_shard, plan_shards
 from sadm_ray.storage import Storage
 from tests.data.patients import write_cine
@@ -57,7 +64,7 @@ def test_read_after_the_shards_moved(phantom_study: Path, tmp_path: Path, ray_lo
     assert set(row_locations(second).values()).isdisjoint(places.values())
     for name, frames in rows.items():
         np.testing.assert_array_equal(read_subject(second, name)["frames"], frames)
-    assert Storage(out).files(SUBJECTS) == [second.subjects_file], "the table that nobody needs is gone"
+    assert Storage(out).files(SUBJECTS_FOLDER) == [second.subjects_file], "the unused table is gone"
 
 
 @pytest.mark.ray
@@ -79,9 +86,9 @@ def test_only_what_is_new_or_changed_is_done(
     shutil.rmtree(root / gone)
     # A scan that has not changed is not opened again: here it could not be.
     untouched = root / "patient006" / "patient006_4d.nii.gz"
-    told = untouched.stat()
-    untouched.write_bytes(b"\0" * told.st_size)
-    os.utime(untouched, ns=(told.st_atime_ns, told.st_mtime_ns))
+    info = untouched.stat()
+    untouched.write_bytes(b"\0" * info.st_size)
+    os.utime(untouched, ns=(info.st_atime_ns, info.st_mtime_ns))
 
     second = prepare_study(each, str(root), out)
     assert second.problems == ()
@@ -90,8 +97,8 @@ def test_only_what_is_new_or_changed_is_done(
     for name in set(rows) - {gone, changed}:
         np.testing.assert_array_equal(read_subject(second, name)["frames"], rows[name])
     np.testing.assert_array_equal(read_subject(second, changed)["frames"], rows["patient005"])
-    here = {f"parts/{entry.path}" for entry in Storage(out + "/parts").entries()}
-    assert here == {place.part for place in places.values()}, "shards that nobody needs are gone"
+    present = {f"parts/{entry.path}" for entry in Storage(out + "/parts").entries()}
+    assert present == {place.shard for place in places.values()}, "unused shards are gone"
     moved = {name for name in rows if name != gone and _split(first, name) != _split(second, name)}
     assert moved == set()
 
@@ -100,26 +107,26 @@ def _split(study: Study, name: str) -> str:
     return next(split for split in SPLITS if name in study.subjects[split])
 
 
-def test_what_was_told_of_a_shard_stays_true(tmp_path: Path, settings: Settings) -> None:
+def test_the_summary_of_a_shard_stays_true(tmp_path: Path, settings: Settings) -> None:
     """Also when a preparation that mends it is cut short: the study before it can still be read."""
     root, out = tmp_path / "study", str(tmp_path / "shards")
     for name in ("a", "b", "c"):
         write_cine(root, f"patient-{name}", np.random.default_rng(ord(name)).random((10, 9, 4, 8)))
     damaged = root / "patient-a" / "patient-a_4d.nii.gz"
     whole = damaged.read_bytes()
-    told = damaged.stat()
+    info = damaged.stat()
 
     def make(content: bytes) -> dict[str, Any]:
         damaged.write_bytes(content.ljust(len(whole), b"\0"))
-        os.utime(damaged, ns=(told.st_atime_ns, told.st_mtime_ns))  # as when only its permissions were mended
+        os.utime(damaged, ns=(info.st_atime_ns, info.st_mtime_ns))  # as when only its permissions were mended
         subjects = find_subjects(str(root), settings.data).subjects
-        (part,) = plan_shards(subjects, settings.data, {}, Storage(out).files("parts"))
-        return make_shard(part, str(root), out, settings.data)
+        (shard,) = plan_shards(subjects, settings.data, {}, Storage(out).files("parts"))
+        return make_shard(shard, str(root), out, settings.data)
 
     before, again, after = make(whole[:1000]), make(whole[:1000]), make(whole)
     assert before == again
     assert [len(summary["rows"]) for summary in (before, after)] == [2, 3]
     for summary in (before, after):
         for place, fact in enumerate(summary["rows"]):
-            row = read_table(out, RowLocation(summary["part"], place)).to_pylist()[0]
+            row = read_row(out, RowLocation(summary["part"], place)).to_pylist()[0]
             assert (row["subject"], row["checksum"]) == (fact["subject"], fact["checksum"])
