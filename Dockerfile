@@ -20,8 +20,9 @@ RUN mkdir --parents /home/ray/sadm-ray/runs
 WORKDIR /home/ray/sadm-ray
 
 # What is installed changes with these files alone, and is not done again when the code changes.
-COPY --chown=1000:100 pyproject.toml constraints.txt README.md LICENSE ./
+COPY --chown=1000:100 pyproject.toml setup.py constraints.txt README.md LICENSE ./
 COPY --chown=1000:100 sadm_ray/__init__.py sadm_ray/
+COPY --chown=1000:100 configs/phantom.yaml configs/
 RUN python -m pip install --no-cache-dir --constraint constraints.txt \
     ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --editable '.[eval]'
 

@@ -26,9 +26,9 @@ from sadm_ray.cluster import WORKER_ENVIRONMENT
 from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.config.settings_file import load_settings
 from sadm_ray.data.load.rng import SampleRng
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.registry import build_model
-from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.train.gradient_guard import GradientGuard
 from sadm_ray.train.muon import Muon
 from sadm_ray.train.train_state import TrainState

@@ -32,7 +32,7 @@ from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.evaluate.evaluation_job import Evaluation, evaluate_predictions
 from sadm_ray.generate.generation_job import Generation, generate_volumes
 from sadm_ray.generate.generation_plan import default_out, model_folder, model_folders
-from sadm_ray.generate.subject_record import PREDICTIONS
+from sadm_ray.generate.generation_record import PREDICTIONS
 from sadm_ray.generate.unprepared_study import prepare_like
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel, load_model

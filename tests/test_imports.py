@@ -115,8 +115,8 @@ def test_no_circle_in_the_imports() -> None:
 
 def test_the_walk_sees_a_circle_within_a_room() -> None:
     one = {
-        "sadm_ray.tracking.worker_mailbox": "from sadm_ray.tracking.tracked_run import TrackedRun",
-        "sadm_ray.tracking.tracked_run": "def f():\n    from sadm_ray.tracking import worker_mailbox",
+        "sadm_ray.tracking.worker_logging": "from sadm_ray.tracking.tracked_run import TrackedRun",
+        "sadm_ray.tracking.tracked_run": "def f():\n    from sadm_ray.tracking import worker_logging",
     }
     assert set(circle(one)) == set(one)
 

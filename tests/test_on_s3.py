@@ -11,7 +11,7 @@ import pytest
 from sadm_ray.config.settings_file import dump_settings
 from sadm_ray.data.shards.prepared_study import SHARDS_FOLDER, read_study
 from sadm_ray.evaluate.score_tables import COPY_LAST, SAMPLE
-from sadm_ray.generate.subject_record import PREDICTIONS, recorded
+from sadm_ray.generate.generation_record import PREDICTIONS, recorded
 from sadm_ray.storage import Storage
 from sadm_ray.tracking import step_history
 from sadm_ray.train.checkpoint import Checkpoints

@@ -15,10 +15,10 @@ from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings
 from sadm_ray.config.renamed_settings import RENAMED, current_name, with_current_names, with_former_names
 from sadm_ray.config.settings_file import dump_settings, load_settings
 from sadm_ray.errors import ConfigError
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import load_model
 from sadm_ray.model.registry import build_model
-from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.storage import Storage
 from sadm_ray.train.checkpoint import Checkpoints
 from sadm_ray.train.resume_check import RUN, refuse_changes

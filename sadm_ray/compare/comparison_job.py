@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 
 from sadm_ray.cluster import require_shared
+from sadm_ray.compare.compared_model_training import train_members
+from sadm_ray.compare.compared_models import Member, members_of
 from sadm_ray.compare.comparison_tables import (
     ABLATION,
     BASELINES,
@@ -19,8 +21,6 @@ from sadm_ray.compare.comparison_tables import (
     is_ablation,
     make_table,
 )
-from sadm_ray.compare.member_training import train_members
-from sadm_ray.compare.members import Member, members_of
 from sadm_ray.compare.statistics import SCORES, method_statistics
 from sadm_ray.config import ModelKind, SamplingSettings, Settings
 from sadm_ray.data.shards.prepared_study import Study
@@ -28,7 +28,7 @@ from sadm_ray.errors import DataError, UserError
 from sadm_ray.evaluate.evaluation_job import Evaluation, evaluate_predictions
 from sadm_ray.evaluate.score_tables import NAIVE_BASELINES, SAMPLE
 from sadm_ray.generate.generation_job import generate_volumes
-from sadm_ray.generate.subject_record import PREDICTIONS
+from sadm_ray.generate.generation_record import PREDICTIONS
 from sadm_ray.model.pretrained import StoredModel, load_model
 from sadm_ray.model.registry import KINDS
 from sadm_ray.tracking import TrackedRun

@@ -14,21 +14,26 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sadm_ray.config import Settings
+from sadm_ray.config.presets import preset_file, preset_names
 from sadm_ray.config.renamed_settings import override_with_current_name, with_current_names
 from sadm_ray.errors import ConfigError
 
 
-def load_settings(file: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+def load_settings(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Read settings from `file` (none: the embedded default) and put `key=value` overrides on top.
 
     Args:
-        file: a YAML file with any part of the tree.
+        file: a YAML file with any part of the tree, or the name of one that comes with the package (`preset_names`)
+            where no file has that name.
         overrides: such as `train.steps=100` or `model.denoiser.widths=[64,128]`; the values are YAML.
 
     Raises:
         ConfigError: a missing or unreadable file, an unknown key or a value that does not fit, in one line.
     """
-    tree = with_current_names(_read_yaml(file), str(file)) if file is not None else {}
+    tree: dict[str, Any] = {}
+    if file is not None:
+        found = _file_or_preset(Path(file))
+        tree = with_current_names(_read_yaml(found), str(found))
     for override in overrides:
         _apply(tree, override)
     return _validated(tree)
@@ -51,11 +56,21 @@ def dump_settings(settings: BaseModel) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
+def _file_or_preset(file: Path) -> Path:
+    """The file itself if there is one, else the packaged one of this name: `acdc_small`, not `configs/acdc_small`."""
+    if file.name == str(file) and not file.suffix and not file.is_file():
+        return preset_file(file.name) or file
+    return file
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{file}: no such settings file") from None
+        packaged = ", ".join(preset_names())
+        raise ConfigError(
+            f"{file}: no such settings file; give a path, or the name of one that comes with sadm-ray: {packaged}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read ({error})") from None
     except yaml.YAMLError as error:

@@ -36,7 +36,7 @@ from sadm_ray.evaluate.score_tables import (
     summarise_ventricles,
 )
 from sadm_ray.evaluate.subject_scores import SubjectScores, score_file
-from sadm_ray.generate.subject_record import read_predictions
+from sadm_ray.generate.generation_record import read_predictions
 from sadm_ray.storage import Storage
 
 
@@ -76,7 +76,7 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
     stop the rest. Ray must be running.
 
     Args:
-        predictions: the generation's folder or its URL, a Parquet a subject (`subject_record.PREDICTION_SCHEMA`).
+        predictions: the generation's folder or its URL, a Parquet a subject (`generation_record.PREDICTION_SCHEMA`).
         pictures: how many frames to draw.
 
     Raises:

@@ -13,7 +13,7 @@ from sadm_ray.evaluate.naive_baselines import last_observed
 from sadm_ray.evaluate.prediction import Prediction, Row, Truth
 from sadm_ray.evaluate.prediction_plots import draw_prediction
 from sadm_ray.evaluate.score_tables import COPY_LAST, KEYS, SAMPLE, signed
-from sadm_ray.generate.subject_record import read_predictions
+from sadm_ray.generate.generation_record import read_predictions
 
 Key = tuple[str, str, int]  # subject, task, frame
 

@@ -19,7 +19,7 @@ from sadm_ray.evaluate.score_tables import COPY_FIRST, COPY_LAST, EXTRAPOLATION,
 from sadm_ray.storage import Storage
 
 Row = dict[str, Any]
-"""As `sadm_ray.generate.subject_record.PREDICTION_SCHEMA`."""
+"""As `sadm_ray.generate.generation_record.PREDICTION_SCHEMA`."""
 
 
 @dataclass(frozen=True)

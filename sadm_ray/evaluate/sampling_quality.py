@@ -19,8 +19,8 @@ from sadm_ray.evaluate.metrics import nrmse, psnr, ssim
 from sadm_ray.evaluate.naive_baselines import copy_last, last_observed
 from sadm_ray.generate.draw_samples import draw, observe
 from sadm_ray.generate.request import Query, query_of_task, sample_seed
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.encoded_sequence import EncodedSequences
-from sadm_ray.model.sequence_model import SequenceModel
 
 Scores = dict[str, float]
 

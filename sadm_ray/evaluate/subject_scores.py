@@ -22,7 +22,7 @@ from sadm_ray.evaluate.prediction import Prediction, Row, Truth
 from sadm_ray.evaluate.score_tables import KEYS
 from sadm_ray.evaluate.temporal_metrics import runs, temporal_scores
 from sadm_ray.evaluate.ventricle_volumes import ventricle_rows
-from sadm_ray.generate.subject_record import read_predictions
+from sadm_ray.generate.generation_record import read_predictions
 from sadm_ray.storage import Storage
 
 if TYPE_CHECKING:

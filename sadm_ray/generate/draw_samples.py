@@ -13,8 +13,8 @@ from jaxtyping import Float
 from sadm_ray.config import Precision, SamplingSettings
 from sadm_ray.data.load.collate import collate
 from sadm_ray.generate.request import Query
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.encoded_sequence import EncodedSequences
-from sadm_ray.model.sequence_model import SequenceModel
 
 
 def observe(

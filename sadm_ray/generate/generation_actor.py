@@ -18,11 +18,11 @@ from sadm_ray.config import SamplingSettings
 from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study, read_subject
 from sadm_ray.generate.draw_samples import draw, observe
 from sadm_ray.generate.generation_plan import SubjectJob
+from sadm_ray.generate.generation_record import read_record, write_record
 from sadm_ray.generate.request import NO_SLOT, Query, Request, sample_seed
-from sadm_ray.generate.subject_record import read_record, write_record
 from sadm_ray.generate.volume_writer import SubjectWriter, frame_label
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.pretrained import StoredModel
-from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class _Chunk:
 
 
 def run_subject_jobs(subject_jobs: Sequence[SubjectJob], job: GenerationJob) -> int:
-    """Generate what is requested of each subject and record it (`subject_record`); returns the number of subjects.
+    """Generate what is requested of each subject and record it (`generation_record`); returns the number of subjects.
 
     A subject that fails has the reason in its record. One that was done before, by an actor that was lost, is left as
     it is.

@@ -21,8 +21,8 @@ from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError
 from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
 from sadm_ray.generate.generation_plan import SubjectJob, plan_subject_jobs
+from sadm_ray.generate.generation_record import SubjectRecord, claim, read_record, recorded, remove, write_manifest
 from sadm_ray.generate.request_csv import Failures
-from sadm_ray.generate.subject_record import SubjectRecord, claim, read_record, recorded, remove, write_manifest
 from sadm_ray.generate.volume_writer import describe
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.storage import Storage

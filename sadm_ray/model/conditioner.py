@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sadm_ray.config import ConditionerSettings, CovariateSettings
-from sadm_ray.diffusion.reference import ReferenceFrames
-from sadm_ray.model.condition_layout import ConditionLayout
+from sadm_ray.diffusion.reference_frames import ReferenceFrames
+from sadm_ray.model.condition_channels import ConditionChannels
 from sadm_ray.model.covariates import Covariates
 from sadm_ray.model.layers import (
     Fourier,
@@ -127,7 +127,7 @@ class Conditioner(nn.Module):
         )
         self.rise = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         self.out = nn.Conv3d(widths[0], settings.channels, 1)
-        self.layout = ConditionLayout(settings.channels, references, channels, patch)
+        self.layout = ConditionChannels(settings.channels, references, channels, patch)
 
     def encode(self, frames: Float[Tensor, "b t c d h w"], observed: Bool[Tensor, "b t"]) -> Features:
         """Encode the observed frames, each by itself.

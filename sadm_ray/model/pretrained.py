@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.model.base_model import WEIGHTS, SequenceModel, ema_name
 from sadm_ray.model.model_config import CONFIG, ModelConfig
 from sadm_ray.model.registry import build_model
 from sadm_ray.model.renamed_weights import with_current_weight_names
-from sadm_ray.model.sequence_model import WEIGHTS, SequenceModel, ema_name
 from sadm_ray.storage import Storage
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sadm_ray.config import NetworkSettings
 from sadm_ray.diffusion.preconditioning import LOG_VARIANCE_RANGE
 from sadm_ray.diffusion.residual import Residual
-from sadm_ray.model.condition_layout import ConditionLayout
+from sadm_ray.model.condition_channels import ConditionChannels
 from sadm_ray.model.displacement_field import motion_channels, motion_residual
 from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.finite_differences import gradient_magnitude
@@ -51,7 +51,7 @@ class Prior(NamedTuple):
     members: tuple[Float[Tensor, "b c d h w"], Float[Tensor, "b c d h w"]] | None = None
 
     @staticmethod
-    def width(layout: ConditionLayout) -> int:
+    def width(layout: ConditionChannels) -> int:
         """How many channels `on_grid` makes."""
         return 2 * layout.channels * math.prod(layout.patch)
 
@@ -99,7 +99,7 @@ class PriorNetwork(nn.Module):
         motion: whether the mean is also predicted by displacement fields (`sadm_ray.model.displacement_field`).
     """
 
-    def __init__(self, settings: NetworkSettings, layout: ConditionLayout, scale: float, *, motion: bool) -> None:
+    def __init__(self, settings: NetworkSettings, layout: ConditionChannels, scale: float, *, motion: bool) -> None:
         super().__init__()
         self.layout, self.scale = layout, scale
         self._sizes = [layout.channels, layout.channels, motion_channels(layout.references) * motion]
@@ -142,7 +142,7 @@ def prior_of(
     return prior._replace(mean=torch.where(is_between, 0.5 * gain * (own + blended), own), members=(own, blended))
 
 
-def prior_network_of(config: ModelConfig, layout: ConditionLayout) -> PriorNetwork:
+def prior_network_of(config: ModelConfig, layout: ConditionChannels) -> PriorNetwork:
     """The prior network of the settings, for a condition of this layout.
 
     Raises:

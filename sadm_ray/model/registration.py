@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from sadm_ray.diffusion.reference import ReferenceFrames
+from sadm_ray.diffusion.reference_frames import ReferenceFrames
 from sadm_ray.model.displacement_field import warp
 from sadm_ray.model.finite_differences import axes_within_slices, central_difference, local_mean, neighbours
 from sadm_ray.model.time_warp import TimeWarp

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from sadm_ray.config import ModelKind, NetworkSettings
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.baselines.deformable_diffusion import DeformableDiffusion
 from sadm_ray.model.baselines.flow_matching import FlowMatching
 from sadm_ray.model.baselines.gan import Gan
 from sadm_ray.model.baselines.regression import Regression
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.sadm import Sadm
-from sadm_ray.model.sequence_model import SequenceModel
 
 KINDS: dict[ModelKind, type[SequenceModel]] = {
     "sadm": Sadm,

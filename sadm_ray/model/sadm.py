@@ -15,11 +15,11 @@ from sadm_ray.diffusion.noise_schedule import Schedule
 from sadm_ray.diffusion.parameterization import diffuse, to_v, to_x
 from sadm_ray.diffusion.preconditioning import expected_loss, preconditioned_v, standardised
 from sadm_ray.diffusion.samplers import SeededNoise, sample
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.denoiser import Denoiser
 from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.prior import ENSEMBLE_GAIN, Prior, prior_network_of, prior_of
-from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.model.single_frame_conditioner import SingleFrameConditioner
 
 

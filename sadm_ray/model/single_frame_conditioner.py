@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sadm_ray.config import ConditionerSettings
-from sadm_ray.diffusion.reference import ReferenceFrames, nearest_observed
-from sadm_ray.model.condition_layout import ConditionLayout
+from sadm_ray.diffusion.reference_frames import ReferenceFrames, nearest_observed
+from sadm_ray.model.condition_channels import ConditionChannels
 from sadm_ray.model.conditioner import Features
 from sadm_ray.model.layers import Fourier, PatchSize
 
@@ -23,7 +23,7 @@ class SingleFrameConditioner(nn.Module):
         super().__init__()
         self.time_scale = settings.time_scale
         self.when = Fourier(3, settings.channels)
-        self.layout = ConditionLayout(settings.channels, 1, channels, patch)
+        self.layout = ConditionChannels(settings.channels, 1, channels, patch)
 
     def encode(self, frames: Float[Tensor, "b t c d h w"], observed: Bool[Tensor, "b t"]) -> Features:
         """Nothing: there is no encoder."""

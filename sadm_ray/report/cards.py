@@ -12,7 +12,7 @@ from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.evaluate.score_tables import Verdict
 
 if TYPE_CHECKING:
-    from sadm_ray.model.sequence_model import SequenceModel
+    from sadm_ray.model.base_model import SequenceModel
 
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 _TARGETS = {

@@ -19,7 +19,7 @@ from sadm_ray.data.shards.prepared_study import Study, read_subject
 from sadm_ray.errors import DataError
 from sadm_ray.evaluate import naive_baselines
 from sadm_ray.evaluate.prediction import Prediction, Truth
-from sadm_ray.generate.subject_record import read_predictions
+from sadm_ray.generate.generation_record import read_predictions
 from sadm_ray.storage import Storage
 
 TRUTH, SPREAD = "truth", "spread"
@@ -83,7 +83,7 @@ class Encoded:
 
 
 def read_volumes(study: Study, predictions: Path | str, subject: str, task: str) -> Volumes:
-    """Read a subject's predictions of a task (`sadm_ray.generate.subject_record`) and the truth.
+    """Read a subject's predictions of a task (`sadm_ray.generate.generation_record`) and the truth.
 
     Raises:
         DataError: there are none, or none of a frame with a true scan.

@@ -10,8 +10,8 @@ from typing import Any
 from sadm_ray.tracking import artifacts
 from sadm_ray.tracking.log_record import LogRecord, TrackingStore
 from sadm_ray.tracking.mlflow_client import LazyClient, is_code, is_refusal
+from sadm_ray.tracking.mlflow_model_registry import register_model
 from sadm_ray.tracking.mlflow_runs import MlflowRuns
-from sadm_ray.tracking.model_registry import register_model
 from sadm_ray.tracking.tracked_run import MOST_METRICS
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from sadm_ray.config import Settings, flatten
 from sadm_ray.errors import Stopped
-from sadm_ray.tracking.driver_sink import DriverSink
+from sadm_ray.tracking.driver_logging import DriverSink
 from sadm_ray.tracking.log_record import PARENT, TrackingStore
 from sadm_ray.tracking.mlflow_client import shown
 from sadm_ray.tracking.outbox import outbox_folder

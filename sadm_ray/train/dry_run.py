@@ -9,8 +9,8 @@ import torch
 
 from sadm_ray.config import Settings
 from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.model.base_model import ema_name
 from sadm_ray.model.registry import build_model
-from sadm_ray.model.sequence_model import ema_name
 from sadm_ray.storage import Storage
 from sadm_ray.train.data_loader import epochs
 from sadm_ray.train.out_of_memory import out_of_memory_error

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.layers import Stage
-from sadm_ray.model.sequence_model import SequenceModel
 
 
 def shard_model(model: SequenceModel) -> nn.Module:

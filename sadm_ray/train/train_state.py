@@ -17,8 +17,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sadm_ray.config import TrainSettings
+from sadm_ray.model.base_model import SequenceModel, ema_name
 from sadm_ray.model.registry import build_model
-from sadm_ray.model.sequence_model import SequenceModel, ema_name
 from sadm_ray.train.ema import ExponentialMovingAverage
 from sadm_ray.train.fsdp import fill, shard_model, whole_tensors
 from sadm_ray.train.optimizer import Moments, Optimizer

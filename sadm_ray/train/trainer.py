@@ -16,9 +16,9 @@ from sadm_ray.cluster import require_shared
 from sadm_ray.config import Settings, flatten, is_url
 from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study
 from sadm_ray.errors import ConfigError, DataError, Stopped
+from sadm_ray.model.base_model import WEIGHTS, ema_name
 from sadm_ray.model.model_config import CONFIG, ModelConfig
 from sadm_ray.model.registry import build_model, with_kind_defaults
-from sadm_ray.model.sequence_model import WEIGHTS, ema_name
 from sadm_ray.progress import progress
 from sadm_ray.storage import Storage
 from sadm_ray.tracking import TrackedRun, run_for_workers

@@ -18,8 +18,8 @@ from sadm_ray.data.load.rng import SampleRng
 from sadm_ray.data.load.target_sampling import draw_target, take
 from sadm_ray.data.shards.prepared_study import Study, read_subject
 from sadm_ray.evaluate.sampling_quality import average, generate_and_compare, structure_can_be_scored
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.mixed_precision import autocast
-from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.train.train_metrics import level_names, sum_over_workers
 from sadm_ray.train.train_step import LEVELS
 

@@ -19,9 +19,9 @@ from sadm_ray.config import Settings
 from sadm_ray.data.load.rng import SampleRng
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import DataError, UserError
+from sadm_ray.model.base_model import ema_name
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.registry import build_model
-from sadm_ray.model.sequence_model import ema_name
 from sadm_ray.progress import Reporter
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.train.async_checkpoint import AsyncCheckpointWriter

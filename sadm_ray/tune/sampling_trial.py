@@ -19,9 +19,9 @@ from sadm_ray.evaluate.sampling_quality import generate_frames, query_of
 from sadm_ray.evaluate.sweep_objectives import score_subject, summarise
 from sadm_ray.generate.draw_samples import observe
 from sadm_ray.generate.request import Query
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.encoded_sequence import EncodedSequences
 from sadm_ray.model.pretrained import load_model
-from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.tune.json_lines import JsonLines
 from sadm_ray.tune.sampling_space import point_of, trial_sampling
 

@@ -17,7 +17,7 @@ from sadm_ray.evaluate.evaluation_job import Evaluation, evaluate_predictions
 from sadm_ray.evaluate.example_frames import choose_pictures
 from sadm_ray.evaluate.metrics import DEFINITIONS, PSNR_CAP
 from sadm_ray.evaluate.score_tables import CALIBRATION_COLUMNS, METRICS_COLUMNS, TABLE_COLUMNS, TEMPORAL_COLUMNS
-from sadm_ray.generate.subject_record import PREDICTIONS, write_record
+from sadm_ray.generate.generation_record import PREDICTIONS, write_record
 from sadm_ray.storage import Storage
 from tests.data.studies import made_row, write_study
 

@@ -21,7 +21,7 @@ from sadm_ray.evaluate.evaluation_job import evaluate_predictions
 from sadm_ray.evaluate.label_maps import LabelMaps, label_file, scans_of
 from sadm_ray.evaluate.score_tables import VENTRICLES_COLUMNS, summarise_ventricles
 from sadm_ray.evaluate.subject_scores import SubjectScores, score_subjects
-from sadm_ray.generate.subject_record import PREDICTIONS, write_record
+from sadm_ray.generate.generation_record import PREDICTIONS, write_record
 from sadm_ray.storage import Storage
 from tests.data.patients import AFFINE, write_single_frames
 from tests.data.studies import write_study

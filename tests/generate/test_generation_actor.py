@@ -15,12 +15,12 @@ from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.generate import generation_actor
 from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
 from sadm_ray.generate.generation_plan import SubjectJob
+from sadm_ray.generate.generation_record import read_record
 from sadm_ray.generate.request import Request
-from sadm_ray.generate.subject_record import read_record
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.model.registry import build_model
-from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.storage import Storage
 from tests.data.studies import made_row, write_study
 

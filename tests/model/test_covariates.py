@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from sadm_ray.config import ConditionerSettings, CovariateSettings, DenoiserSettings, ModelSettings, NetworkSettings
-from sadm_ray.diffusion.reference import ReferenceFrames
+from sadm_ray.diffusion.reference_frames import ReferenceFrames
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.registry import build_model
-from sadm_ray.model.sequence_model import SequenceModel
 
 KNOWN = (
     CovariateSettings(name="age", mean=60, deviation=10),

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from sadm_ray.config import ModelKind, NetworkSettings, SamplingSettings
-from sadm_ray.diffusion.reference import ReferenceFrames
+from sadm_ray.diffusion.reference_frames import ReferenceFrames
 from sadm_ray.diffusion.residual import Residual
 from sadm_ray.model.baselines.regression import Regression
-from sadm_ray.model.condition_layout import ConditionLayout
+from sadm_ray.model.condition_channels import ConditionChannels
 from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.frame_blending import AROUND, FrameBlending
 from sadm_ray.model.prior import ENSEMBLE_GAIN, Prior, PriorNetwork, prior_of
@@ -136,7 +136,7 @@ def test_kinds_without_two_frames_have_no_frame_blending(kind: ModelKind) -> Non
 class TestMembers:
     """The two members of the prior: the prior network's mean and the prediction of frame blending."""
 
-    LAYOUT = ConditionLayout(decoded=3, references=2, channels=1, patch=(2, 4, 4))
+    LAYOUT = ConditionChannels(decoded=3, references=2, channels=1, patch=(2, 4, 4))
 
     def context(self) -> tuple[PriorNetwork, TargetContext]:
         torch.manual_seed(0)

@@ -6,15 +6,15 @@ from dataclasses import replace
 import torch
 
 from sadm_ray.config import NetworkSettings
-from sadm_ray.diffusion.reference import ReferenceFrames
-from sadm_ray.model.condition_layout import ConditionLayout
+from sadm_ray.diffusion.reference_frames import ReferenceFrames
+from sadm_ray.model.condition_channels import ConditionChannels
 from sadm_ray.model.displacement_field import LEAP, SHIFT, VELOCITY, motion_channels, motion_residual, warp
 from sadm_ray.model.finite_differences import gradient_magnitude
 from sadm_ray.model.prior import INTENSITY_ERROR, LIKELIHOOD_WEIGHT, POSITION_ERROR, Prior, PriorNetwork
 
 PATCH = (2, 4, 4)
 DISPLACEMENT = torch.tensor([0.0, 1.0, -2.0]).view(1, 3, 1, 1, 1)
-LAYOUT = ConditionLayout(decoded=3, references=2, channels=1, patch=PATCH)
+LAYOUT = ConditionChannels(decoded=3, references=2, channels=1, patch=PATCH)
 
 
 def references(batch: int = 2) -> ReferenceFrames:

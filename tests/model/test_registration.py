@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sadm_ray.diffusion.reference import ReferenceFrames
+from sadm_ray.diffusion.reference_frames import ReferenceFrames
 from sadm_ray.model.displacement_field import LEAP, motion_channels, motion_residual, warp
 from sadm_ray.model.registration import aligned, register
 from sadm_ray.model.time_warp import TimeWarp

@@ -15,7 +15,8 @@ from sadm_ray.config import (
     NetworkSettings,
     SamplingSettings,
 )
-from sadm_ray.diffusion.reference import ReferenceFrames
+from sadm_ray.diffusion.reference_frames import ReferenceFrames
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.baselines.deformable_diffusion import DeformableDiffusion, local_correlation, roughness
 from sadm_ray.model.baselines.gan import Gan
 from sadm_ray.model.displacement_field import warp
@@ -24,7 +25,6 @@ from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import load_model
 from sadm_ray.model.registry import KINDS, build_model
 from sadm_ray.model.sadm import Sadm
-from sadm_ray.model.sequence_model import SequenceModel
 from tests.model.test_sadm import SHAPE
 
 ALL = sorted(KINDS)

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, NetworkSettings, SamplingSettings
 from sadm_ray.data.load.rng import SampleRng
-from sadm_ray.diffusion.reference import ReferenceFrames
+from sadm_ray.diffusion.reference_frames import ReferenceFrames
 from sadm_ray.errors import DataError
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import load_model
 from sadm_ray.model.registry import build_model
-from sadm_ray.model.sequence_model import SequenceModel
 
 SHAPE = (4, 16, 16)
 

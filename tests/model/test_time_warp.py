@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from sadm_ray.diffusion.reference import ReferenceFrames
+from sadm_ray.diffusion.reference_frames import ReferenceFrames
 from sadm_ray.model.registration import aligned
 from sadm_ray.model.time_warp import TimeWarp, reference_loss
 

@@ -15,7 +15,7 @@ from sadm_ray.evaluate.evaluation_job import Evaluation
 from sadm_ray.evaluate.example_frames import Picture
 from sadm_ray.evaluate.metrics import psnr
 from sadm_ray.evaluate.score_tables import CALIBRATION_COLUMNS, COPY_LAST, SAMPLE, TEMPORAL_COLUMNS, summarise
-from sadm_ray.generate.subject_record import PREDICTIONS, write_record
+from sadm_ray.generate.generation_record import PREDICTIONS, write_record
 from sadm_ray.storage import Storage
 from tests.data.studies import made_row, write_study
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sadm_ray.config import Settings
-from sadm_ray.tracking.driver_sink import close_all
+from sadm_ray.tracking.driver_logging import close_all
 
 MakeSettings = Callable[..., Settings]
 

@@ -10,9 +10,9 @@ import torch.multiprocessing
 
 from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, NetworkSettings, TrainSettings
 from sadm_ray.data.load.rng import SampleRng
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.registry import build_model
-from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.train.data_loader import batch_positions
 from sadm_ray.train.gradient_guard import GradientGuard
 from sadm_ray.train.train_state import TrainState

@@ -24,7 +24,7 @@ import pyarrow as pa
 from jaxtyping import Float, Float32, Float64, Shaped
 from nibabel.spatialimages import HeaderDataError
 
-from sadm_ray.data.read.byte_stream import ByteStream
+from sadm_ray.data.read.gzip_stream import ByteStream
 from sadm_ray.data.read.scan_checks import COPY_AGAIN, SPACING_RANGE, affine_faults, header_faults, image_shape
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage

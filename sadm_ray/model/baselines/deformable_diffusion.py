@@ -18,12 +18,12 @@ from sadm_ray.config import SamplingSettings
 from sadm_ray.diffusion.noise_schedule import Schedule
 from sadm_ray.diffusion.parameterization import diffuse, to_x
 from sadm_ray.diffusion.samplers import SeededNoise, integrate
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.denoiser import Denoiser
 from sadm_ray.model.displacement_field import warp
 from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.layers import Convolution, PatchSize, Stage, depth_to_space, group_norm, space_to_depth, zeroed
 from sadm_ray.model.model_config import ModelConfig
-from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.model.single_frame_conditioner import SingleFrameConditioner
 
 DEFORMATION_WEIGHT, SMOOTHNESS_WEIGHT = 20.0, 1.0

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from sadm_ray.config import SamplingSettings
 from sadm_ray.diffusion.samplers import SeededNoise
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.denoiser import Denoiser
 from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.model_config import ModelConfig
-from sadm_ray.model.sequence_model import SequenceModel
 
 
 class FlowMatching(SequenceModel):

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from sadm_ray.config import SamplingSettings
 from sadm_ray.diffusion.samplers import SeededNoise
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.denoiser import Denoiser
 from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.layers import Convolution, PatchSize, group_norm, space_to_depth
 from sadm_ray.model.model_config import ModelConfig
-from sadm_ray.model.sequence_model import SequenceModel
 from sadm_ray.model.single_frame_conditioner import SingleFrameConditioner
 
 ADVERSARIAL_WEIGHT = 0.01

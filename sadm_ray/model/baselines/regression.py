@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from sadm_ray.config import SamplingSettings
 from sadm_ray.diffusion.samplers import SeededNoise
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.prior import ENSEMBLE_GAIN, PriorNetwork, prior_network_of, prior_of
-from sadm_ray.model.sequence_model import SequenceModel
 
 
 class Regression(SequenceModel):

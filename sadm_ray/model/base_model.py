@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sadm_ray.config import Precision, SamplingSettings
-from sadm_ray.diffusion.reference import (
+from sadm_ray.diffusion.reference_frames import (
     ReferenceFrames,
     nearest_observed,
     neighbours_observed,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sadm_ray.compare.members import comparison_tasks, members_of
+from sadm_ray.compare.compared_models import comparison_tasks, members_of
 from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import load_settings, with_values
 from sadm_ray.data.shards.prepared_study import Study

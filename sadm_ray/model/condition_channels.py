@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from sadm_ray.diffusion.reference import ReferenceFrames
+from sadm_ray.diffusion.reference_frames import ReferenceFrames
 from sadm_ray.model.displacement_field import VELOCITY
 from sadm_ray.model.layers import PatchSize, depth_to_space, space_to_depth
 
 
 @dataclass(frozen=True)
-class ConditionLayout:
+class ConditionChannels:
     """Decoded channels; time and weight of each reference frame; their displacement field; the frames' voxels.
 
     The null condition is all zeros: frames of intensity ½ without weight.

@@ -13,7 +13,7 @@ from typing import Any
 
 from ray import tune
 
-from sadm_ray.compare.members import Member
+from sadm_ray.compare.compared_models import Member
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import reason_of
 from sadm_ray.progress import Reporter, progress

@@ -3,7 +3,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from sadm_ray.diffusion.reference import ReferenceFrames, nearest_observed, neighbours_observed
+from sadm_ray.diffusion.reference_frames import ReferenceFrames, nearest_observed, neighbours_observed
 from sadm_ray.diffusion.residual import Residual
 from sadm_ray.diffusion.rollout import rollout_order
 
