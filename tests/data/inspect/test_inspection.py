@@ -187,26 +187,27 @@ def test_a_contact_sheet_keeps_few_frames_with_the_first_and_the_last(frames: in
     assert sheet.draw("subject").startswith(PNG)
 
 
-REAL = {
-    "acdc_native_edes": (4, 8, ()),
-    "brain_growth_bids": (1, 14, ("data.layout=bids", "data.suffix=T2w")),
-    "ms_two_visits_bids": (4, 8, ("data.layout=bids", "data.suffix=FLAIR", "data.time_column=order")),
-    "pig_cine_cc0": (1, 20, ("data.layout=manifest",)),
+REAL = {  # the pattern of a subject's folder or file, visits of each subject, settings
+    "acdc_native_edes": ("patient*", 2, ()),
+    "brain_growth_bids": ("sub-*", 14, ("data.layout=bids", "data.suffix=T2w")),
+    "ms_two_visits_bids": ("sub-*", 2, ("data.layout=bids", "data.suffix=FLAIR", "data.time_column=order")),
+    "pig_cine_cc0": ("*.nii.gz", 20, ("data.layout=manifest",)),
 }
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("folder", REAL)
 def test_real_scans_have_nothing_wrong(folder: str, real_data: Path, tmp_path: Path, ray_local: None) -> None:
-    subjects, visits, overrides = REAL[folder]
+    pattern, visits, overrides = REAL[folder]
     root = real_data / folder
+    subjects = len(list(root.glob(pattern)))
     if folder == "pig_cine_cc0":
         (scan,) = root.glob("*.nii.gz")
         root = tmp_path / "pig.csv"
         root.write_text(f"subject,path\npig,{scan.absolute()}\n")
     found = inspect(root, *overrides, pictures=tmp_path / "pictures")
     assert [problem for problem in found.problems if problem.subject] == []
-    assert (found.counts["usable"], found.counts["visits"]) == (subjects, visits)
+    assert (found.counts["usable"], found.counts["visits"]) == (subjects, subjects * visits)
     assert len(list((tmp_path / "pictures").iterdir())) == subjects
     shown = text(found)
     assert all(record["subject"] in shown for record in found.records)
