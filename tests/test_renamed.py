@@ -11,19 +11,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sadm_ray.config import ConditionerSettings, DenoiserSettings, ModelSettings, NetworkSettings, Settings
+from sadm_ray.config import Settings
 from sadm_ray.config.renamed_settings import RENAMED, current_name, with_current_names, with_former_names
 from sadm_ray.config.settings_file import dump_settings, load_settings
 from sadm_ray.errors import ConfigError
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import load_model
-from sadm_ray.model.registry import build_model
 from sadm_ray.storage import Storage
 from sadm_ray.train.checkpoint import Checkpoints
 from sadm_ray.train.resume_check import RUN, refuse_changes
 from sadm_ray.tune.trial_history import History
 from tests.data.studies import made_row, write_study
+from tests.train import runs
 
 OLD_FILE = """
 model:
@@ -60,15 +60,7 @@ def old_weight(name: str) -> str:
 
 
 def model() -> SequenceModel:
-    torch.manual_seed(0)
-    small = ModelSettings(
-        difference_scale=0.2,
-        conditioner=ConditionerSettings(widths=(8, 16), heads=2, layers=1, channels=4),
-        prior=NetworkSettings(widths=(16, 16), blocks=1, heads=2),
-        denoiser=DenoiserSettings(widths=(16, 16), blocks=1, heads=2),
-        frame_blending=True,
-    )
-    return build_model(ModelConfig(shape=(4, 16, 16), model=small))
+    return runs.model(frame_blending=True)
 
 
 def old_config(config: ModelConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.multiprocessing
@@ -21,13 +22,14 @@ from sadm_ray.train.train_step import Batch, StepResult, train_step
 SETTINGS = TrainSettings(steps=10, batch_size=4, warmup_steps=2, learning_rate=1e-3, ema_decays=(0.9, 0.5))
 
 
-def model() -> SequenceModel:
+def model(**settings: Any) -> SequenceModel:
     torch.manual_seed(0)
     small = ModelSettings(
         difference_scale=0.2,
         conditioner=ConditionerSettings(widths=(8, 16), heads=2, layers=1, channels=4),
         prior=NetworkSettings(widths=(16, 16), blocks=1, heads=2),
         denoiser=DenoiserSettings(widths=(16, 16), blocks=1, heads=2),
+        **settings,
     )
     return build_model(ModelConfig(shape=(4, 16, 16), model=small))
 
