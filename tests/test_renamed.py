@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from sadm_ray.config import Settings
 from sadm_ray.config.renamed_settings import RENAMED, current_name, with_current_names, with_former_names
 from sadm_ray.config.settings_file import dump_settings, load_settings
-from sadm_ray.errors import ConfigError
+from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import load_model
@@ -143,6 +143,14 @@ def test_an_old_model_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     for (name, one), (_, other) in zip(stored.named_parameters(), read.named_parameters(), strict=True):
         assert torch.equal(one, other), name
     assert [record.message for record in caplog.records if "config.json: model.guess is model.prior" in record.message]
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "1", '"model"', "{", '{"model": []}'])
+def test_a_config_that_is_none_is_refused_in_a_line(content: str, tmp_path: Path) -> None:
+    model().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(DataError, match=r"config\.json: not a model's config \([^\n]+\)$"):
+        load_model(tmp_path)
 
 
 def test_an_old_checkpoint_is_read(tmp_path: Path) -> None:

@@ -39,7 +39,10 @@ class ModelConfig(Section):
             ValueError: it is damaged, or no model's config.
             ConfigError: a setting stands there under both names.
         """
-        return cls.model_validate(with_current_names(json.loads(content), source))
+        tree = json.loads(content)
+        if not isinstance(tree, dict):
+            raise ValueError(f"expected keys and values at the top, found {type(tree).__name__}")  # noqa: TRY004
+        return cls.model_validate(with_current_names(tree, source))
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
