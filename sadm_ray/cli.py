@@ -133,8 +133,9 @@ def compare(config: Config = None, overrides: Overrides = None) -> None:
     settings = load_settings(config, overrides or ())
     from sadm_ray import steps
     from sadm_ray.cluster import ray_session
+    from sadm_ray.run_lock import alone_in
 
-    with ray_session(settings):
+    with alone_in(settings.run_dir, "run.name"), ray_session(settings):
         failures = not steps.is_prepared(settings) and _print_study(steps.prepare(settings))
         failures |= _print_compared(steps.compare(settings), settings.run_dir / "compare")
     _fail_if(failures)
@@ -146,9 +147,10 @@ def run(config: Config = None, overrides: Overrides = None) -> None:
     settings = load_settings(config, overrides or ())
     from sadm_ray import steps
     from sadm_ray.cluster import ray_session
+    from sadm_ray.run_lock import alone_in
     from sadm_ray.tracking import tracking_uri
 
-    with ray_session(settings):
+    with alone_in(settings.run_dir, "run.name"), ray_session(settings):
         failures = _print_study(steps.prepare(settings))
         _print_trained(steps.train(settings))
         _print_swept(steps.tune(settings))
@@ -245,8 +247,14 @@ def _print_evaluation(evaluation: Any) -> bool:
     from rich.console import Console
 
     from sadm_ray.evaluate.score_tables import render_table
+    from sadm_ray.evaluate.who_is_scored import TITLES, who_is_scored
 
-    Console(width=None if sys.stdout.isatty() else 120).print(render_table(evaluation.table))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for each in (evaluation, *evaluation.others):
+        if len(each.table):
+            console.print(render_table(each.table, TITLES[each.split]))
+    for line in who_is_scored(evaluation):
+        typer.echo(f"  {line}")
     for problem in evaluation.problems:
         typer.echo(f"  not scored: {problem}", err=True)
     return bool(evaluation.problems)

@@ -14,46 +14,63 @@ Every step reads what the one before left in the run's folder and writes its own
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-
-import yaml
-from pydantic import ValidationError
+from typing import TypeVar
 
 from sadm_ray.cluster import ray_session, require_shared
 from sadm_ray.compare.comparison_job import ComparisonResult, compare_models, write_compared
 from sadm_ray.compare.statistics import SCORES
-from sadm_ray.config import SamplingSettings, Settings, flatten
+from sadm_ray.config import Settings, flatten
 from sadm_ray.data.inspect.inspection import Inspection, inspect_study
 from sadm_ray.data.phantom import write_phantom
 from sadm_ray.data.shards.prepare import prepare_study
 from sadm_ray.data.shards.prepared_study import STUDY_FILE, Study, data_digest, read_study
-from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.errors import ConfigError
 from sadm_ray.evaluate.evaluation_job import Evaluation, evaluate_predictions
+from sadm_ray.generate.drawn_by import sampling_of
 from sadm_ray.generate.generation_job import Generation, generate_volumes
-from sadm_ray.generate.generation_plan import default_out, model_folder, model_folders
+from sadm_ray.generate.generation_plan import default_out, model_folders
 from sadm_ray.generate.generation_record import PREDICTIONS
 from sadm_ray.generate.unprepared_study import prepare_like
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel, load_model
 from sadm_ray.report.html_page import ComparisonSection
 from sadm_ray.report.run_report import write_run_report
+from sadm_ray.run_lock import alone_in
 from sadm_ray.storage import Storage
-from sadm_ray.tracking import step_history, tracked_step
+from sadm_ray.tracking import begin_anew, step_history, tracked_step
 from sadm_ray.train.dry_run import DryRun
 from sadm_ray.train.dry_run import estimate as estimate_training
-from sadm_ray.train.trainer import TrainedModel, train_model
+from sadm_ray.train.resume_check import is_begun
+from sadm_ray.train.trainer import TrainedModel, checkpoints_folder, train_model
 from sadm_ray.tune.sampling_sweep import tune_sampling
-from sadm_ray.tune.sweep_result import SamplingSweep, write_trials, write_tuned
+from sadm_ray.tune.sweep_result import SamplingSweep, write_trials
 from sadm_ray.tune.training_sweep import TrainingSweep, write_tuned_training
 from sadm_ray.tune.training_sweep import tune_training as sweep_training
+from sadm_ray.tune.tuned_settings import TUNED, tuned_for, write_tuned
 
 log = logging.getLogger(__name__)
 
-TUNED = "tuned.yaml"
-
 _PLAIN = str.maketrans({" ": "_", ",": None, "(": None, ")": None})
 """Characters that names of metrics in MLflow may not have, or should not."""
+
+
+_Result = TypeVar("_Result")
+
+
+def _alone(step: Callable[[Settings], _Result]) -> Callable[[Settings], _Result]:
+    """A step that refuses to work in a run's folder where another command is at work."""
+
+    @functools.wraps(step)
+    def alone(settings: Settings) -> _Result:
+        with alone_in(settings.run_dir, "run.name"):
+            return step(settings)
+
+    return alone
 
 
 def study_root(settings: Settings) -> str:
@@ -76,30 +93,40 @@ def is_prepared(settings: Settings) -> bool:
 
 def inspect(settings: Settings, pictures: Path | None = None) -> Inspection:
     """Look through the study (the phantom is written first when none is given); pictures of it go to `pictures`."""
-    with ray_session(settings):
-        if settings.data.root is None:
+    writes = settings.data.root is None
+    with alone_in(settings.run_dir, "run.name") if writes else nullcontext(), ray_session(settings):
+        if writes:
             write_phantom(Path(study_root(settings)), settings.phantom, settings.seed)
         return inspect_study(settings, study_root(settings), pictures)
 
 
+@_alone
 def prepare(settings: Settings) -> Study:
     """Catalog the study (the phantom is written first when none is given) and turn it into shards."""
-    with tracked_step(settings, "prepare") as tracked, ray_session(settings):
+    shards = shards_folder(settings)
+    with alone_in(shards, "data.shards"), tracked_step(settings, "prepare") as tracked, ray_session(settings):
         root = study_root(settings)
-        require_shared(shards_folder(settings), "data.shards", "a folder that all nodes share, or a URL")
+        require_shared(shards, "data.shards", "a folder that all nodes share, or a URL")
         if settings.data.root is None:
             write_phantom(Path(root), settings.phantom, settings.seed)
-        study = prepare_study(settings, root, shards_folder(settings))
+        study = prepare_study(settings, root, shards)
         tracked.params(flatten(settings.data, "data.") | {"digest": study.digest})
         tracked.metrics({f"subjects_{split}": len(names) for split, names in study.subjects.items()})
         tracked.metrics({"problems": len(study.problems)})
         return study
 
 
+@_alone
 def train(settings: Settings) -> TrainedModel:
     """Train on the shards; run again, it goes on where it was."""
-    study = _study(settings)
-    with tracked_step(settings, "train") as tracked, ray_session(settings):
+    study, checkpoints = _study(settings), checkpoints_folder(settings)
+    if not is_begun(Storage(checkpoints)):
+        begin_anew(settings, "train")
+    with (
+        alone_in(checkpoints, "train.storage"),
+        tracked_step(settings, "train") as tracked,
+        ray_session(settings),
+    ):
         return train_model(settings, study, settings.run_dir / "model", tracked)
 
 
@@ -108,6 +135,7 @@ def estimate(settings: Settings) -> DryRun:
     return estimate_training(settings, _study(settings) if is_prepared(settings) else None)
 
 
+@_alone
 def tune(settings: Settings) -> SamplingSweep:
     """Sweep the sampling settings on validation subjects; the best go to `tuned.yaml`."""
     study, run_dir = _study(settings), settings.run_dir
@@ -121,6 +149,7 @@ def tune(settings: Settings) -> SamplingSweep:
         return swept
 
 
+@_alone
 def tune_training(settings: Settings) -> TrainingSweep:
     """Sweep the settings of training; the best go to `tuned-training.yaml`, a settings file for a run of its own."""
     study, run_dir = _study(settings), settings.run_dir
@@ -134,12 +163,14 @@ def tune_training(settings: Settings) -> TrainingSweep:
         return swept
 
 
+@_alone
 def generate(settings: Settings) -> Generation:
     """Generate the requested frames, with the sweep's settings where there are any; run again, it does what is left.
 
     By default these are the frames of every task for the test subjects.
     """
-    wanted, sampling = settings.generate, _sampling(settings)
+    wanted, tuned = settings.generate, tuned_for(settings)
+    sampling = settings.sampling if tuned is None else tuned.sampling
     out = wanted.out or default_out(settings)
     study = _study(settings) if wanted.study is None else None
     folders = model_folders(settings)
@@ -152,7 +183,7 @@ def generate(settings: Settings) -> Generation:
             "chance (ours does from 2 on)",
             len(built), wanted.samples, trained.model.kind, sampling.num_steps,
         )  # fmt: skip
-    with tracked_step(settings, "generate") as tracked, ray_session(settings):
+    with alone_in(out, "generate.out"), tracked_step(settings, "generate") as tracked, ray_session(settings):
         if study is None:
             study = prepare_like(settings, trained, str(wanted.study), f"{out.rstrip('/')}/shards")
             wanted = wanted.model_copy(update={"split": "all"})
@@ -160,21 +191,27 @@ def generate(settings: Settings) -> Generation:
         for folder, model in zip(folders, built, strict=True):
             _check_preparation(folder, model.config, study)
         tracked.tags(flatten(sampling, "sampling.") | {"out": out})  # parameters could not change
-        generated = generate_volumes(settings, study, models, out, sampling)
+        generated = generate_volumes(settings, study, models, out, sampling, None if tuned is None else tuned.seen)
         tracked.metrics({"volumes": generated.volumes, "failures": len(generated.failures)})
         return generated
 
 
+@_alone
 def evaluate(settings: Settings) -> Evaluation:
     """Compare what was generated with the truth and with copy-last; write the tables and the report."""
     study, run_dir = _study(settings), settings.run_dir
+    folder = Storage(settings.generate.out or str(run_dir / "generated"))
+    sampling = sampling_of(folder, settings)
+    tuned = tuned_for(settings)
     with tracked_step(settings, "evaluate") as tracked, ray_session(settings):
-        predictions = Storage(settings.generate.out or str(run_dir / "generated")).where(PREDICTIONS)
+        predictions = folder.where(PREDICTIONS)
         evaluation = evaluate_predictions(
             study, predictions, run_dir / "evaluation", pictures=settings.evaluate.pictures
         )
-        for row in evaluation.table.to_dict("records"):
-            prefix = f"{row['task']}.{row['method'].replace(' ', '_')}"
+        every = (evaluation, *evaluation.others)
+        for row, split in [(row, each.split) for each in every for row in each.table.to_dict("records")]:
+            apart = "" if split == evaluation.split else f"{split}."
+            prefix = f"{apart}{row['task']}.{row['method'].replace(' ', '_')}"
             tracked.metrics({f"{prefix}.{key}": row[key] for key in ("psnr", "psnr_changed", "ssim", "nrmse")})
         report = run_dir / "report.html"
         write_run_report(
@@ -182,10 +219,11 @@ def evaluate(settings: Settings) -> Evaluation:
             settings,
             study,
             evaluation,
-            _sampling(settings),
+            sampling,
             trials=run_dir / "sweeps" / "trials.csv",
+            chosen_on=tuned.seen if tuned and tuned.sampling == sampling and settings.generate.model is None else None,
             predictions=predictions,
-            losses=step_history(settings, "train", "loss"),
+            losses=step_history(settings, "train", "loss") if settings.generate.model is None else (),
         )
         for picture in evaluation.pictures:
             file = run_dir / "evaluation" / f"{picture.task}_{picture.subject}_{picture.frame:02d}.png"
@@ -197,9 +235,12 @@ def evaluate(settings: Settings) -> Evaluation:
         return evaluation
 
 
+@_alone
 def compare(settings: Settings) -> ComparisonResult:
     """Train every kind of model and compare them; the tables and a report go to `compare/`."""
     study, out = _study(settings), settings.run_dir / "compare"
+    if not out.exists():
+        begin_anew(settings, "compare")
     with tracked_step(settings, "compare") as tracked, ray_session(settings):
         tracked.tags(flatten(settings.compare, "compare."))  # these may change when it goes on; parameters could not
         compared = compare_models(settings, study, out, tracked)
@@ -215,6 +256,7 @@ def compare(settings: Settings) -> ComparisonResult:
             evaluation,
             sampling,
             trials=member.folder / "sweeps" / "trials.csv",
+            chosen_on=compared.chosen_on,
             predictions=member.folder / "generated" / PREDICTIONS,
             losses=step_history(settings, f"compare/{member.name}", "loss"),
             comparisons=[ComparisonSection(table.title, table.note, table.rows) for table in compared.tables],
@@ -246,16 +288,3 @@ def _check_preparation(folder: Path | str, trained: ModelConfig, study: Study) -
             f"of {study.location} (digest {study.preparation[:12]}; {times}); prepare with the model's settings, "
             "or train again"
         )
-
-
-def _sampling(settings: Settings) -> SamplingSettings:
-    """The choice of the sweep on this model where there is one and `generate.tuned` is on, else the settings' own."""
-    beside = Storage(model_folder(settings).rstrip("/").rpartition("/")[0])
-    if not settings.generate.tuned or beside.entry(TUNED) is None:
-        return settings.sampling
-    try:
-        return SamplingSettings.model_validate(yaml.safe_load(beside.read(TUNED))["sampling"])
-    except (yaml.YAMLError, ValidationError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{beside.where(TUNED)}: not a sweep's result ({type(error).__name__}); run `sadm-ray tune` again"
-        ) from None

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     {"errors"},
     {"config"},
-    {"cluster", "storage"},
+    {"cluster", "run_lock", "storage"},
     {"progress", "tracking"},
     {"actor_pool"},
     {"data"},

@@ -31,6 +31,7 @@ from sadm_ray.generate.generation_job import generate_volumes
 from sadm_ray.generate.generation_record import PREDICTIONS
 from sadm_ray.model.pretrained import StoredModel, load_model
 from sadm_ray.model.registry import KINDS
+from sadm_ray.model.seen_subjects import SeenSubjects
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.tune.sampling_sweep import tune_sampling
 from sadm_ray.tune.sweep_result import write_trials
@@ -45,6 +46,7 @@ class ComparisonResult:
         statistics: all numbers of the tables (`statistics.method_statistics`).
         members: a row per training: `kind`, `seed`, `steps`, `parameters`, network `calls` per volume, and `sampling`.
         ours: our first training, its evaluation and its sampling settings.
+        chosen_on: those on whom these sampling settings were chosen; None: on nobody.
         failures: a line for each member that is missing in the tables, and for each subject that failed.
     """
 
@@ -52,6 +54,7 @@ class ComparisonResult:
     statistics: pd.DataFrame
     members: pd.DataFrame
     ours: tuple[Member, Evaluation, SamplingSettings]
+    chosen_on: SeenSubjects | None
     failures: tuple[str, ...]
 
 
@@ -70,13 +73,13 @@ def compare_models(settings: Settings, study: Study, out: Path, tracked: Tracked
     failures = train_members(members, study, out, settings.compare.concurrent, tracked)
     failed = {line.partition(":")[0] for line in failures}
     trained = [member for member in members if member.name not in failed]
-    sampling: dict[ModelKind, SamplingSettings] = {}
+    sampling: dict[ModelKind, tuple[SamplingSettings, SeenSubjects | None]] = {}
     rows, summaries, ours = [], [], None
     for member in trained:
         try:
             if member.kind not in sampling:  # chosen with the first seed, for all seeds
                 sampling[member.kind] = _choose_sampling(member, study, tracked)
-            evaluation, summary = _evaluate(member, study, sampling[member.kind])
+            evaluation, summary = _evaluate(member, study, *sampling[member.kind])
         except UserError as error:
             failures.append(f"{member.name}: {error}")
             continue
@@ -84,7 +87,7 @@ def compare_models(settings: Settings, study: Study, out: Path, tracked: Tracked
         rows.append(evaluation.metrics.assign(kind=member.kind, seed=member.seed))
         summaries.append(summary)
         tracked.child(member.name).finish()
-        ours = ours or ((member, evaluation, sampling["sadm"]) if member.kind == "sadm" else None)
+        ours = ours or ((member, evaluation, sampling["sadm"][0]) if member.kind == "sadm" else None)
     if ours is None:
         raise DataError(f"{out}: ours has no results, so there is nothing to compare with; {failures[0]}")
     metrics = pd.concat(rows)
@@ -95,7 +98,8 @@ def compare_models(settings: Settings, study: Study, out: Path, tracked: Tracked
     tables = [make_table(table, BASELINES, settings.compare.confidence)]
     if any(is_ablation(kind) for kind in kinds - {"sadm"}):
         tables.append(make_table(table, ABLATION, settings.compare.confidence))
-    return ComparisonResult(tuple(tables), table, pd.DataFrame(summaries), ours, tuple(failures))
+    chosen_on = sampling["sadm"][1]
+    return ComparisonResult(tuple(tables), table, pd.DataFrame(summaries), ours, chosen_on, tuple(failures))
 
 
 def scores_of(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -120,24 +124,31 @@ def _method_name(kind: ModelKind, method: str) -> str:
     return NAMES[kind] + (ONE_SAMPLE if method == SAMPLE else f", {method}")
 
 
-def _choose_sampling(member: Member, study: Study, tracked: TrackedRun) -> SamplingSettings:
-    """The best settings of a sampling sweep, for kinds whose number of network calls can be set."""
+def _choose_sampling(member: Member, study: Study, tracked: TrackedRun) -> tuple[SamplingSettings, SeenSubjects | None]:
+    """The best settings of a sampling sweep and on whom they were chosen, for kinds whose network calls can be set."""
     settings, model = member.settings, load_model(member.model)
     steps = {model.network_calls(SamplingSettings(num_steps=count)) for count in (1, 2)}
     if len(steps) == 1 or not settings.compare.trials:
-        return settings.sampling
+        return settings.sampling, None
     sweeps = member.folder / "sweeps"
     swept = tune_sampling(settings, study, member.model, sweeps, tracked.child(member.name))
     write_trials(sweeps, swept, settings.tune.objectives[0])
-    return swept.best
+    return swept.best, swept.seen
 
 
-def _evaluate(member: Member, study: Study, sampling: SamplingSettings) -> tuple[Evaluation, dict[str, Any]]:
+def _evaluate(
+    member: Member, study: Study, sampling: SamplingSettings, chosen_on: SeenSubjects | None
+) -> tuple[Evaluation, dict[str, Any]]:
     settings, out = member.settings, member.folder / "generated"
     stored = StoredModel.read(member.model, sampling.ema)
-    generated = generate_volumes(settings, study, [stored], str(out), sampling)
+    generated = generate_volumes(settings, study, [stored], str(out), sampling, chosen_on)
     shown = settings.evaluate.pictures if (member.kind, member.seed) == ("sadm", 0) else 0  # for the report
     evaluation = evaluate_predictions(study, out / PREDICTIONS, member.folder / "evaluation", pictures=shown)
+    if evaluation.split != "test" or evaluation.metrics.empty:
+        raise DataError(
+            f"{out}: no predicted subject is known to be new to the model; compare with generate.split=test, and take "
+            "another run.name for another split"
+        )
     model = stored.build()
     summary = {
         "kind": member.kind,

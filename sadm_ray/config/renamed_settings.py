@@ -56,7 +56,10 @@ def override_with_current_name(key: str, value: Any, source: str) -> tuple[str, 
 
 def with_former_names(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse: what names of folders are hashed from, so that they stay what they were."""
-    return _with_names(tree, {new: old for old, new in RENAMED.items()}, "", {})
+    named = _with_names(tree, {new: old for old, new in RENAMED.items()}, "", {})
+    if not named.get("train", {}).get("chosen_on", True):  # came later, and is mostly empty
+        named["train"] = {key: value for key, value in named["train"].items() if key != "chosen_on"}
+    return named
 
 
 def _with_names(

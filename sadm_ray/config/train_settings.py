@@ -46,6 +46,8 @@ class TrainSettings(Section):
 
     With `min_workers`, training goes on with as many workers as there is room for, from `min_workers` to `workers`.
     `seed` is that of the initial weights and of what each step draws (none: the run's, which also decides the split).
+    `chosen_on` is written by a sweep of training settings: the fingerprints of the validation subjects on which they
+    were chosen. They never count as test subjects of a model that is trained with these settings.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
@@ -81,6 +83,7 @@ class TrainSettings(Section):
     keep_checkpoints: Positive = 2
     log_every: Positive = 20
     max_failures: Annotated[int, Field(ge=-1)] = 8  # of workers and nodes, before the run gives up; -1: never
+    chosen_on: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

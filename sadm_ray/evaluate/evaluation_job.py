@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from sadm_ray.cluster import require_shared
-from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.data.shards.prepared_study import Study, fingerprints, read_checksums
 from sadm_ray.errors import DataError
 from sadm_ray.evaluate.example_frames import Picture, choose_pictures, draw_chosen, key_of
 from sadm_ray.evaluate.label_maps import scans_of
@@ -37,12 +38,23 @@ from sadm_ray.evaluate.score_tables import (
 )
 from sadm_ray.evaluate.subject_scores import SubjectScores, score_file
 from sadm_ray.generate.generation_record import read_predictions
+from sadm_ray.model.seen_subjects import NOBODY, SeenAs, SeenSubjects
 from sadm_ray.storage import Storage
+
+JUDGED: tuple[SeenAs, ...] = ("test", "unknown")
+"""Whom a model may be judged on, the better ones first."""
+
+_COLUMNS = {
+    "metrics": METRICS_COLUMNS,
+    "calibration": CALIBRATION_COLUMNS,
+    "temporal": TEMPORAL_COLUMNS,
+    "ventricles": VENTRICLES_COLUMNS,
+}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the evaluation found.
+    """What the evaluation found of those who are judged: the subjects that the model has not seen.
 
     Attributes:
         metrics: one row a (subject, task, frame, method); see `score_tables.METRICS_COLUMNS`. A prediction that could
@@ -56,6 +68,10 @@ class Evaluation:
             a task are neighbours in time.
         ventricles: one row a (subject, task, frame, method, structure); see `score_tables.VENTRICLES_COLUMNS`. Empty
             where no ACDC label maps lie beside the scans (`sadm_ray.evaluate.label_maps`).
+        split: `test`; or `unknown` where it is not recorded whom the model has seen.
+        seen: those whom the models and the sweep have seen.
+        others: the same of the other subjects by what they are to the model (`model.seen_subjects.SeenAs`), without
+            pictures and problems. They are listed apart, and nothing is concluded from them.
     """
 
     metrics: pd.DataFrame
@@ -65,6 +81,9 @@ class Evaluation:
     calibration: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CALIBRATION_COLUMNS))
     temporal: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TEMPORAL_COLUMNS))
     ventricles: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=VENTRICLES_COLUMNS))
+    split: SeenAs = "test"
+    seen: SeenSubjects = NOBODY
+    others: tuple[Evaluation, ...] = ()
 
 
 def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, pictures: int = 4) -> Evaluation:
@@ -72,11 +91,12 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
 
     Writes `metrics`, `calibration`, `temporal` and `ventricles` (each as `.parquet` and `.csv`), their means over
     subjects (`table.csv`, `calibration-table.csv`, `temporal-table.csv`, `ventricles-table.csv`) and `definitions.json`
-    to `out_dir`. Targets that were never scanned have no truth and are left out. One prediction that fails does not
-    stop the rest. Ray must be running.
+    to `out_dir`; their column `split` says what the subject is to the model. Targets that were never scanned have no
+    truth and are left out. One prediction that fails does not stop the rest. Ray must be running.
 
     Args:
         predictions: the generation's folder or its URL, a Parquet a subject (`generation_record.PREDICTION_SCHEMA`).
+            Beside it lies who has been seen (`model.seen_subjects`).
         pictures: how many frames to draw.
 
     Raises:
@@ -92,40 +112,40 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
     files = _prediction_files(Storage(str(predictions)))
     for place, key in ((study.location, "data.shards"), (str(predictions), "generate.out")):
         require_shared(place, key, "a folder that all nodes share, or a URL")
+    seen = SeenSubjects.read(Storage(str(predictions).rstrip("/").rpartition("/")[0]))
+    splits = {name: seen.seen_as(who) for name, who in fingerprints(study).items()}
     queries = _read_queries(files)
     dataset = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
-    change = mean_change(study, _pairs(queries))
-    about = {"study": study, "change": None if change is None else ray.put(change), "scans": scans_of(study)}
+    unseen = {name for name, split in splits.items() if split in JUDGED}
+    change = mean_change(study, _pairs(queries), leave_out=unseen & set(queries["subject"]))
+    about = {
+        "study": study,
+        "change": None if change is None else ray.put(change),
+        "scans": scans_of(study),
+        "checksums": ray.put(read_checksums(study)),
+    }
     with progress("evaluate", len(queries)) as reporter:
         results = dataset.map(score_file, fn_kwargs={"reporter": reporter, **about}).take_all()
     scored = [SubjectScores(**json.loads(each["scored"])) for each in results]
-    rows = pd.DataFrame([row for each in scored for row in each.metrics], columns=METRICS_COLUMNS)
-    if rows.empty:
+    tables = {
+        name: _table([row for each in scored for row in getattr(each, name)], columns, splits)
+        for name, columns in _COLUMNS.items()
+    }
+    metrics = tables["metrics"]
+    if metrics.empty:
         raise DataError(f"{predictions}: no predicted frame has a true scan to compare with")
-    twice = rows[rows.duplicated([*KEYS, "method"])]
+    twice = metrics[metrics.duplicated([*KEYS, "method"])]
     if not twice.empty:
         raise DataError(
             f"{predictions}: subject {twice['subject'].iloc[0]} is predicted twice; the folder holds more than one "
             "generation: empty it and generate again"
         )
-    metrics = _in_order(rows, ["task", "subject", "frame"])
-    calibration = pd.DataFrame([row for each in scored for row in each.calibration], columns=CALIBRATION_COLUMNS)
-    calibration = calibration.sort_values(["task", "subject", "frame"], ignore_index=True)
-    temporal = pd.DataFrame([row for each in scored for row in each.temporal], columns=TEMPORAL_COLUMNS)
-    temporal = _in_order(temporal, ["task", "subject"])
-    ventricles = pd.DataFrame([row for each in scored for row in each.ventricles], columns=VENTRICLES_COLUMNS)
-    ventricles = _in_order(ventricles, ["task", "subject", "frame"])
-    table = summarise(metrics)
-    whole = {"metrics": metrics, "calibration": calibration, "temporal": temporal, "ventricles": ventricles}
-    means = {
-        "table": table,
-        "calibration-table": summarise_calibration(calibration),
-        "temporal-table": summarise_temporal(temporal),
-        "ventricles-table": summarise_ventricles(ventricles),
-    }
-    _write_all(out_dir, whole, means)
+    found = {split: _of_split(tables, split, seen) for split in dict.fromkeys([*JUDGED, *metrics["split"]])}
+    judged = next((found[split] for split in JUDGED if len(found[split].metrics)), found["test"])
+    others = tuple(each for each in found.values() if each is not judged and len(each.metrics))
+    _write_all(out_dir, tables, [judged, *others])
 
-    chosen = choose_pictures(metrics, pictures)
+    chosen = choose_pictures(judged.metrics, pictures)
     drawing = dataset.flat_map(draw_chosen, fn_kwargs={"chosen": set(chosen), "study": study})
     drawn = drawing.take_all() if chosen else []
     shown = tuple(
@@ -136,7 +156,33 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
     failed = [row for row in [*metrics.to_dict("records"), *drawn] if row["error"]]
     problems = [f"{row['subject']}, {row['task']}, frame {row['frame']}: {row['error']}" for row in failed]
     problems += sorted({line for each in scored for line in each.problems})
-    return Evaluation(metrics, table, shown, tuple(problems), calibration, temporal, ventricles)
+    return replace(judged, pictures=shown, problems=tuple(problems), others=others)
+
+
+def _table(rows: list[Mapping[str, Any]], columns: list[str], splits: Mapping[str, SeenAs]) -> pd.DataFrame:
+    """The rows in the order in which they are shown, with the `split` of each subject."""
+    table = pd.DataFrame(rows, columns=columns)
+    table["split"] = [splits.get(name, "unknown") for name in table["subject"]]
+    keys = [key for key in ("task", "subject", "frame") if key in columns]
+    if "method" not in columns:
+        return table.sort_values(keys, ignore_index=True)
+    ranks = table["method"].map(rank)
+    return table.assign(rank=ranks).sort_values([*keys, "rank"], ignore_index=True)[list(table.columns)]
+
+
+def _of_split(tables: Mapping[str, pd.DataFrame], split: SeenAs, seen: SeenSubjects) -> Evaluation:
+    its = {name: table[table["split"] == split].reset_index(drop=True) for name, table in tables.items()}
+    return Evaluation(
+        its["metrics"],
+        summarise(its["metrics"]),
+        (),
+        (),
+        its["calibration"],
+        its["temporal"],
+        its["ventricles"],
+        split,
+        seen,
+    )
 
 
 def _prediction_files(folder: Storage) -> list[str]:
@@ -153,11 +199,11 @@ def _prediction_files(folder: Storage) -> list[str]:
 
 
 def _read_queries(files: Sequence[str]) -> pd.DataFrame:
-    """The `frame` and the `observed` slots of each prediction, without the volumes."""
+    """The `subject`, the `frame` and the `observed` slots of each prediction, without the volumes."""
     tables = []
     for file in files:
         try:
-            tables.append(read_predictions(file, columns=["frame", "observed"]))
+            tables.append(read_predictions(file, columns=["subject", "frame", "observed"]))
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{file}: cannot be read ({reason}); remove it and generate again") from None
@@ -173,14 +219,19 @@ def _pairs(queries: pd.DataFrame) -> set[Pair]:
     }
 
 
-def _in_order(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Sorted by `keys` and then as the methods are shown."""
-    ranks = rows["method"].map(rank)
-    return rows.assign(rank=ranks).sort_values([*keys, "rank"], ignore_index=True)[list(rows.columns)]
-
-
-def _write_all(out_dir: Path, whole: Mapping[str, pd.DataFrame], means: Mapping[str, pd.DataFrame]) -> None:
+def _write_all(out_dir: Path, whole: Mapping[str, pd.DataFrame], found: Sequence[Evaluation]) -> None:
+    """The tables of all subjects, and the means over subjects of each split."""
     out_dir.mkdir(parents=True, exist_ok=True)
+    means = {
+        "table": pd.concat([each.table.assign(split=each.split) for each in found]),
+        "calibration-table": pd.concat(
+            [summarise_calibration(each.calibration).assign(split=each.split) for each in found]
+        ),
+        "temporal-table": pd.concat([summarise_temporal(each.temporal).assign(split=each.split) for each in found]),
+        "ventricles-table": pd.concat(
+            [summarise_ventricles(each.ventricles).assign(split=each.split) for each in found]
+        ),
+    }
     for name, table in whole.items():
         _write(out_dir / f"{name}.parquet", partial(table.to_parquet, index=False))
     for name, table in {**whole, **means}.items():

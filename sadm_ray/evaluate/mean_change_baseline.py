@@ -54,13 +54,14 @@ class MeanChange:
         return None if change is None else within_observed_range(frames[copied] + change, frames, observed)
 
 
-def mean_change(study: Study, pairs: Collection[Pair]) -> MeanChange | None:
+def mean_change(study: Study, pairs: Collection[Pair], leave_out: Collection[str] = ()) -> MeanChange | None:
     """The mean change of the study's training subjects; None where there are none. Ray must be running.
 
     Args:
         pairs: (copied slot, target slot) of all predictions; no others are summed.
+        leave_out: subjects that it is compared on: the study may have been split anew since the model was trained.
     """
-    names = study.subjects.get("train", ())
+    names = [name for name in study.subjects.get("train", ()) if name not in leave_out]
     wanted = sorted(pairs) if study.frames is not None else [ALL_TIME]
     if not names or not pairs:
         return None

@@ -22,18 +22,18 @@ NAIVE_BASELINES = (COPY_LAST, COPY_FIRST, EXTRAPOLATION, MEAN_CHANGE, INTERPOLAT
 """The methods that need no model, in the order in which they are shown."""
 
 KEYS = ["subject", "task", "frame"]
-METRICS_COLUMNS = [*KEYS, "time", "method", *SCORES, "error"]
+METRICS_COLUMNS = [*KEYS, "time", "method", *SCORES, "error", "split"]
 TABLE_COLUMNS = [
     "task", "method", "subjects", "frames", *SCORES, "delta_psnr", "delta_psnr_se", "delta_psnr_changed", "better",
 ]  # fmt: skip
 
 _ROOTS = ["spread", "error"]
 _CALIBRATION = [*_ROOTS, "correlation", *COVERAGES]
-CALIBRATION_COLUMNS = [*KEYS, "samples", *_CALIBRATION]
+CALIBRATION_COLUMNS = [*KEYS, "samples", *_CALIBRATION, "split"]
 _TEMPORAL = ["difference_error", "flicker"]
-TEMPORAL_COLUMNS = ["subject", "task", "method", "frames", *_TEMPORAL]
+TEMPORAL_COLUMNS = ["subject", "task", "method", "frames", *_TEMPORAL, "split"]
 _VENTRICLES = ["true_ml", "predicted_ml", "error_ml", "own_error_ml"]
-VENTRICLES_COLUMNS = [*KEYS, "method", "structure", *_VENTRICLES]
+VENTRICLES_COLUMNS = [*KEYS, "method", "structure", *_VENTRICLES, "split"]
 
 HEADINGS = {
     "task": "task",
@@ -210,9 +210,13 @@ def cells(table: pd.DataFrame) -> Iterator[list[str]]:
         yield [_cell(column, row[column]) for column in HEADINGS]
 
 
-def render_table(table: pd.DataFrame) -> Table:
-    """The table for a terminal; a rule between tasks, the naive baselines dimmed."""
-    title = "Against copy-last, on the same subjects and frames"
+def render_table(table: pd.DataFrame, who: str = "") -> Table:
+    """The table for a terminal; a rule between tasks, the naive baselines dimmed.
+
+    Args:
+        who: the subjects, for the title.
+    """
+    title = f"{who}{', a' if who else 'A'}gainst copy-last on the same frames"
     shown = Table(title=title, title_justify="left", pad_edge=False, collapse_padding=True)
     for column, heading in HEADINGS.items():
         shown.add_column(

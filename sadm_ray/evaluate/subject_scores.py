@@ -22,7 +22,7 @@ from sadm_ray.evaluate.prediction import Prediction, Row, Truth
 from sadm_ray.evaluate.score_tables import KEYS
 from sadm_ray.evaluate.temporal_metrics import runs, temporal_scores
 from sadm_ray.evaluate.ventricle_volumes import ventricle_rows
-from sadm_ray.generate.generation_record import read_predictions
+from sadm_ray.generate.generation_record import observed_checksum, read_predictions
 from sadm_ray.storage import Storage
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def score_file(
     study: Study,
     change: ObjectRef[MeanChange] | None,
     scans: Storage | None,
+    checksums: ObjectRef[Mapping[str, str]],
     reporter: Reporter,
 ) -> dict[str, str]:
     """Score the predictions in a `file`, as a task of Ray Data; returns JSON (`SubjectScores`).
@@ -57,13 +58,22 @@ def score_file(
     Args:
         change: the mean change in Ray's object store; None where it is not known.
         scans: where label maps are looked for.
+        checksums: of each subject's stored row, in Ray's object store.
         reporter: counts each frame.
     """
     import ray
 
     known = None if change is None else ray.get(change)
     rows = read_predictions(item["file"]).to_pylist()
+    made_from, stored = observed_checksum(item["file"]), ray.get(checksums)
+    if made_from is not None:
+        rows = [_of_other_scans(row) if stored.get(row["subject"], made_from) != made_from else row for row in rows]
     return {"scored": json.dumps(vars(score_subjects(rows, study, known, scans, lambda: reporter.add.remote(1))))}
+
+
+def _of_other_scans(row: Row) -> Row:
+    why = "made from other scans, or from scans prepared otherwise, than are prepared now; generate again"
+    return {**row, "error": row["error"] or why}
 
 
 def score_subjects(

@@ -11,20 +11,23 @@ import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import ray
 
 from sadm_ray.actor_pool import map_in_actor_pool
 from sadm_ray.cluster import require_shared
 from sadm_ray.config import SamplingSettings, Settings
-from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.data.shards.prepared_study import Study, fingerprints
 from sadm_ray.errors import ConfigError
 from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
-from sadm_ray.generate.generation_plan import SubjectJob, plan_subject_jobs
+from sadm_ray.generate.generation_plan import SubjectJob, plan_subject_jobs, wants_tasks
 from sadm_ray.generate.generation_record import SubjectRecord, claim, read_record, recorded, remove, write_manifest
 from sadm_ray.generate.request_csv import Failures
 from sadm_ray.generate.volume_writer import describe
 from sadm_ray.model.pretrained import StoredModel
+from sadm_ray.model.seen_subjects import NOBODY, SeenSubjects
 from sadm_ray.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -49,15 +52,22 @@ class Generation:
 
 
 def generate_volumes(
-    settings: Settings, study: Study, models: Sequence[StoredModel], out: str, sampling: SamplingSettings
+    settings: Settings,
+    study: Study,
+    models: Sequence[StoredModel],
+    out: str,
+    sampling: SamplingSettings,
+    chosen_on: SeenSubjects | None = None,
 ) -> Generation:
     """Generate what the settings request (`GenerateSettings`) of the study's subjects. Needs a running Ray.
 
     Writes `out/<task>/sub-<subject>/*.nii.gz` with a JSON each, `out/predictions/` (for the evaluation, and as
-    the record of what is done), `out/manifest.parquet`, and `out/failures.csv` if anything failed.
+    the record of what is done), `out/manifest.parquet`, and `out/failures.csv` if anything failed. The evaluation
+    knows from `out/seen_subjects.json` who is a test subject of what was generated.
 
     Args:
         models: with the average of the weights that `sampling` names; several models draw the samples in turn.
+        chosen_on: the subjects on which `sampling` was chosen; None: on nobody.
 
     Raises:
         ConfigError: `out` holds the volumes of another request; it or the shards are not seen by every machine; there
@@ -72,6 +82,10 @@ def generate_volumes(
     require_shared(out, "generate.out", "a folder that all nodes share, or a URL")
     folder = Storage(out)
     claim(folder, plan.decisive, wanted.replace)
+    seen = reduce(or_, (model.seen for model in models), chosen_on or NOBODY)
+    seen.write(folder)
+    if wants_tasks(wanted) and wanted.split == "test":
+        _tell_of_seen(study, plan.subject_jobs, seen)
     left = _left(folder, plan.subject_jobs)
     if left:
         describe(folder)
@@ -102,6 +116,22 @@ def generate_volumes(
         deque(done, maxlen=0)
     folder.remove_partials()
     return _conclude(folder, plan.subject_jobs, plan.failures, done_before=len(plan.subject_jobs) - len(left))
+
+
+def _tell_of_seen(study: Study, subject_jobs: Sequence[SubjectJob], seen: SeenSubjects) -> None:
+    """Say that some of the test subjects are none to these models; `evaluate` lists them apart."""
+    who = fingerprints(study)
+    known = [each.subject for each in subject_jobs if seen.seen_as(who[each.subject]) in ("train", "val")]
+    if known:
+        log.warning(
+            "%s: the model was trained, or something was chosen, on %d of its %d test subjects (%s%s): this is another "
+            "split than the model's; they will be scored apart, and not as test subjects",
+            study.location,
+            len(known),
+            len(subject_jobs),
+            ", ".join(known[:3]),
+            ", …" if len(known) > 3 else "",
+        )
 
 
 def _device(gpus: float) -> str:

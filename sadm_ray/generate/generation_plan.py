@@ -22,11 +22,12 @@ VISITS = "visits"
 
 @dataclass(frozen=True)
 class SubjectJob:
-    """All requests of one subject; equal keys mean equal volumes."""
+    """All requests of one subject, whose stored row has that checksum; equal keys mean equal volumes."""
 
     subject: str
     requests: tuple[Request, ...]
     key: str
+    checksum: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def plan_subject_jobs(settings: Settings, study: Study, digests: Sequence[str], 
         requests = {name: _requests(settings, study) for name in names}
     checksums = read_checksums(study)
     subject_jobs = tuple(
-        SubjectJob(name, tuple(its), _key(decisive, checksums[name], its)) for name, its in sorted(requests.items())
+        SubjectJob(name, tuple(its), _key(decisive, checksums[name], its), checksums[name])
+        for name, its in sorted(requests.items())
     )
     return Plan(subject_jobs, failures, decisive)
 

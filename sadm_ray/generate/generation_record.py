@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sadm_ray.errors import ConfigError
+from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.storage import Storage
 
 PREDICTIONS, REQUEST, MANIFEST = "predictions", "request.json", "manifest.parquet"
@@ -58,9 +58,16 @@ class SubjectRecord:
         return [file for frame in self.frames for file in frame["files"]]
 
 
-def write_record(out: Storage, subject: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the record of a subject. Its volumes must be written already."""
-    schema = PREDICTION_SCHEMA.with_metadata({_ABOUT: json.dumps({"key": key}).encode()})
+def write_record(
+    out: Storage, subject: str, key: str, rows: Sequence[Mapping[str, Any]], checksum: str | None = None
+) -> None:
+    """Write the record of a subject. Its volumes must be written already.
+
+    Args:
+        checksum: of the stored row that was observed.
+    """
+    about = {"key": key, "checksum": checksum or None}
+    schema = PREDICTION_SCHEMA.with_metadata({_ABOUT: json.dumps(about).encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), sink, compression="zstd")
     out.write(_path(subject), sink.getvalue())
@@ -78,6 +85,31 @@ def read_predictions(file: str, **how: Any) -> pa.Table:
     """
     system, path = Storage(file).resolved
     return pq.read_table(path, filesystem=system, partitioning=None, **how)
+
+
+def observed_checksum(file: str) -> str | None:
+    """The checksum of the stored row that the predictions in a file were made from; None: an earlier version's."""
+    system, path = Storage(file).resolved
+    about = json.loads((pq.read_schema(path, filesystem=system).metadata or {}).get(_ABOUT, b"{}"))
+    checksum: str | None = about.get("checksum")
+    return checksum
+
+
+def read_request(out: Storage) -> Mapping[str, Any] | None:
+    """The facts that decided what was generated (`generation_plan.Plan.decisive`); None where there are none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        facts: Mapping[str, Any] = json.loads(out.read(REQUEST))
+        if not isinstance(facts, dict):
+            raise ValueError("no facts by name")  # noqa: TRY004, TRY301
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DataError(f"{out.where(REQUEST)}: cannot be read ({error}); remove it and generate again") from None
+    return facts
 
 
 def read_record(out: Storage, subject: str) -> SubjectRecord | None:

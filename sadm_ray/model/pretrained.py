@@ -17,6 +17,7 @@ from sadm_ray.model.base_model import WEIGHTS, SequenceModel, ema_name
 from sadm_ray.model.model_config import CONFIG, ModelConfig
 from sadm_ray.model.registry import build_model
 from sadm_ray.model.renamed_weights import with_current_weight_names
+from sadm_ray.model.seen_subjects import NOT_RECORDED, SeenSubjects
 from sadm_ray.storage import Storage
 
 
@@ -25,12 +26,13 @@ class StoredModel:
     """The bytes of a model (`SequenceModel.save_pretrained`), which travel to actors that cannot see its folder.
 
     `weights` is an array so that the actors of one machine share Ray's copy of it. `source` is where it was read, for
-    messages.
+    messages; `seen` are those who taught it.
     """
 
     source: str
     config: bytes
     weights: UInt8[np.ndarray, " n"]
+    seen: SeenSubjects = NOT_RECORDED
 
     @classmethod
     def read(cls, folder: Path | str, ema: float | None = None) -> StoredModel:
@@ -54,7 +56,8 @@ class StoredModel:
                 )
             if missing:
                 raise DataError(f"{storage.location}: no trained model here ({missing[0]} is missing); train one first")
-            return cls(storage.where(name), storage.read(CONFIG), np.frombuffer(storage.read(name), np.uint8))
+            weights = np.frombuffer(storage.read(name), np.uint8)
+            return cls(storage.where(name), storage.read(CONFIG), weights, SeenSubjects.read(storage))
         except OSError as error:
             raise DataError(f"{storage.location}: cannot be read ({str(error).splitlines()[0]})") from None
 

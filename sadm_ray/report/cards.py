@@ -10,6 +10,7 @@ from sadm_ray import __version__
 from sadm_ray.config import DataSettings, SamplingSettings, TrainSettings
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.evaluate.score_tables import Verdict
+from sadm_ray.model.seen_subjects import SeenSubjects
 
 if TYPE_CHECKING:
     from sadm_ray.model.base_model import SequenceModel
@@ -68,9 +69,8 @@ def data_card(study: Study, name: str, settings: DataSettings) -> Card:
 
 def model_card(
     model: SequenceModel,
-    study: Study,
-    name: str,
-    training: TrainSettings,
+    seen: SeenSubjects,
+    training: TrainSettings | None,
     sampling: SamplingSettings,
     judged: Sequence[Verdict],
     members: int = 1,
@@ -78,8 +78,9 @@ def model_card(
     """What the model is, its intended use, what it is not for, and what was measured.
 
     Args:
-        name: of the study.
-        judged: its verdicts against copy-last on test subjects.
+        seen: the subjects that it was trained on, and that its weights and settings were chosen on.
+        training: how it was trained; None: by another run.
+        judged: its verdicts against copy-last on subjects that it has not seen.
         members: how many models drew the samples in turn; `model` is the first of them.
     """
     config = model.config
@@ -92,8 +93,7 @@ def model_card(
             "other times",
             "kind": f"{config.model.kind}, which predicts {_TARGETS[config.model.target]}{each}",
             "size": ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in counts.items()),
-            "trained on": f"{len(study.subjects.get('train', ()))} subjects of {name}; {training.steps:,} steps, "
-            f"{training.batch_size} sequences each",
+            "trained on": _trained_on(seen, training),
             "sampling": ", ".join(
                 f"{key.replace('_', ' ')} {value}" for key, value in sampling.model_dump(exclude_none=True).items()
             ),
@@ -108,6 +108,11 @@ def model_card(
             "made with": f"sadm-ray {__version__}",
         },
     )
+
+
+def _trained_on(seen: SeenSubjects, training: TrainSettings | None) -> str:
+    who = f"{seen.counts[0]} subjects, with {seen.counts[1]} to choose on" if seen.complete else "whom is not recorded"
+    return who + (f"; {training.steps:,} steps, {training.batch_size} sequences each" if training else "")
 
 
 def _counted(study: Study) -> str:

@@ -21,6 +21,7 @@ from sadm_ray.evaluate.evaluation_job import Evaluation
 from sadm_ray.evaluate.metrics import DEFINITIONS
 from sadm_ray.evaluate.prediction_plots import draw_gains, draw_psnr_by_frame
 from sadm_ray.evaluate.score_tables import HEADINGS, Verdict, by_frame, signed, verdicts
+from sadm_ray.evaluate.who_is_scored import TITLES
 from sadm_ray.report.calibration_plots import (
     calibration_rows,
     draw_coverage,
@@ -125,6 +126,7 @@ def render_report(report: Report) -> str:
         judged=[(task, list(group)) for task, group in groupby(judged, key=lambda verdict: verdict.task)],
         headings=[heading for column, heading in HEADINGS.items() if column != "task"],
         tasks=rows_by_task(evaluation.table),
+        others=[(TITLES[each.split], rows_by_task(each.table)) for each in evaluation.others],
         gains_png=draw_gains(evaluation.metrics) if has_scores else None,
         by_frame_png=draw_psnr_by_frame(evaluation.metrics) if has_scores else None,
         by_frame=plain_rows(by_frame(evaluation.metrics)) if has_scores else [],
@@ -137,7 +139,7 @@ def render_report(report: Report) -> str:
         ventricles=plain_rows(ventricle_rows(evaluation.ventricles)) if len(evaluation.ventricles) else [],
         comparisons=[(each, plain_rows(each.table)) for each in report.comparisons],
         trials=plain_rows(report.sweep.trials.head(MOST_TRIALS)) if report.sweep else [],
-        others=max(len(report.sweep.trials) - MOST_TRIALS, 0) if report.sweep else 0,
+        more_trials=max(len(report.sweep.trials) - MOST_TRIALS, 0) if report.sweep else 0,
         pictures=evaluation.pictures,
         problems=[*report.problems, *evaluation.problems],
         settings=re.sub(r"(?<=://)[^/\s@]+@", "…@", report.settings_yaml),

@@ -13,14 +13,16 @@ import pandas as pd
 
 from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.config.settings_file import dump_settings
-from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.data.shards.prepared_study import Study, fingerprints
 from sadm_ray.evaluate.evaluation_job import Evaluation
 from sadm_ray.evaluate.prediction_plots import draw_curves
 from sadm_ray.evaluate.score_tables import verdicts
 from sadm_ray.evaluate.sweep_objectives import OBJECTIVES
 from sadm_ray.evaluate.sweep_plots import draw_importance, draw_pareto
+from sadm_ray.evaluate.who_is_scored import who_is_scored
 from sadm_ray.generate.generation_plan import model_folder
 from sadm_ray.model.pretrained import load_model
+from sadm_ray.model.seen_subjects import SeenSubjects
 from sadm_ray.report.cards import Card, data_card, model_card
 from sadm_ray.report.html_page import ComparisonSection, Report, SweepSection, write_report
 from sadm_ray.report.viewer import build_viewer
@@ -46,6 +48,7 @@ def write_run_report(
     evaluation: Evaluation,
     sampling: SamplingSettings,
     trials: Path,
+    chosen_on: SeenSubjects | None,
     predictions: Path | str,
     losses: Sequence[tuple[int, float]],
     comparisons: Sequence[ComparisonSection] = (),
@@ -56,8 +59,9 @@ def write_run_report(
     Args:
         sampling: how the volumes were drawn.
         trials: the table of the sweep (CSV), which may be missing.
+        chosen_on: those on whom that sweep chose `sampling`; None: it did not.
         predictions: the generation's folder of Parquet files or its URL, one a subject: the viewer shows some of them.
-        losses: of the training, by step.
+        losses: of the training, by step; empty where the model is another run's.
         comparisons: with other models.
         title: of the page; none: the run's name.
     """
@@ -67,14 +71,11 @@ def write_run_report(
         title=title or settings.run.name,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         evaluation=evaluation,
-        summary=[
-            f"Study: {name}; {counts}.",
-            "All scores are of test subjects, which neither the training nor the sweep has seen.",
-        ],
+        summary=[f"Study: {name}; {counts}.", *who_is_scored(evaluation)],
         comparisons=comparisons,
         viewer=build_viewer(study, predictions, evaluation.metrics),
         curves=_curves(losses),
-        sweep=_sweep(settings, study, trials),
+        sweep=None if chosen_on is None else _sweep(settings, study, chosen_on, trials),
         problems=[*study.problems, *study.warnings],
         settings_yaml=dump_settings(settings),
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
@@ -87,7 +88,7 @@ def write_run_report(
 _PURPOSE = {"train": "train on", "val": "choose settings on", "test": "test on"}
 
 
-def _sweep(settings: Settings, study: Study, file: Path) -> SweepSection | None:
+def _sweep(settings: Settings, study: Study, chosen_on: SeenSubjects, file: Path) -> SweepSection | None:
     objective = settings.tune.objectives[0]
     if not file.exists():
         return None
@@ -97,10 +98,9 @@ def _sweep(settings: Settings, study: Study, file: Path) -> SweepSection | None:
     worth = trials[objective] * (1.0 if OBJECTIVES[objective][0] == "max" else -1.0)
     # A trial that was stopped early saw fewer subjects: its scores cannot be compared with the others'.
     order = trials.assign(worth=worth).sort_values(["stopped", "worth"], ascending=[True, False]).index
-    most = int(trials["subjects"].max())
     return SweepSection(
         trials=trials.loc[order],
-        subjects=study.subjects["val"][:most],
+        subjects=[name for name, who in fingerprints(study).items() if chosen_on.seen_as(who) == "val"],
         pareto_png=draw_pareto(trials, objective),
         importance_png=draw_importance(trials, objective),
     )
@@ -118,9 +118,8 @@ def _cards(settings: Settings, study: Study, evaluation: Evaluation, sampling: S
         data_card(study, name, settings.data),
         model_card(
             model,
-            study,
-            name,
-            settings.train,
+            evaluation.seen,
+            settings.train if settings.generate.model is None else None,
             sampling,
             verdicts(evaluation.table),
             1 + len(settings.generate.ensemble),

@@ -12,8 +12,8 @@ client, and retries for as long as MLflow is out of reach. What a killed process
 run sends. Workers on other machines hand their records to the driver (`run_for_workers`).
 """
 
-from sadm_ray.tracking.step_runs import step_history, tracked_step, tracking_uri
+from sadm_ray.tracking.step_runs import begin_anew, step_history, tracked_step, tracking_uri
 from sadm_ray.tracking.tracked_run import TrackedRun
 from sadm_ray.tracking.worker_logging import run_for_workers
 
-__all__ = ["TrackedRun", "run_for_workers", "step_history", "tracked_step", "tracking_uri"]
+__all__ = ["TrackedRun", "begin_anew", "run_for_workers", "step_history", "tracked_step", "tracking_uri"]

@@ -48,6 +48,10 @@ class RunIds:
             ids[key] = run
         self._write({**kept, "ids": ids})
 
+    def forget(self) -> None:
+        """Forget all: what is recorded from now on goes to new runs."""
+        self._write({"token": uuid.uuid4().hex})
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """No other process makes runs of this folder in the block."""

@@ -13,6 +13,7 @@ from sadm_ray.tracking.driver_logging import DriverSink
 from sadm_ray.tracking.log_record import PARENT, TrackingStore
 from sadm_ray.tracking.mlflow_client import shown
 from sadm_ray.tracking.outbox import outbox_folder
+from sadm_ray.tracking.run_ids import RunIds
 from sadm_ray.tracking.tracked_run import TrackedRun
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,23 @@ def tracked_step(settings: Settings, step: str) -> Iterator[TrackedRun]:
                 shown(driver.place.uri),
                 outbox_folder(driver.place),
             )
+
+
+def begin_anew(settings: Settings, step: str) -> None:
+    """Record to new MLflow runs from now on, if that step has one: another model begins in the run's folder.
+
+    MLflow keeps the first parameters of a run: those of the earlier model would stand beside the scores of this one.
+    """
+    driver = DriverSink(_place(settings))
+    if not driver.knows(step):
+        return
+    if left := driver.flush():
+        log.warning(
+            "%d records of the model that was in %s before wait for MLflow; they will be among those of the new one",
+            left,
+            settings.run_dir,
+        )
+    RunIds(settings.run_dir, tracking_uri(settings)).forget()
 
 
 def step_history(settings: Settings, step: str, metric: str) -> list[tuple[int, float]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from sadm_ray.config import Settings, flatten
 from sadm_ray.config.renamed_settings import current_name
-from sadm_ray.data.shards.prepared_study import Study
-from sadm_ray.errors import ConfigError
+from sadm_ray.data.shards.prepared_study import Study, names_digest
+from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.storage import Storage
 
@@ -21,6 +22,10 @@ _CHANGEABLE = {
 """Settings of training that do not change the result (but for rounding), so that a resumed run may change them."""
 
 
+SPLITS = {"study.train": "train", "study.val": "val"}
+"""Who was trained on, and who was validated on, which chooses among averages and may end the training."""
+
+
 def refuse_changes(settings: Settings, study: Study, config: ModelConfig, storage: Storage) -> dict[str, Any]:
     """Refuse to resume a run with other decisive settings; a new run writes its own down.
 
@@ -31,11 +36,13 @@ def refuse_changes(settings: Settings, study: Study, config: ModelConfig, storag
         ConfigError: some have changed; lists each with its value before and now.
     """
     now = _decisive(settings, study, config)
-    try:
-        before = {current_name(key): value for key, value in json.loads(storage.read(RUN)).items()}
-    except FileNotFoundError:
+    before = _read(storage)
+    if before is None:
         storage.write(RUN, json.dumps(now, indent=2).encode())
         return now
+    for key, split in SPLITS.items():  # an earlier version counted those who train, and nobody else
+        if before.get(key) in (None, len(study.subjects.get(split, ()))):
+            before[key] = now[key]
     changed = [
         f"{key} ({before.get(key)} before, {now.get(key)} now)"
         for key in dict.fromkeys([*now, *before])
@@ -49,9 +56,27 @@ def refuse_changes(settings: Settings, study: Study, config: ModelConfig, storag
     return now
 
 
+def is_begun(storage: Storage) -> bool:
+    """Whether a training has been begun whose checkpoints are, or will be, in this folder."""
+    return _read(storage) is not None
+
+
+def _read(storage: Storage) -> dict[str, Any] | None:
+    try:
+        return {current_name(key): value for key, value in json.loads(storage.read(RUN)).items()}
+    except FileNotFoundError:
+        return None
+    except (ValueError, AttributeError):
+        raise DataError(
+            f"{storage.where(RUN)}: not what a training has written; remove {storage.where()} to begin anew"
+        ) from None
+
+
 def _decisive(settings: Settings, study: Study, config: ModelConfig) -> dict[str, Any]:
     train = settings.train
     left_out = {*_CHANGEABLE, "seed"}  # `training_seed` stands for it
+    if not train.chosen_on:
+        left_out.add("chosen_on")  # earlier versions did not know it
     if train.schedule == "constant":
         left_out.add("steps")  # a longer run begins with the same steps
     if train.validation.patience is None:
@@ -62,6 +87,11 @@ def _decisive(settings: Settings, study: Study, config: ModelConfig) -> dict[str
         **flatten(config),
         **{f"train.{key}": value for key, value in kept.items()},
         "study.content": study.content,
-        "study.train": len(study.subjects.get("train", ())),
+        **{key: _who(study.subjects.get(split, ())) for key, split in SPLITS.items()},
     }
     return dict(json.loads(json.dumps(decisive, default=lambda section: section.model_dump(mode="json"))))
+
+
+def _who(names: Sequence[str]) -> str:
+    """How many they are, and a digest of their names: another fold has as many."""
+    return f"{len(names)} subjects, {names_digest(names)}"

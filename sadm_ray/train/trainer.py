@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from sadm_ray.cluster import require_shared
 from sadm_ray.config import Settings, flatten, is_url
-from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study
+from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study, fingerprints, split_digest
 from sadm_ray.errors import ConfigError, DataError, Stopped
 from sadm_ray.model.base_model import WEIGHTS, ema_name
 from sadm_ray.model.model_config import CONFIG, ModelConfig
 from sadm_ray.model.registry import build_model, with_kind_defaults
+from sadm_ray.model.seen_subjects import NOT_RECORDED, SeenSubjects
 from sadm_ray.progress import progress
 from sadm_ray.storage import Storage
 from sadm_ray.tracking import TrackedRun, run_for_workers
@@ -26,6 +28,8 @@ from sadm_ray.train.checkpoint import BEST, Checkpoint, Checkpoints
 from sadm_ray.train.resume_check import refuse_changes
 from sadm_ray.train.stop_signal import control
 from sadm_ray.train.worker_loop import WorkerTask, train_worker
+
+log = logging.getLogger(__name__)
 
 _RESIZE_SECONDS = 30.0
 """How often an elastic run checks for room for another worker; each change costs a restart."""
@@ -95,7 +99,7 @@ def train_model(
     newest = checkpoints.newest()
     if newest is None or not _is_done(newest, settings):
         newest = _train(settings, study, config, location, tracked, stop)
-    _export(newest, settings, out)
+    _export(newest, settings, study, out)
     results = {"step": newest.step, "epoch": newest.metadata["epoch"], **newest.metadata["validated"]}
     tracked.tags({"checkpoint": f"{newest.storage.where(newest.folder)}"})
     tracked.register(out, settings.run.name, {"digest": _model_digest(newest), "study": study.digest[:36]})
@@ -159,7 +163,7 @@ def _ray_storage(location: str) -> dict[str, Any]:
     return {"storage_path": path, "storage_filesystem": system if is_url(location) else None}
 
 
-def _export(newest: Checkpoint, settings: Settings, out: Path) -> None:
+def _export(newest: Checkpoint, settings: Settings, study: Study, out: Path) -> None:
     """Write the model for use to `out`: the chosen average as model.safetensors, and each by its own name."""
     names = [ema_name(decay) for decay in settings.train.ema_decays]
     source = newest
@@ -168,11 +172,27 @@ def _export(newest: Checkpoint, settings: Settings, out: Path) -> None:
     losses = {name: newest.metadata["validated"].get(f"val_loss/{name}", float("inf")) for name in names}
     chosen = min(names, key=losses.__getitem__)  # the first, where nothing was validated
     target = Storage(str(out))
+    _seen(newest, settings, study).write(target)
     target.write(CONFIG, source.read(CONFIG))
     for name in names:
         if len(names) > 1:
             target.write(f"{name}.safetensors", source.read(f"{name}.safetensors"))
     target.write(WEIGHTS, source.read(f"{chosen}.safetensors"))
+
+
+def _seen(newest: Checkpoint, settings: Settings, study: Study) -> SeenSubjects:
+    """Those whom the training has seen, of which its checkpoint is a witness; nobody where that is silent."""
+    trained_on = newest.metadata["study"]
+    if split_digest(study) != trained_on.get("split") and study.digest != trained_on["digest"]:
+        log.warning(
+            "%s: an earlier version wrote it, and the study was prepared again since: on whom the model was trained is "
+            "not known, and nobody will count as its test subject; train again under another run.name",
+            newest.storage.where(newest.folder),
+        )
+        return NOT_RECORDED
+    who = fingerprints(study)
+    train, val = ([who[name] for name in study.subjects.get(split, ())] for split in ("train", "val"))
+    return SeenSubjects.of(train, val) | SeenSubjects(val=frozenset(settings.train.chosen_on))
 
 
 def _dataset_profile(study: Study) -> dict[str, Any]:

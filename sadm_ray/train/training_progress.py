@@ -9,7 +9,7 @@ from typing import Any
 
 from sadm_ray import __version__
 from sadm_ray.config import Settings, TrainSettings
-from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.data.shards.prepared_study import Study, split_digest
 
 
 @dataclass
@@ -56,7 +56,12 @@ class TrainingProgress:
             **asdict(self),
             "workers": world,
             "seed": settings.training_seed,
-            "study": {"digest": study.digest, "preparation": study.preparation, "content": study.content},
+            "study": {
+                "digest": study.digest,
+                "preparation": study.preparation,
+                "content": study.content,
+                "split": split_digest(study),
+            },
             "settings": settings.model_dump(mode="json", include={"model", "diffusion", "train"}),
             "versions": versions,
         }

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from ray import tune
 from sadm_ray.cluster import require_shared
 from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import with_values
-from sadm_ray.data.shards.prepared_study import Study, read_subject
+from sadm_ray.data.shards.prepared_study import Study, fingerprints, read_subject
 from sadm_ray.errors import ConfigError, DataError, reason_of
 from sadm_ray.evaluate.sampling_quality import query_of, structure_can_be_scored
 from sadm_ray.model.model_config import CONFIG
-from sadm_ray.model.pretrained import load_model
+from sadm_ray.model.pretrained import StoredModel, load_model
+from sadm_ray.model.seen_subjects import SeenSubjects
 from sadm_ray.progress import progress
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.tune.sampling_callback import SamplingCallback
@@ -39,15 +41,18 @@ def tune_sampling(settings: Settings, study: Study, model: Path, out: Path, trac
     `out`. With more `tune.trials` it is extended.
 
     Raises:
-        ConfigError: an objective needs a package that is not installed, or `out` is not seen by all machines.
+        ConfigError: an objective needs a package that is not installed, `out` is not seen by all machines, or the
+            model was trained on a validation subject.
         DataError: no validation subject has a target, an average of the weights is missing, or every trial failed.
     """
     if "ssim" in settings.tune.objectives and not structure_can_be_scored():
         raise ConfigError("tune.objectives: ssim needs scikit-image; install sadm-ray[eval], or leave ssim out")
     models = [load_model(model, ema=ema) for ema in settings.tune.ema]  # raises before any trial starts
+    stored = StoredModel.read(model)
     if not models[0].is_guided:  # a baseline without guidance: no strength has an effect
         settings = with_values(settings, {"tune.guidance_scale": (0.0, 0.0)})
     names = study.names("val")[: settings.tune.subjects]
+    chosen_on = _refuse_trained_on(study, names, stored)
     rows = [read_subject(study, name) for name in names]
     _require_targets(settings, rows)
     folder = out / _sweep_name(settings, study, names, model)
@@ -64,7 +69,8 @@ def tune_sampling(settings: Settings, study: Study, model: Path, out: Path, trac
     history = History(folder / "trials.jsonl")
     trainable = tune.with_parameters(sampling_trial, sampling_task=sampling_task)
     failures = run_trials(trainable, settings, folder, len(rows), history, tracked)
-    return summarise_trials(history.ended, settings.sampling, settings.tune.objectives, names, failures)
+    swept = summarise_trials(history.ended, settings.sampling, settings.tune.objectives, names, failures)
+    return replace(swept, model=stored.digest, seen=chosen_on)
 
 
 def run_trials(
@@ -104,6 +110,19 @@ def run_trials(
         )
         results = tuner.fit()
     return [reason_of(error) for error in results.errors]
+
+
+def _refuse_trained_on(study: Study, names: Sequence[str], model: StoredModel) -> SeenSubjects:
+    """Refuse to choose settings on those whom the model knows already; returns the validation subjects as seen."""
+    who = fingerprints(study)
+    known = [name for name in names if model.seen.seen_as(who[name]) == "train"]
+    if known:
+        raise ConfigError(
+            f"{study.location}: the model was trained on {len(known)} of the {len(names)} validation subjects "
+            f"({known[0]}{', …' if len(known) > 1 else ''}): this is another split than its own; take another run.name "
+            "for another split"
+        )
+    return SeenSubjects.of([], [who[name] for name in names])
 
 
 def _require_targets(settings: Settings, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The result of a sampling sweep: the table of its trials, the best one, and the settings file for `generate`."""
+"""The result of a sampling sweep: the table of its trials and the best one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from sadm_ray.config import SamplingSettings
 from sadm_ray.errors import DataError
 from sadm_ray.evaluate.sweep_objectives import OBJECTIVES
 from sadm_ray.evaluate.sweep_plots import draw_importance, draw_pareto
+from sadm_ray.model.seen_subjects import NOBODY, SeenSubjects
 from sadm_ray.tune.sampling_space import trial_sampling
 from sadm_ray.tune.trial_history import Trial
 
@@ -24,13 +24,15 @@ class SamplingSweep:
 
     `trials` has the settings, the scores, and: `subjects`, the number evaluated; `stopped` early; `network_calls` per
     frame; `seconds` of evaluation; `pareto`: on the Pareto front; `chosen`. The last two consider only trials with all
-    subjects.
+    subjects. `model` is the digest of the model whose settings these are, `seen` are the subjects' fingerprints.
     """
 
     best: SamplingSettings
     subjects: tuple[str, ...]
     trials: pd.DataFrame
     failures: tuple[str, ...] = ()
+    model: str = ""
+    seen: SeenSubjects = NOBODY
 
 
 def summarise_trials(
@@ -89,23 +91,6 @@ def pareto_front(trials: pd.DataFrame, objectives: Sequence[str]) -> np.ndarray:
     better = (worth[:, None] > worth[None]).any(axis=2)
     known = ~np.isnan(worth).any(axis=1)
     return known & ~(as_good & better).any(axis=0)
-
-
-def write_tuned(file: Path, swept: SamplingSweep) -> None:
-    """Write the best settings as a file for `generate`, with a comment on their origin."""
-    best = swept.trials[swept.trials["chosen"]].iloc[0]
-    stopped, count = int(swept.trials["stopped"].sum()), len(swept.trials)
-    failed = f", {len(swept.failures)} failed" if swept.failures else ""
-    head = (
-        f"# Chosen by a sweep of {count} trials, of which {stopped} were stopped early{failed},\n"
-        f"# on {len(swept.subjects)} validation subjects: {', '.join(swept.subjects)}.\n"
-        f"# One sample is {best['gain']:+.2f} dB PSNR against copy-last there; a frame takes "
-        f"{int(best['network_calls'])} network calls.\n"
-    )
-    new = file.with_suffix(".new")
-    tree = {"sampling": swept.best.model_dump(mode="json")}
-    new.write_text(head + yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    new.replace(file)
 
 
 def write_trials(folder: Path, swept: SamplingSweep, objective: str) -> list[Path]:

@@ -27,6 +27,7 @@ SUBJECTS = ("anna", "ben", "cleo")
 TASKS = {"future": ([0], [3]), "missing": ([0, 3], [1, 2])}
 TIMES = np.array([0.0, 0.2, 0.3, 1.0], dtype=np.float32)
 
+TAUGHT = ("hans", "uwe")
 Predict = Callable[[np.ndarray, list[int], int], np.ndarray]
 
 
@@ -60,9 +61,9 @@ def packed(samples: np.ndarray) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def study(ray_local: object, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    rows = [made_row(name, true_frames(name)[:, 0], times=TIMES) for name in SUBJECTS]
+    rows = [made_row(name, true_frames(name)[:, 0], times=TIMES) for name in (*SUBJECTS, *TAUGHT)]
     gap = made_row("gap", true_frames("anna")[:, 0], [True, False, True, True], TIMES)
-    subjects = {"train": ("anna", "ben"), "val": (), "test": (*SUBJECTS, "gap")}
+    subjects = {"train": TAUGHT, "val": (), "test": (*SUBJECTS, "gap")}
     return write_study(tmp_path_factory.mktemp("study"), [*rows, gap], subjects)
 
 
@@ -108,7 +109,7 @@ def test_a_perfect_predictor_reaches_the_cap(study: Study, tmp_path: Path) -> No
     assert names == expected | {"definitions.json"}
     pd.testing.assert_frame_equal(pd.read_parquet(written / "metrics.parquet"), found.metrics)
     assert list(found.metrics.columns) == METRICS_COLUMNS
-    assert list(pd.read_csv(written / "table.csv").columns) == TABLE_COLUMNS
+    assert list(pd.read_csv(written / "table.csv").columns) == [*TABLE_COLUMNS, "split"]
     assert json.loads((written / "definitions.json").read_text()) == DEFINITIONS
 
 

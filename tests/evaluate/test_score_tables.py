@@ -58,13 +58,13 @@ def test_means_of_the_other_tables_are_over_frames_then_subjects() -> None:
         [{**blank, "subject": who, "frame": slot, "spread": value, "correlation": value} for who, slot, value in frames]
     )
     means = score_tables.summarise_calibration(calibration)
-    assert list(means.columns) == ["task", "samples", *score_tables.CALIBRATION_COLUMNS[4:]]
+    assert list(means.columns) == ["task", "samples", *score_tables.CALIBRATION_COLUMNS[4:-1]]
     assert means["correlation"].tolist() == pytest.approx([(0.3 + 0.5) / 2])
     assert means["spread"].tolist() == pytest.approx([math.sqrt(((0.04 + 0.16) / 2 + 0.25) / 2)])
 
     some = [(who, method, 0.1 * (who == "b")) for who in "ab" for method in ("sample", "copy-last")]
     temporal = pd.DataFrame([(who, "t", method, 2, value, -value) for who, method, value in some])
-    temporal.columns = score_tables.TEMPORAL_COLUMNS
+    temporal.columns = score_tables.TEMPORAL_COLUMNS[:-1]
     means = score_tables.summarise_temporal(temporal)
     assert means["method"].tolist() == ["copy-last", "sample"]
     assert means["flicker"].tolist() == pytest.approx([-0.05, -0.05])

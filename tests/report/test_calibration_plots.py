@@ -38,7 +38,9 @@ def test_ventricle_rows_have_the_error_of_the_measure() -> None:
 
 def test_nothing_measured_is_no_plot(tmp_path: Path) -> None:
     nothing = pd.DataFrame(columns=CALIBRATION_COLUMNS)
-    unknown = make_run(tmp_path).evaluation.calibration.head(2).assign(**dict.fromkeys(CALIBRATION_COLUMNS[4:], np.nan))
+    unknown = (
+        make_run(tmp_path).evaluation.calibration.head(2).assign(**dict.fromkeys(CALIBRATION_COLUMNS[4:-1], np.nan))
+    )
     for calibration in (nothing, unknown):
         assert draw_coverage(calibration) is None
         assert draw_spread(calibration) is None

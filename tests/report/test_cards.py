@@ -9,6 +9,7 @@ from sadm_ray.config import DataSettings, SamplingSettings, TrainSettings
 from sadm_ray.evaluate.score_tables import verdicts
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.registry import build_model
+from sadm_ray.model.seen_subjects import NOT_RECORDED, SeenSubjects
 from sadm_ray.report.cards import data_card, model_card
 from tests.report.made import make_run
 
@@ -28,9 +29,12 @@ def test_the_model_card_has_measurements_and_limits_of_use(tmp_path: Path) -> No
     run = make_run(tmp_path)
     model = build_model(ModelConfig(shape=(4, 16, 16), preparation="0123456789abcdef0"))
     judged = verdicts(run.evaluation.table)
-    facts = model_card(model, run.study, "our scans", TrainSettings(), SamplingSettings(), judged).facts
+    seen = SeenSubjects.of([frozenset({"a"}), frozenset({"b"})], [frozenset({"c"})])
+    facts = model_card(model, seen, TrainSettings(), SamplingSettings(), judged).facts
     assert facts["kind"].startswith("sadm, which predicts")
     assert "parameters" in facts["size"]
     assert all(verdict.sentence in facts["measured"] for verdict in judged)
     assert facts["preparation"] == "0123456789abcdef"
+    assert facts["trained on"] == "2 subjects, with 1 to choose on; 400 steps, 16 sequences each"
+    assert model_card(model, NOT_RECORDED, None, SamplingSettings(), []).facts["trained on"] == "whom is not recorded"
     assert "diagnosis" in facts["not intended"]

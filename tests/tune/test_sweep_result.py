@@ -9,8 +9,9 @@ import yaml
 
 from sadm_ray.config import SamplingSettings
 from sadm_ray.errors import DataError
-from sadm_ray.tune.sweep_result import SamplingSweep, summarise_trials, write_trials, write_tuned
+from sadm_ray.tune.sweep_result import SamplingSweep, summarise_trials, write_trials
 from sadm_ray.tune.trial_history import Trial
+from sadm_ray.tune.tuned_settings import write_tuned
 
 BASE = SamplingSettings()
 SUBJECTS = ("a", "b", "c", "d")

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from sadm_ray.config import DataSettings
 from sadm_ray.data.find.catalog import Problem, Subject
 from sadm_ray.data.shards.prepared_study import SHARDS_FOLDER, RowLocation, read_row
-from sadm_ray.data.shards.subject_row import ROW_SCHEMA, prepare_subject, row_key
+from sadm_ray.data.shards.subject_row import ROW_SCHEMA, file_digests, prepare_subject, row_key, scan_digests
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
 
@@ -90,7 +90,7 @@ def make_shard(shard: Shard, root: str, out: str, settings: DataSettings) -> dic
     existing_rows = dict(shard.existing_rows)
     if shard.existing_file and (summary := read_summary(study, shard.existing_file)):
         if not _failed(summary):
-            return summary
+            return _with_scans(study, summary)
         existing_rows |= {
             fact["subject"]: RowLocation(shard.existing_file, row) for row, fact in enumerate(summary["rows"])
         }
@@ -105,7 +105,7 @@ def make_shard(shard: Shard, root: str, out: str, settings: DataSettings) -> dic
     file = f"{shard.name}~{_digest(missing)}.parquet" if missing else f"{shard.name}.parquet"
     summary = {
         "part": file,
-        "rows": [{name: row[name] for name in _FACTS} for row in rows],
+        "rows": [{**{name: row[name] for name in _FACTS}, "scans": scan_digests(row)} for row in rows],
         "problems": problems,
     }
     study.write(file, to_parquet(rows, summary))
@@ -120,6 +120,16 @@ def read_summary(study: Storage, file: str) -> dict[str, Any] | None:
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
     return summary
+
+
+def _with_scans(study: Storage, summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary with the digests of each row's files, which shards of earlier versions have in their rows alone."""
+    if all("scans" in fact for fact in summary["rows"]):
+        return summary
+    with study.open_random(summary["part"]) as stream:
+        sources = pq.read_table(stream, columns=["sources"])["sources"].to_pylist()
+    rows = [{**fact, "scans": file_digests(text)} for fact, text in zip(summary["rows"], sources, strict=True)]
+    return {**summary, "rows": rows}
 
 
 RowAndProblems = tuple[dict[str, Any] | None, list[dict[str, Any]]]

@@ -171,6 +171,25 @@ def pair_differences(volumes: Float32[np.ndarray, "n d h w"]) -> tuple[float, in
     return count * squared - float(np.vdot(total, total)), count * (count - 1) // 2 * volumes[0].size
 
 
+def scan_digests(row: Mapping[str, Any]) -> list[str]:
+    """The SHA-256 of each file that a row was made from, and of each of its frames as it is stored.
+
+    The latter knows a scan again that was saved anew, and prepared in the same way, as a model's scans must be. A frame
+    without any contrast is nobody's.
+    """
+    slots = np.frombuffer(row["frames"], np.uint8).reshape(len(row["present"]), -1)
+    width = np.dtype(row["dtype"]).itemsize
+    scans = [slot for slot, present in zip(slots, row["present"], strict=True) if present]
+    seen = [hashlib.sha256(slot.tobytes()).hexdigest() for slot in scans if (slot[width:] != slot[:-width]).any()]
+    return list(dict.fromkeys([*file_digests(row["sources"]), *seen]))
+
+
+def file_digests(sources: str) -> list[str]:
+    """The SHA-256 of each file in the column `sources`; each once, in order."""
+    scans = [scan for scan in json.loads(sources) if scan]
+    return list(dict.fromkeys(scan["sha256"] for scan in scans if "sha256" in scan))
+
+
 def row_checksum(row: Mapping[str, Any]) -> str:
     """SHA-256 of all that a row holds, without `key`, which depends on when its files were modified."""
     digest = hashlib.sha256(row["frames"])
