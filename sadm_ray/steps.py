@@ -15,6 +15,7 @@ Every step reads what the one before left in the run's folder and writes its own
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -31,9 +32,10 @@ from sadm_ray.data.shards.prepared_study import STUDY_FILE, Study, data_digest, 
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.evaluate.evaluation_job import Evaluation, evaluate_predictions
 from sadm_ray.generate.generation_job import Generation, generate_volumes
-from sadm_ray.generate.generation_plan import default_out, model_folder, model_folders
+from sadm_ray.generate.generation_plan import decisive_facts, default_out, model_folder, model_folders, place_of
 from sadm_ray.generate.generation_record import PREDICTIONS
-from sadm_ray.generate.unprepared_study import prepare_like
+from sadm_ray.generate.output_folder import refuse_out
+from sadm_ray.generate.unprepared_study import SHARDS, prepare_like, refuse_before_preparing
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel, load_model
 from sadm_ray.report.html_page import ComparisonSection
@@ -42,7 +44,7 @@ from sadm_ray.storage import Storage
 from sadm_ray.tracking import step_history, tracked_step
 from sadm_ray.train.dry_run import DryRun
 from sadm_ray.train.dry_run import estimate as estimate_training
-from sadm_ray.train.trainer import TrainedModel, train_model
+from sadm_ray.train.trainer import TrainedModel, checkpoints_folder, train_model
 from sadm_ray.tune.sampling_sweep import tune_sampling
 from sadm_ray.tune.sweep_result import SamplingSweep, write_trials, write_tuned
 from sadm_ray.tune.training_sweep import TrainingSweep, write_tuned_training
@@ -152,11 +154,17 @@ def generate(settings: Settings) -> Generation:
             "chance (ours does from 2 on)",
             len(built), wanted.samples, trained.model.kind, sampling.num_steps,
         )  # fmt: skip
+    if wanted.out is not None:
+        refuse_out(out, _places(settings, folders), settings.run_dir)
+    if study is None:  # refused before anything is prepared into the folder
+        wanted = wanted.model_copy(update={"split": "all"})
+        settings = settings.model_copy(update={"generate": wanted})
+        facts = decisive_facts(settings, place_of(str(wanted.study)), [model.digest for model in models], sampling)
+        if not wanted.replace:
+            refuse_before_preparing(settings, trained, str(wanted.study), Storage(out), facts)
     with tracked_step(settings, "generate") as tracked, ray_session(settings):
         if study is None:
-            study = prepare_like(settings, trained, str(wanted.study), f"{out.rstrip('/')}/shards")
-            wanted = wanted.model_copy(update={"split": "all"})
-            settings = settings.model_copy(update={"generate": wanted})
+            study = prepare_like(settings, trained, str(wanted.study), Storage(out).where(SHARDS))
         for folder, model in zip(folders, built, strict=True):
             _check_preparation(folder, model.config, study)
         tracked.tags(flatten(sampling, "sampling.") | {"out": out})  # parameters could not change
@@ -223,6 +231,22 @@ def compare(settings: Settings) -> ComparisonResult:
         for file in (*write_compared(compared, out), report):
             tracked.artifact(file)
         return compared
+
+
+def _places(settings: Settings, models: Sequence[str]) -> dict[str, str]:
+    """What volumes must not be written into, by what it is called."""
+    scans = [study_root(settings), *([settings.generate.study] if settings.generate.study else [])]
+    run = {
+        f"the run's {name}": str(settings.run_dir / name)
+        for name in ("compare", "evaluation", "model", "model.ray", "shards", "study", "sweeps", "tracking")
+    }
+    return {
+        **run,
+        **{f"the study {root}": root for root in scans},
+        "the shards": shards_folder(settings),
+        "the checkpoints": checkpoints_folder(settings),
+        **{f"the model {folder}": folder for folder in models},
+    }
 
 
 def _study(settings: Settings) -> Study:

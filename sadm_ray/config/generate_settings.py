@@ -58,7 +58,7 @@ class GenerateSettings(Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        names = [task.name for task in self.tasks]
+        names = [task.name.lower() for task in self.tasks]  # some disks do not tell upper from lower case
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"two tasks are called '{min(twice)}'; their outputs would overwrite each other")

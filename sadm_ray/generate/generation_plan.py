@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sadm_ray.config import GenerateSettings, SamplingSettings, Settings
+from sadm_ray.config import GenerateSettings, SamplingSettings, Settings, is_url
 from sadm_ray.data.shards.prepared_study import Study, read_checksums
 from sadm_ray.errors import ConfigError
+from sadm_ray.generate.generation_record import PLACES
 from sadm_ray.generate.request import Request
 from sadm_ray.generate.request_csv import Failures, read_requests
 from sadm_ray.storage import Storage
@@ -49,14 +51,7 @@ def plan_subject_jobs(settings: Settings, study: Study, digests: Sequence[str], 
         DataError: no subject is in the split, or the request file cannot be read.
     """
     wanted = settings.generate
-    decisive = {
-        "model": digests[0] if len(digests) == 1 else list(digests),
-        "sampling": sampling.model_dump(mode="json"),
-        "estimates": list(wanted.estimates),
-        "sequence": wanted.sequence,
-        "exact": wanted.exact,
-        "wanted": _request_facts(settings),
-    }
+    decisive = decisive_facts(settings, study_place(study), digests, sampling)
     all_names = tuple(sorted(name for names in study.subjects.values() for name in names))
     names = all_names if wanted.split == "all" else study.names(wanted.split)
     failures: Failures = {}
@@ -75,6 +70,37 @@ def plan_subject_jobs(settings: Settings, study: Study, digests: Sequence[str], 
         SubjectJob(name, tuple(its), _key(decisive, checksums[name], its)) for name, its in sorted(requests.items())
     )
     return Plan(subject_jobs, failures, decisive)
+
+
+def decisive_facts(
+    settings: Settings, study: str, digests: Sequence[str], sampling: SamplingSettings
+) -> dict[str, Any]:
+    """What an output folder belongs to (`generation_record.claim`).
+
+    Args:
+        study: `place_of` the scans.
+    """
+    wanted = settings.generate
+    facts = {
+        "model": digests[0] if len(digests) == 1 else list(digests),
+        "sampling": sampling.model_dump(mode="json"),
+        "estimates": list(wanted.estimates),
+        "sequence": wanted.sequence,
+        "exact": wanted.exact,
+        "wanted": _request_facts(settings),
+        "study": study,
+    }
+    return facts if wanted.file is None else facts | {"file": place_of(wanted.file)}
+
+
+def study_place(study: Study) -> str:
+    """The place of a prepared study's scans; of the phantom, which can be written anew anywhere, that of its shards."""
+    return place_of(study.settings.get("root") or study.location)
+
+
+def place_of(location: str) -> str:
+    """One name for all ways to write a folder or a file: absolute, and without links where it is on this machine."""
+    return location.rstrip("/") if is_url(location) else os.path.realpath(Path(location).expanduser())
 
 
 def wants_tasks(wanted: GenerateSettings) -> bool:
@@ -130,5 +156,6 @@ def _request_facts(settings: Settings) -> dict[str, Any]:
 
 
 def _key(decisive: Mapping[str, Any], checksum: str, requests: list[Request]) -> str:
-    content = [{**decisive, "wanted": None}, checksum, [request.to_json() for request in requests]]
+    looks = {key: value for key, value in decisive.items() if key not in PLACES}
+    content = [{**looks, "wanted": None}, checksum, [request.to_json() for request in requests]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

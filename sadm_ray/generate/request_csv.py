@@ -6,7 +6,7 @@ import csv
 import math
 from collections.abc import Collection, Mapping
 
-from sadm_ray.config import SAFE_NAME
+from sadm_ray.config import OUTPUT_NAMES, SAFE_NAME
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.generate.request import Request
 from sadm_ray.storage import Storage
@@ -52,6 +52,7 @@ def read_requests(file: str, subjects: Collection[str], samples: int, seed: int)
             raise ConfigError(f"{file}: column '{column}' means nothing here; the columns may be {', '.join(_KNOWN)}")
     requests: Requests = {}
     failures: Failures = {}
+    spelled: dict[str, str] = {}
     for line in lines:
         fields = {key: (value or "").strip() for key, value in line.items() if key is not None}
         where = f"line {lines.line_num}"
@@ -62,6 +63,8 @@ def read_requests(file: str, subjects: Collection[str], samples: int, seed: int)
             request = _request(fields, name, samples, seed)
             if subject not in subjects:
                 raise ValueError("no such subject in the study")  # noqa: TRY301
+            if spelled.setdefault(name.lower(), name) != name:  # some disks do not tell them apart
+                raise ValueError(f"'{name}' is '{spelled[name.lower()]}' in other letters; write it alike")  # noqa: TRY301
             if any(other.name == name for other in requests.get(subject, ())):
                 raise ValueError(f"requested twice as '{name}'; give the lines a name each")  # noqa: TRY301
         except ValueError as error:
@@ -74,6 +77,8 @@ def read_requests(file: str, subjects: Collection[str], samples: int, seed: int)
 def _request(fields: Mapping[str, str], name: str, samples: int, seed: int) -> Request:
     if not SAFE_NAME.fullmatch(name):
         raise ValueError(f"'{name}' cannot be a folder's name; use letters, digits, '_', '-' and '.'")
+    if name.lower() in OUTPUT_NAMES:
+        raise ValueError(f"'{name}' is a file or folder of every output folder; give the request another name")
     times = _times("times", fields["times"])
     if not times:
         raise ValueError("times is empty")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sadm_ray.config import Settings
+from sadm_ray.config import SAFE_NAME, Settings
 from sadm_ray.data.shards.subject_row import SCHEMA_VERSION, parse_row
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
@@ -118,7 +118,8 @@ def read_study(location: str) -> Study:
     """Read `_study.json` as `prepare_study` wrote it.
 
     Raises:
-        DataError: no study here, an unfinished one, or one of another schema.
+        DataError: no study here, an unfinished one, or one of another schema; or it names a file or a subject that
+            leads out of its folder.
     """
     storage = Storage(location)
     file = storage.where(STUDY_FILE)
@@ -133,6 +134,11 @@ def read_study(location: str) -> Study:
     content["subjects"] = {split: tuple(names) for split, names in content["subjects"].items()}
     for key in ("shape", "problems", "warnings"):
         content[key] = tuple(content[key])
+    unsafe = [name for names in content["subjects"].values() for name in names if not SAFE_NAME.fullmatch(name)]
+    if unsafe:  # files and folders are called after subjects
+        raise DataError(f"{file}: {unsafe[0][:100]!r} cannot be a subject's name; run `sadm-ray prepare` again")
+    if content.get("places"):
+        storage.require_inside(content["places"], STUDY_FILE, "run `sadm-ray prepare` again")
     return Study(location=storage.location, **content)
 
 
@@ -208,6 +214,8 @@ def _keys_and_locations(location: str, file: str) -> Mapping[str, tuple[str, Row
             rows = pq.read_table(stream, columns=["subject", "key", "part", "row"]).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{storage.where(file)}: cannot be read ({error}); run `sadm-ray prepare` again") from None
+    for row in rows:
+        storage.require_inside(row["part"], file, "run `sadm-ray prepare` again")
     return {row["subject"]: (row["key"], RowLocation(row["part"], row["row"])) for row in rows}
 
 
