@@ -45,6 +45,7 @@ from sadm_ray.tracking import step_history, tracked_step
 from sadm_ray.train.dry_run import DryRun
 from sadm_ray.train.dry_run import estimate as estimate_training
 from sadm_ray.train.trainer import TrainedModel, checkpoints_folder, train_model
+from sadm_ray.train.validation_tasks import check_tasks, check_validation_tasks
 from sadm_ray.tune.sampling_sweep import tune_sampling
 from sadm_ray.tune.sweep_result import SamplingSweep, write_trials, write_tuned
 from sadm_ray.tune.training_sweep import TrainingSweep, write_tuned_training
@@ -101,19 +102,24 @@ def prepare(settings: Settings) -> Study:
 def train(settings: Settings) -> TrainedModel:
     """Train on the shards; run again, it goes on where it was."""
     study = _study(settings)
+    check_validation_tasks(settings, study)
     with tracked_step(settings, "train") as tracked, ray_session(settings):
         return train_model(settings, study, settings.run_dir / "model", tracked)
 
 
 def estimate(settings: Settings) -> DryRun:
     """What training would cost; nothing is trained or written, and the study need not be prepared."""
-    return estimate_training(settings, _study(settings) if is_prepared(settings) else None)
+    study = _study(settings) if is_prepared(settings) else None
+    if study is not None:
+        check_validation_tasks(settings, study)
+    return estimate_training(settings, study)
 
 
 def tune(settings: Settings) -> SamplingSweep:
     """Sweep the sampling settings on validation subjects; the best go to `tuned.yaml`."""
     study, run_dir = _study(settings), settings.run_dir
     _check_preparation(run_dir / "model", load_model(run_dir / "model").config, study)
+    check_tasks(settings, study, study.names("val")[: settings.tune.subjects])
     with tracked_step(settings, "tune") as tracked, ray_session(settings):
         swept = tune_sampling(settings, study, run_dir / "model", run_dir / "sweeps", tracked)
         write_tuned(run_dir / TUNED, swept)
@@ -126,6 +132,7 @@ def tune(settings: Settings) -> SamplingSweep:
 def tune_training(settings: Settings) -> TrainingSweep:
     """Sweep the settings of training; the best go to `tuned-training.yaml`, a settings file for a run of its own."""
     study, run_dir = _study(settings), settings.run_dir
+    check_validation_tasks(settings, study)
     with tracked_step(settings, "tune-training") as tracked, ray_session(settings):
         swept = sweep_training(settings, study, run_dir / "sweeps", tracked)
         file, table = run_dir / "tuned-training.yaml", run_dir / "sweeps" / "training-trials.csv"

@@ -11,7 +11,17 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from sadm_ray.config.base import SAFE_NAME, Fraction, Name, Positive, Precision, SamplerName, Section, Shape
+from sadm_ray.config.base import (
+    LARGEST_TIME,
+    SAFE_NAME,
+    Fraction,
+    Name,
+    Positive,
+    Precision,
+    SamplerName,
+    Section,
+    Shape,
+)
 from sadm_ray.config.compare_settings import CompareSettings
 from sadm_ray.config.data_settings import (
     DataSettings,
@@ -38,6 +48,7 @@ from sadm_ray.config.train_settings import AugmentSettings, TrainSettings, Valid
 from sadm_ray.config.tune_settings import Range, TrainingSweepSettings, TuneSettings
 
 __all__ = [
+    "LARGEST_TIME",
     "OUTPUT_NAMES",
     "SAFE_NAME",
     "AugmentSettings",

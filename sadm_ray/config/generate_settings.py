@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
-from sadm_ray.config.base import Positive, Section
+from sadm_ray.config.base import Positive, Section, Time
 from sadm_ray.config.data_settings import Location
 from sadm_ray.config.task_settings import TaskSettings
 
@@ -36,7 +36,7 @@ class GenerateSettings(Section):
     out: Location | None = None
     split: Literal["train", "val", "test", "all"] = "test"
     missing: bool = False
-    at: tuple[FiniteFloat, ...] = ()
+    at: tuple[Time, ...] = ()
     file: Location | None = None
     tuned: bool = True
     samples: Positive = 4

@@ -31,6 +31,7 @@ from sadm_ray.generate.generation_record import (
 )
 from sadm_ray.generate.request_csv import Failures
 from sadm_ray.generate.volume_writer import describe
+from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.storage import Storage
 
@@ -74,7 +75,7 @@ def generate_volumes(
     """
     wanted = settings.generate
     digests = tuple(model.digest for model in models)
-    plan = plan_subject_jobs(settings, study, digests, sampling)
+    plan = plan_subject_jobs(settings, study, digests, sampling, _time_scale(models[0]))
     device = _device(wanted.gpus_per_actor)
     require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
     require_shared(out, "generate.out", "a folder that all nodes share, or a URL")
@@ -112,6 +113,10 @@ def generate_volumes(
         deque(done, maxlen=0)
     folder.remove_partials()
     return _conclude(folder, plan.subject_jobs, plan.failures, done_before=len(plan.subject_jobs) - len(left))
+
+
+def _time_scale(model: StoredModel) -> float:
+    return ModelConfig.read(model.config, model.source).model.conditioner.time_scale
 
 
 def _device(gpus: float) -> str:

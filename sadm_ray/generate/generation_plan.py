@@ -13,6 +13,7 @@ from typing import Any
 from sadm_ray.config import GenerateSettings, SamplingSettings, Settings, is_url
 from sadm_ray.data.shards.prepared_study import Study, read_checksums
 from sadm_ray.errors import ConfigError
+from sadm_ray.generate.answerable import TimeLimits, require_answerable
 from sadm_ray.generate.generation_record import PLACES
 from sadm_ray.generate.request import Request
 from sadm_ray.generate.request_csv import Failures, read_requests
@@ -40,14 +41,18 @@ class Plan:
     decisive: Mapping[str, Any]
 
 
-def plan_subject_jobs(settings: Settings, study: Study, digests: Sequence[str], sampling: SamplingSettings) -> Plan:
+def plan_subject_jobs(
+    settings: Settings, study: Study, digests: Sequence[str], sampling: SamplingSettings, time_scale: float
+) -> Plan:
     """Turn the settings into subject jobs, sorted by the subjects' names.
 
     Args:
         digests: of the models, in the order in which samples are dealt among them.
+        time_scale: what the model divides times by.
 
     Raises:
-        ConfigError: the request does not fit this study.
+        ConfigError: the request does not fit this study: a time is too far from it, or no subject has the frames of a
+            task.
         DataError: no subject is in the split, or the request file cannot be read.
     """
     wanted = settings.generate
@@ -60,8 +65,13 @@ def plan_subject_jobs(settings: Settings, study: Study, digests: Sequence[str], 
             subject, _, reason = line.partition(": ")
             earlier = failures.get((subject, "preparation"))
             failures[subject, "preparation"] = reason if earlier is None else f"{earlier}; {reason}"
+    if wants_tasks(wanted):
+        require_answerable(study, names, wanted.tasks, "generate.tasks")
+    limits = TimeLimits.of(study, time_scale) if wanted.at or wanted.file is not None else None
+    if limits is not None and (beyond := limits.beyond(wanted.at)):
+        raise ConfigError(f"generate.at: {beyond}")
     if wanted.file is not None:
-        requests, wrong = read_requests(wanted.file, set(all_names), wanted.samples, settings.seed)
+        requests, wrong = read_requests(wanted.file, set(all_names), wanted.samples, settings.seed, limits)
         failures |= wrong
     else:
         requests = {name: _requests(settings, study) for name in names}

@@ -6,8 +6,9 @@ import csv
 import math
 from collections.abc import Collection, Mapping
 
-from sadm_ray.config import OUTPUT_NAMES, SAFE_NAME
+from sadm_ray.config import LARGEST_TIME, OUTPUT_NAMES, SAFE_NAME
 from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.generate.answerable import TimeLimits
 from sadm_ray.generate.request import Request
 from sadm_ray.storage import Storage
 
@@ -21,13 +22,16 @@ Failures = dict[tuple[str, str], str]
 """Why a (subject, task or request) has no volumes."""
 
 
-def read_requests(file: str, subjects: Collection[str], samples: int, seed: int) -> tuple[Requests, Failures]:
+def read_requests(
+    file: str, subjects: Collection[str], samples: int, seed: int, limits: TimeLimits | None = None
+) -> tuple[Requests, Failures]:
     """Read a request file (`GenerateSettings`).
 
     Args:
         file: a path or URL.
         subjects: those of the study.
         samples, seed: defaults for lines without them.
+        limits: of the times that can be requested.
 
     Returns:
         the requests of each subject, and the lines that are wrong with the reason.
@@ -61,6 +65,8 @@ def read_requests(file: str, subjects: Collection[str], samples: int, seed: int)
             if None in line:
                 raise ValueError("has more fields than the head")  # noqa: TRY301
             request = _request(fields, name, samples, seed)
+            if limits is not None and (beyond := limits.beyond(request.times)):
+                raise ValueError(f"times: {beyond}")  # noqa: TRY301
             if subject not in subjects:
                 raise ValueError("no such subject in the study")  # noqa: TRY301
             if spelled.setdefault(name.lower(), name) != name:  # some disks do not tell them apart
@@ -99,7 +105,7 @@ def _times(column: str, text: str) -> tuple[float, ...]:
             time = float(word)
         except ValueError:
             time = math.nan
-        if not math.isfinite(time):
+        if not abs(time) <= LARGEST_TIME:  # NaN neither
             raise ValueError(f"{column}: '{word}' is no time; write numbers split by ';'")
         times.append(time)
     return tuple(times)
