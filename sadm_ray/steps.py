@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -33,9 +33,10 @@ from sadm_ray.errors import ConfigError
 from sadm_ray.evaluate.evaluation_job import Evaluation, evaluate_predictions
 from sadm_ray.generate.drawn_by import sampling_of
 from sadm_ray.generate.generation_job import Generation, generate_volumes
-from sadm_ray.generate.generation_plan import default_out, model_folders
+from sadm_ray.generate.generation_plan import decisive_facts, default_out, model_folders, place_of
 from sadm_ray.generate.generation_record import PREDICTIONS
-from sadm_ray.generate.unprepared_study import prepare_like
+from sadm_ray.generate.output_folder import refuse_out
+from sadm_ray.generate.unprepared_study import SHARDS, prepare_like, refuse_before_preparing
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel, load_model
 from sadm_ray.report.html_page import ComparisonSection
@@ -47,6 +48,7 @@ from sadm_ray.train.dry_run import DryRun
 from sadm_ray.train.dry_run import estimate as estimate_training
 from sadm_ray.train.resume_check import is_begun
 from sadm_ray.train.trainer import TrainedModel, checkpoints_folder, train_model
+from sadm_ray.train.validation_tasks import check_tasks, check_validation_tasks
 from sadm_ray.tune.sampling_sweep import tune_sampling
 from sadm_ray.tune.sweep_result import SamplingSweep, write_trials
 from sadm_ray.tune.training_sweep import TrainingSweep, write_tuned_training
@@ -120,6 +122,7 @@ def prepare(settings: Settings) -> Study:
 def train(settings: Settings) -> TrainedModel:
     """Train on the shards; run again, it goes on where it was."""
     study, checkpoints = _study(settings), checkpoints_folder(settings)
+    check_validation_tasks(settings, study)
     if not is_begun(Storage(checkpoints)):
         begin_anew(settings, "train")
     with (
@@ -132,7 +135,10 @@ def train(settings: Settings) -> TrainedModel:
 
 def estimate(settings: Settings) -> DryRun:
     """What training would cost; nothing is trained or written, and the study need not be prepared."""
-    return estimate_training(settings, _study(settings) if is_prepared(settings) else None)
+    study = _study(settings) if is_prepared(settings) else None
+    if study is not None:
+        check_validation_tasks(settings, study)
+    return estimate_training(settings, study)
 
 
 @_alone
@@ -140,6 +146,7 @@ def tune(settings: Settings) -> SamplingSweep:
     """Sweep the sampling settings on validation subjects; the best go to `tuned.yaml`."""
     study, run_dir = _study(settings), settings.run_dir
     _check_preparation(run_dir / "model", load_model(run_dir / "model").config, study)
+    check_tasks(settings, study, study.names("val")[: settings.tune.subjects])
     with tracked_step(settings, "tune") as tracked, ray_session(settings):
         swept = tune_sampling(settings, study, run_dir / "model", run_dir / "sweeps", tracked)
         write_tuned(run_dir / TUNED, swept)
@@ -153,6 +160,7 @@ def tune(settings: Settings) -> SamplingSweep:
 def tune_training(settings: Settings) -> TrainingSweep:
     """Sweep the settings of training; the best go to `tuned-training.yaml`, a settings file for a run of its own."""
     study, run_dir = _study(settings), settings.run_dir
+    check_validation_tasks(settings, study)
     with tracked_step(settings, "tune-training") as tracked, ray_session(settings):
         swept = sweep_training(settings, study, run_dir / "sweeps", tracked)
         file, table = run_dir / "tuned-training.yaml", run_dir / "sweeps" / "training-trials.csv"
@@ -183,11 +191,17 @@ def generate(settings: Settings) -> Generation:
             "chance (ours does from 2 on)",
             len(built), wanted.samples, trained.model.kind, sampling.num_steps,
         )  # fmt: skip
+    if wanted.out is not None:
+        refuse_out(out, _places(settings, folders), settings.run_dir)
+    if study is None:  # refused before anything is prepared into the folder
+        wanted = wanted.model_copy(update={"split": "all"})
+        settings = settings.model_copy(update={"generate": wanted})
+        facts = decisive_facts(settings, place_of(str(wanted.study)), [model.digest for model in models], sampling)
+        if not wanted.replace:
+            refuse_before_preparing(settings, trained, str(wanted.study), Storage(out), facts)
     with alone_in(out, "generate.out"), tracked_step(settings, "generate") as tracked, ray_session(settings):
         if study is None:
-            study = prepare_like(settings, trained, str(wanted.study), f"{out.rstrip('/')}/shards")
-            wanted = wanted.model_copy(update={"split": "all"})
-            settings = settings.model_copy(update={"generate": wanted})
+            study = prepare_like(settings, trained, str(wanted.study), Storage(out).where(SHARDS))
         for folder, model in zip(folders, built, strict=True):
             _check_preparation(folder, model.config, study)
         tracked.tags(flatten(sampling, "sampling.") | {"out": out})  # parameters could not change
@@ -265,6 +279,22 @@ def compare(settings: Settings) -> ComparisonResult:
         for file in (*write_compared(compared, out), report):
             tracked.artifact(file)
         return compared
+
+
+def _places(settings: Settings, models: Sequence[str]) -> dict[str, str]:
+    """What volumes must not be written into, by what it is called."""
+    scans = [study_root(settings), *([settings.generate.study] if settings.generate.study else [])]
+    run = {
+        f"the run's {name}": str(settings.run_dir / name)
+        for name in ("compare", "evaluation", "model", "model.ray", "shards", "study", "sweeps", "tracking")
+    }
+    return {
+        **run,
+        **{f"the study {root}": root for root in scans},
+        "the shards": shards_folder(settings),
+        "the checkpoints": checkpoints_folder(settings),
+        **{f"the model {folder}": folder for folder in models},
+    }
 
 
 def _study(settings: Settings) -> Study:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz")
 
+_DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 _PARTIAL_NAME = re.compile(r"\..+\.[0-9a-f]{8}")
 """The name of a file while it is written."""
 
@@ -43,16 +44,38 @@ class Entry:
     modified: int
 
 
+def leads_out(path: str) -> bool:
+    """Whether a path may leave the folder that it is meant to be relative to: absolute, a URL, or with `..` in it."""
+    return is_url(path) or path.startswith(("/", "\\")) or bool(_DRIVE.match(path)) or ".." in re.split(r"[/\\]", path)
+
+
 @dataclass(frozen=True)
 class Storage:
-    """A folder, local or at a URL. Paths are relative to it; an absolute path or a URL stands for itself."""
+    """A folder, local or at a URL. Paths are relative to it.
+
+    Every method that opens or lists raises DataError for a path that leads out of the folder: names come from files,
+    too, which may be damaged or from elsewhere. With `scattered` an absolute path or a URL stands for itself, as in a
+    manifest of scans.
+    """
 
     location: str
+    scattered: bool = False
 
     def __post_init__(self) -> None:
         """Make a local folder absolute, since a worker has another current directory."""
         if not is_url(self.location):
             object.__setattr__(self, "location", str(Path(self.location).expanduser().absolute()))
+
+    def require_inside(self, path: object, named_in: str, mend: str) -> None:
+        """Refuse a path that was read from the file `named_in` of this folder and leads out of it.
+
+        Raises:
+            DataError: it names the file, the path and the mend.
+        """
+        if not isinstance(path, str) or not path or leads_out(path):
+            raise DataError(
+                f"{self.where(named_in)}: names {str(path)[:100]!r}, which does not lie in {self.location}; {mend}"
+            )
 
     def where(self, path: str = "") -> str:
         """The full path or URL of a file, for messages and for other libraries."""
@@ -129,10 +152,17 @@ class Storage:
             partial.unlink(missing_ok=True)
 
     def delete(self, path: str) -> None:
-        """Remove a file if it exists."""
+        """Remove a file if it exists.
+
+        Raises:
+            DataError: it lies behind a link that leads out of the folder.
+        """
         system, full = self._resolve(path)
-        if system.get_file_info(full).type != fs.FileType.NotFound:
-            system.delete_file(full)
+        if isinstance(system, fs.LocalFileSystem):
+            base, folder = (os.path.realpath(each) for each in (self._resolve("")[1], os.path.dirname(full)))  # noqa: PTH120
+            if os.path.commonpath([base, folder]) != base:
+                raise DataError(f"{full}: lies behind a link to {folder}; what is out of {base} is not removed")
+        _delete_file(system, full)
 
     def files(self, folder: str) -> list[str]:
         """The paths of the files directly in a folder, leftovers of interrupted writes included; none: no folder."""
@@ -147,11 +177,13 @@ class Storage:
         return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
 
     def remove_folder(self, folder: str) -> None:
-        """Remove a folder below this one with its content, if it exists."""
+        """Remove a folder below this one with its content, if it exists; of a link to a folder the link alone."""
         if not folder.strip("/"):
             raise ValueError("the folder itself is not removed")
         system, full = self._resolve(folder)
-        if system.get_file_info(full).type == fs.FileType.Directory:
+        if isinstance(system, fs.LocalFileSystem) and Path(full).is_symlink():
+            Path(full).unlink()
+        elif system.get_file_info(full).type == fs.FileType.Directory:
             system.delete_dir(full)
 
     def remove_partials(self) -> None:
@@ -167,9 +199,11 @@ class Storage:
         """Remove every other file of a folder."""
         for file in self.files(folder):
             if file not in kept:
-                self.delete(file)
+                _delete_file(*self._resolve(file))  # listed here, also where the folder is a link to another disk
 
     def _resolve(self, path: str) -> tuple[fs.FileSystem, str]:
+        if leads_out(path) and not (self.scattered and (is_url(path) or path.startswith("/"))):
+            raise DataError(f"{self.location}: {path[:100]!r} does not lie in this folder")
         return _filesystem(self.where(path))
 
     def _remote_entries(self) -> Iterator[Entry]:
@@ -184,6 +218,11 @@ class Storage:
         for info in infos:
             if info.type == fs.FileType.File:
                 yield Entry(info.path.removeprefix(base).lstrip("/"), info.size or 0, info.mtime_ns or 0)
+
+
+def _delete_file(system: fs.FileSystem, full: str) -> None:
+    if system.get_file_info(full).type != fs.FileType.NotFound:
+        system.delete_file(full)
 
 
 def _local_entries(root: str) -> Iterator[Entry]:

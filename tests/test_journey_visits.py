@@ -15,6 +15,7 @@ from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import with_values
 from sadm_ray.data.shards.prepared_study import rows_of
 from sadm_ray.data.shards.subject_row import parse_row
+from sadm_ray.errors import ConfigError
 from sadm_ray.model.pretrained import StoredModel
 from tests.data.patients import write_bids, write_table
 
@@ -93,7 +94,25 @@ def test_all_visits_at_their_ages(
     np.testing.assert_allclose(rows["03"]["times"], [20 + 3 + v * 1.3 for v in range(1, 6)], rtol=1e-6)
     assert json.loads(rows["01"]["covariates"])["subject"]["sex"] == "M"
 
+    impossible = with_values(settings, {"generate.tasks": [{"name": "much", "observed": [0], "targets": [25]}]})
+    for step in (steps.train, steps.tune_training, steps.estimate, steps.compare):
+        with pytest.raises(ConfigError, match=r"generate\.tasks: no subject can answer 'much'"):
+            step(impossible)
+    assert not (settings.run_dir / "model.ray").exists()
     steps.train(settings)
+    told = [record.getMessage() for record in caplog.records]
+    lacking = [line for line in told if "hence no frame 2 for task 'third'" in line]
+    short = [name for name in study.subjects["val"] if len(rows[name]["times"]) < 3]
+    assert sorted(lacking) == sorted(
+        f"validation: subject {name} has {len(rows[name]['times'])} frames, hence no frame 2 for task 'third'; it is "
+        "left out of this task"
+        for name in short
+    )
+    for step in (steps.tune, steps.generate):
+        with pytest.raises(ConfigError, match=r"generate\.tasks: no subject can answer 'much'"):
+            step(impossible)
+    with pytest.raises(ConfigError, match=r"generate\.at: 1e\+10 is too far from the scans"):
+        steps.generate(with_values(settings, {"generate.at": [30.0, 1e10]}))
     steps.tune(settings)
     generated = steps.generate(settings)
     too_short = {name for name in study.subjects["test"] if len(rows[name]["times"]) < 3}

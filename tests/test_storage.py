@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,15 +50,65 @@ def test_files_are_whole_or_absent(tmp_path: Path) -> None:
     assert storage.entries() == []
 
 
-def test_absolute_paths_and_urls_stand_for_themselves(tmp_path: Path) -> None:
+def test_absolute_paths_and_urls_stand_for_themselves_where_scans_are_scattered(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
-    elsewhere = Storage(str(tmp_path / "elsewhere"))
+    elsewhere = Storage(str(tmp_path / "elsewhere"), scattered=True)
     assert elsewhere.read(str(tmp_path / "file")) == b"x"
     assert elsewhere.read(f"file://{tmp_path}/file") == b"x"
     assert elsewhere.where("s3://bucket/x") == "s3://bucket/x"
     assert Storage("s3://bucket/").where("x") == "s3://bucket/x"
     assert elsewhere.entry("file") is None
     assert elsewhere.entry(str(tmp_path / "file")) is not None
+    with pytest.raises(DataError, match="does not lie in this folder"):
+        elsewhere.read("../file")
+
+
+def verbs(storage: Storage, path: str) -> list[Callable[[], object]]:
+    return [
+        partial(storage.entry, path),
+        partial(storage.open, path),
+        partial(storage.open_random, path),
+        partial(storage.read, path),
+        partial(storage.write, path, b"bad"),
+        partial(storage.delete, path),
+        partial(storage.files, path),
+        partial(storage.folders, path),
+        partial(storage.remove_folder, path),
+        partial(storage.keep_only, path, ()),
+    ]
+
+
+@pytest.mark.parametrize("below", ["here", "memory"])
+@pytest.mark.parametrize(
+    "path", ["../kept/file", "a/../../kept/file", "{}/kept/file", "file://{}/kept/file", "..", "C:/x"]
+)
+def test_no_path_leads_out_of_a_folder(tmp_path: Path, below: str, path: str) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_bytes(b"mine")
+    storage = Storage(str(tmp_path / "here") if below == "here" else "memory://bucket/here")
+    for verb in verbs(storage, path.format(tmp_path)):
+        with pytest.raises(DataError, match="does not lie in this folder"):
+            verb()
+    assert (tmp_path / "kept" / "file").read_bytes() == b"mine"
+    with pytest.raises(DataError, match=r"list\.json: names '.*', which does not lie in .*here; make it again"):
+        storage.require_inside(path.format(tmp_path), "list.json", "make it again")
+    storage.require_inside("a/..b/c..d", "list.json", "")
+
+
+def test_nothing_is_removed_behind_a_link(tmp_path: Path) -> None:
+    kept, storage = tmp_path / "kept", Storage(str(tmp_path / "here"))
+    kept.mkdir()
+    (kept / "file").write_bytes(b"mine")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link").symlink_to(kept)
+    (tmp_path / "here" / "file").symlink_to(kept / "file")
+    with pytest.raises(DataError, match="behind a link"):
+        storage.delete("link/file")
+    assert storage.read("link/file") == b"mine", "a link may be read through"
+    storage.delete("file")
+    storage.remove_folder("link")
+    assert list((tmp_path / "here").iterdir()) == []
+    assert (kept / "file").read_bytes() == b"mine"
 
 
 def test_any_kind_of_url_that_fsspec_knows() -> None:

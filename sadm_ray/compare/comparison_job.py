@@ -11,7 +11,7 @@ import pandas as pd
 
 from sadm_ray.cluster import require_shared
 from sadm_ray.compare.compared_model_training import train_members
-from sadm_ray.compare.compared_models import Member, members_of
+from sadm_ray.compare.compared_models import Member, comparison_tasks, members_of
 from sadm_ray.compare.comparison_tables import (
     ABLATION,
     BASELINES,
@@ -27,6 +27,7 @@ from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import DataError, UserError
 from sadm_ray.evaluate.evaluation_job import Evaluation, evaluate_predictions
 from sadm_ray.evaluate.score_tables import NAIVE_BASELINES, SAMPLE
+from sadm_ray.generate.answerable import require_answerable
 from sadm_ray.generate.generation_job import generate_volumes
 from sadm_ray.generate.generation_record import PREDICTIONS
 from sadm_ray.model.pretrained import StoredModel, load_model
@@ -65,10 +66,12 @@ def compare_models(settings: Settings, study: Study, out: Path, tracked: Tracked
         out: folder for the runs of the members.
 
     Raises:
-        ConfigError: `out` is not seen by every machine.
+        ConfigError: `out` is not seen by every machine; or no test subject has the frames of a task.
         DataError: ours could not be trained or evaluated, so that there is nothing to compare with.
     """
     require_shared(str(out), "run.dir", "a folder that all nodes share")
+    tasks_key = "compare.tasks" if settings.compare.tasks else "generate.tasks"
+    require_answerable(study, study.names("test"), comparison_tasks(settings, study), tasks_key)
     members = members_of(settings, study, out)
     failures = train_members(members, study, out, settings.compare.concurrent, tracked)
     failed = {line.partition(":")[0] for line in failures}

@@ -11,7 +11,17 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from sadm_ray.config.base import SAFE_NAME, Fraction, Name, Positive, Precision, SamplerName, Section, Shape
+from sadm_ray.config.base import (
+    LARGEST_TIME,
+    SAFE_NAME,
+    Fraction,
+    Name,
+    Positive,
+    Precision,
+    SamplerName,
+    Section,
+    Shape,
+)
 from sadm_ray.config.compare_settings import CompareSettings
 from sadm_ray.config.data_settings import (
     DataSettings,
@@ -33,11 +43,13 @@ from sadm_ray.config.model_settings import (
     check_prediction,
 )
 from sadm_ray.config.sampling_settings import SamplingSettings
-from sadm_ray.config.task_settings import TaskSettings
+from sadm_ray.config.task_settings import OUTPUT_NAMES, TaskSettings
 from sadm_ray.config.train_settings import AugmentSettings, TrainSettings, ValidationSettings
 from sadm_ray.config.tune_settings import Range, TrainingSweepSettings, TuneSettings
 
 __all__ = [
+    "LARGEST_TIME",
+    "OUTPUT_NAMES",
     "SAFE_NAME",
     "AugmentSettings",
     "CompareSettings",

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Shape = tuple[Positive, Positive, Positive]  # d, h, w
 SamplerName = Literal["ancestral", "ddim", "dpm++"]
 Precision = Literal["float32", "bfloat16", "auto"]  # auto: bfloat16 where the device has units for it
+
+LARGEST_TIME = 1e13
+"""No time of a scan or of a request is larger, whatever its unit: milliseconds since 1970 are below it, and the squares
+of what is computed from it in single precision are far from infinity."""
+Time = Annotated[FiniteFloat, Field(ge=-LARGEST_TIME, le=LARGEST_TIME)]
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 """What a run, task or subject may be called: such a name can never leave the folder that it is written to."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
-from sadm_ray.config.base import Positive, Section
+from sadm_ray.config.base import Positive, Section, Time
 from sadm_ray.config.data_settings import Location
 from sadm_ray.config.task_settings import TaskSettings
 
@@ -36,7 +36,7 @@ class GenerateSettings(Section):
     out: Location | None = None
     split: Literal["train", "val", "test", "all"] = "test"
     missing: bool = False
-    at: tuple[FiniteFloat, ...] = ()
+    at: tuple[Time, ...] = ()
     file: Location | None = None
     tuned: bool = True
     samples: Positive = 4
@@ -58,7 +58,7 @@ class GenerateSettings(Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        names = [task.name for task in self.tasks]
+        names = [task.name.lower() for task in self.tasks]  # some disks do not tell upper from lower case
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"two tasks are called '{min(twice)}'; their outputs would overwrite each other")

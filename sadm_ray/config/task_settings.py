@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sadm_ray.config.base import Name, Section
+
+OUTPUT_NAMES = frozenset(
+    {"predictions", "shards", "manifest.parquet", "request.json", "failures.csv"}
+    | {"dataset_description.json", "readme", "readme.md", "readme.txt", "readme.rst", "changes", "license"}
+)
+"""Files and folders of an output folder, of ours or of BIDS, in lower case: no task or request may be called so, as its
+folder would be in their place. Some disks do not tell upper from lower case."""
 
 
 class TaskSettings(Section):
@@ -18,6 +25,13 @@ class TaskSettings(Section):
     name: Name
     observed: tuple[int, ...] = Field(min_length=1)
     targets: tuple[int, ...] = Field(min_length=1)
+
+    @field_validator("name")
+    @classmethod
+    def _own_folder(cls, name: str) -> str:
+        if name.lower() in OUTPUT_NAMES:
+            raise ValueError(f"'{name}' is a file or folder of every output folder; give the task another name")
+        return name
 
     @model_validator(mode="after")
     def _apart(self) -> Self:

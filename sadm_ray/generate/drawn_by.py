@@ -5,7 +5,7 @@ from __future__ import annotations
 from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.generate.generation_plan import model_folders
-from sadm_ray.generate.generation_record import read_request
+from sadm_ray.generate.generation_record import REQUEST, read_request
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.storage import Storage
 
@@ -20,8 +20,14 @@ def sampling_of(generated: Storage, settings: Settings) -> SamplingSettings:
     request = read_request(generated)
     if request is None:
         raise DataError(f"{generated.location}: nothing was generated here; run `sadm-ray generate` first")
-    sampling = SamplingSettings.model_validate(request["sampling"])
-    drew = request["model"] if isinstance(request["model"], list) else [request["model"]]
+    try:
+        sampling = SamplingSettings.model_validate(request["sampling"])
+        drew = request["model"] if isinstance(request["model"], list) else [str(request["model"])]
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"{generated.where(REQUEST)}: is damaged ({type(error).__name__}); run `sadm-ray generate` again with "
+            "generate.replace=true"
+        ) from None
     folders = model_folders(settings)
     now = [StoredModel.read(folder, sampling.ema).digest for folder in folders]
     if drew != now:

@@ -172,6 +172,8 @@ def _write(
     by_model = np.concatenate([part for part in parts if not isinstance(part, Exception)], axis=1)
     samples = by_model[:, np.argsort([each for its in _dealt(request.samples, len(job.models)) for each in its])]
     slots = np.flatnonzero(query.observed).tolist()
+    if not np.isfinite(samples).all():
+        raise ValueError("the model gave voxels that are not finite; nothing is written of it")
     facts = _facts(row, request, slots, job)
     writer = SubjectWriter(Storage(job.out), request.name, row)
     rows = []

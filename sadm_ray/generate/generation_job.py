@@ -23,9 +23,17 @@ from sadm_ray.data.shards.prepared_study import Study, fingerprints
 from sadm_ray.errors import ConfigError
 from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
 from sadm_ray.generate.generation_plan import SubjectJob, plan_subject_jobs, wants_tasks
-from sadm_ray.generate.generation_record import SubjectRecord, claim, read_record, recorded, remove, write_manifest
+from sadm_ray.generate.generation_record import (
+    SubjectRecord,
+    claim,
+    read_record,
+    read_records,
+    remove,
+    write_manifest,
+)
 from sadm_ray.generate.request_csv import Failures
 from sadm_ray.generate.volume_writer import describe
+from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.model.seen_subjects import NOBODY, SeenSubjects
 from sadm_ray.storage import Storage
@@ -70,23 +78,26 @@ def generate_volumes(
         chosen_on: the subjects on which `sampling` was chosen; None: on nobody.
 
     Raises:
-        ConfigError: `out` holds the volumes of another request; it or the shards are not seen by every machine; there
-            is no GPU; the request does not fit this study.
-        DataError: no subject is requested, or the request file cannot be read.
+        ConfigError: `out` holds the volumes of another request or study; it or the shards are not seen by every
+            machine; there is no GPU; the request does not fit this study.
+        DataError: no subject is requested, or the request file cannot be read; or a record in `out` names a file that
+            is none of its subject's.
     """
     wanted = settings.generate
     digests = tuple(model.digest for model in models)
-    plan = plan_subject_jobs(settings, study, digests, sampling)
+    plan = plan_subject_jobs(settings, study, digests, sampling, _time_scale(models[0]))
     device = _device(wanted.gpus_per_actor)
     require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
     require_shared(out, "generate.out", "a folder that all nodes share, or a URL")
     folder = Storage(out)
-    claim(folder, plan.decisive, wanted.replace)
+    records = read_records(folder)
+    if claim(folder, plan.decisive, records, {each.subject: each.key for each in plan.subject_jobs}, wanted.replace):
+        records = {}
     seen = reduce(or_, (model.seen for model in models), chosen_on or NOBODY)
     seen.write(folder)
     if wants_tasks(wanted) and wanted.split == "test":
         _tell_of_seen(study, plan.subject_jobs, seen)
-    left = _left(folder, plan.subject_jobs)
+    left = _left(folder, plan.subject_jobs, records)
     if left:
         describe(folder)
         job = GenerationJob(
@@ -134,6 +145,10 @@ def _tell_of_seen(study: Study, subject_jobs: Sequence[SubjectJob], seen: SeenSu
         )
 
 
+def _time_scale(model: StoredModel) -> float:
+    return ModelConfig.read(model.config, model.source).model.conditioner.time_scale
+
+
 def _device(gpus: float) -> str:
     if not gpus:
         return "cpu"
@@ -145,18 +160,23 @@ def _device(gpus: float) -> str:
     return "cuda"
 
 
-def _left(out: Storage, subject_jobs: Sequence[SubjectJob]) -> list[SubjectJob]:
+def _left(
+    out: Storage, subject_jobs: Sequence[SubjectJob], records: Mapping[str, SubjectRecord | None]
+) -> list[SubjectJob]:
     """The subject jobs that are not done: no record, another key, a failure, or a file that is not as long as it was.
 
-    Also removes what exists of subjects that are no longer requested, and of those that will be done again.
+    Also removes what exists of subjects that are no longer requested, and of those that will be done again; what is not
+    made again is told.
+
+    Args:
+        records: what exists.
     """
-    existing = recorded(out)
-    if not existing:
+    if not records:
         return list(subject_jobs)
     sizes = {entry.path: entry.size for entry in out.entries()}
     left = []
     for subject_job in subject_jobs:
-        record = read_record(out, subject_job.subject)
+        record = records.get(subject_job.subject)
         if record is None or record.failed or record.key != subject_job.key:
             left.append(subject_job)
         elif any(sizes.get(file["path"]) != file["bytes"] for file in record.files):
@@ -164,12 +184,27 @@ def _left(out: Storage, subject_jobs: Sequence[SubjectJob]) -> list[SubjectJob]:
                 "%s: some volumes of subject %s are gone or changed; made again", out.location, subject_job.subject
             )
             left.append(subject_job)
-    for subject in sorted(
-        existing - {subject_job.subject for subject_job in subject_jobs}
-        | existing & {subject_job.subject for subject_job in left}
-    ):
+    kept = {subject_job.subject for subject_job in subject_jobs} - {subject_job.subject for subject_job in left}
+    _tell_what_goes(out, subject_jobs, records)
+    for subject in records.keys() - kept:
         remove(out, subject)
     return left
+
+
+def _tell_what_goes(
+    out: Storage, subject_jobs: Sequence[SubjectJob], records: Mapping[str, SubjectRecord | None]
+) -> None:
+    wanted = {(each.subject, request.name) for each in subject_jobs for request in each.requests}
+    made = {
+        (subject, str(frame["task"]))
+        for subject, record in records.items()
+        for frame in (record.frames if record else ())
+        if frame["files"]
+    }
+    gone = sorted(made - wanted)
+    if gone:
+        some = "; ".join(f"{subject}, {name}" for subject, name in gone[:5]) + ("; …" if len(gone) > 5 else "")
+        log.warning("%s: removed %d results that are no longer requested (%s)", out.location, len(gone), some)
 
 
 def _conclude(out: Storage, subject_jobs: Sequence[SubjectJob], failures: Failures, done_before: int) -> Generation:

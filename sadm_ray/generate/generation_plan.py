@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sadm_ray.config import GenerateSettings, SamplingSettings, Settings
+from sadm_ray.config import GenerateSettings, SamplingSettings, Settings, is_url
 from sadm_ray.data.shards.prepared_study import Study, read_checksums
 from sadm_ray.errors import ConfigError
+from sadm_ray.generate.answerable import TimeLimits, require_answerable
+from sadm_ray.generate.generation_record import PLACES
 from sadm_ray.generate.request import Request
 from sadm_ray.generate.request_csv import Failures, read_requests
 from sadm_ray.storage import Storage
@@ -39,25 +42,22 @@ class Plan:
     decisive: Mapping[str, Any]
 
 
-def plan_subject_jobs(settings: Settings, study: Study, digests: Sequence[str], sampling: SamplingSettings) -> Plan:
+def plan_subject_jobs(
+    settings: Settings, study: Study, digests: Sequence[str], sampling: SamplingSettings, time_scale: float
+) -> Plan:
     """Turn the settings into subject jobs, sorted by the subjects' names.
 
     Args:
         digests: of the models, in the order in which samples are dealt among them.
+        time_scale: what the model divides times by.
 
     Raises:
-        ConfigError: the request does not fit this study.
+        ConfigError: the request does not fit this study: a time is too far from it, or no subject has the frames of a
+            task.
         DataError: no subject is in the split, or the request file cannot be read.
     """
     wanted = settings.generate
-    decisive = {
-        "model": digests[0] if len(digests) == 1 else list(digests),
-        "sampling": sampling.model_dump(mode="json"),
-        "estimates": list(wanted.estimates),
-        "sequence": wanted.sequence,
-        "exact": wanted.exact,
-        "wanted": _request_facts(settings),
-    }
+    decisive = decisive_facts(settings, study_place(study), digests, sampling)
     all_names = tuple(sorted(name for names in study.subjects.values() for name in names))
     names = all_names if wanted.split == "all" else study.names(wanted.split)
     failures: Failures = {}
@@ -66,8 +66,13 @@ def plan_subject_jobs(settings: Settings, study: Study, digests: Sequence[str], 
             subject, _, reason = line.partition(": ")
             earlier = failures.get((subject, "preparation"))
             failures[subject, "preparation"] = reason if earlier is None else f"{earlier}; {reason}"
+    if wants_tasks(wanted):
+        require_answerable(study, names, wanted.tasks, "generate.tasks")
+    limits = TimeLimits.of(study, time_scale) if wanted.at or wanted.file is not None else None
+    if limits is not None and (beyond := limits.beyond(wanted.at)):
+        raise ConfigError(f"generate.at: {beyond}")
     if wanted.file is not None:
-        requests, wrong = read_requests(wanted.file, set(all_names), wanted.samples, settings.seed)
+        requests, wrong = read_requests(wanted.file, set(all_names), wanted.samples, settings.seed, limits)
         failures |= wrong
     else:
         requests = {name: _requests(settings, study) for name in names}
@@ -77,6 +82,37 @@ def plan_subject_jobs(settings: Settings, study: Study, digests: Sequence[str], 
         for name, its in sorted(requests.items())
     )
     return Plan(subject_jobs, failures, decisive)
+
+
+def decisive_facts(
+    settings: Settings, study: str, digests: Sequence[str], sampling: SamplingSettings
+) -> dict[str, Any]:
+    """What an output folder belongs to (`generation_record.claim`).
+
+    Args:
+        study: `place_of` the scans.
+    """
+    wanted = settings.generate
+    facts = {
+        "model": digests[0] if len(digests) == 1 else list(digests),
+        "sampling": sampling.model_dump(mode="json"),
+        "estimates": list(wanted.estimates),
+        "sequence": wanted.sequence,
+        "exact": wanted.exact,
+        "wanted": _request_facts(settings),
+        "study": study,
+    }
+    return facts if wanted.file is None else facts | {"file": place_of(wanted.file)}
+
+
+def study_place(study: Study) -> str:
+    """The place of a prepared study's scans; of the phantom, which can be written anew anywhere, that of its shards."""
+    return place_of(study.settings.get("root") or study.location)
+
+
+def place_of(location: str) -> str:
+    """One name for all ways to write a folder or a file: absolute, and without links where it is on this machine."""
+    return location.rstrip("/") if is_url(location) else os.path.realpath(Path(location).expanduser())
 
 
 def wants_tasks(wanted: GenerateSettings) -> bool:
@@ -132,5 +168,6 @@ def _request_facts(settings: Settings) -> dict[str, Any]:
 
 
 def _key(decisive: Mapping[str, Any], checksum: str, requests: list[Request]) -> str:
-    content = [{**decisive, "wanted": None}, checksum, [request.to_json() for request in requests]]
+    looks = {key: value for key, value in decisive.items() if key not in PLACES}
+    content = [{**looks, "wanted": None}, checksum, [request.to_json() for request in requests]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

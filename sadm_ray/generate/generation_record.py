@@ -1,6 +1,6 @@
 """The records of what was generated, a file a subject: whole or absent, written after the subject's volumes.
 
-<out>/request.json                    the request that the folder belongs to
+<out>/request.json                    the request and the study that the folder belongs to
 <out>/predictions/<subject>.parquet   a row a frame: `PREDICTION_SCHEMA`; in its metadata the key of its job
 <out>/manifest.parquet                a row a file: `MANIFEST_SCHEMA`; written last
 """
@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sadm_ray.config import SAFE_NAME
 from sadm_ray.errors import ConfigError, DataError
-from sadm_ray.storage import Storage
+from sadm_ray.storage import Storage, leads_out
+
+log = logging.getLogger(__name__)
+
+PLACES = ("study", "file")
+"""The facts of a request that are places, of the scans and of the request file: no volume looks different for them."""
 
 PREDICTIONS, REQUEST, MANIFEST = "predictions", "request.json", "manifest.parquet"
 
@@ -82,9 +89,15 @@ def read_predictions(file: str, **how: Any) -> pa.Table:
 
     Raises:
         OSError, pyarrow.ArrowException: it is missing or damaged.
+        DataError: a subject or a task has a name that could leave a folder; files are called after them.
     """
     system, path = Storage(file).resolved
-    return pq.read_table(path, filesystem=system, partitioning=None, **how)
+    table = pq.read_table(path, filesystem=system, partitioning=None, **how)
+    for column in {"subject", "task"} & set(table.column_names):
+        for name in table[column].unique().to_pylist():
+            if not SAFE_NAME.fullmatch(str(name)):
+                raise DataError(f"{file}: {name!r} cannot be a {column}'s name; remove the file and generate again")
+    return table
 
 
 def observed_checksum(file: str) -> str | None:
@@ -95,32 +108,31 @@ def observed_checksum(file: str) -> str | None:
     return checksum
 
 
-def read_request(out: Storage) -> Mapping[str, Any] | None:
-    """The facts that decided what was generated (`generation_plan.Plan.decisive`); None where there are none.
+def read_record(out: Storage, subject: str) -> SubjectRecord | None:
+    """The record of a subject; None where there is none, or it cannot be read.
 
     Raises:
-        DataError: the file is damaged.
+        DataError: it names a file that is not one of the subject's volumes.
     """
-    try:
-        facts: Mapping[str, Any] = json.loads(out.read(REQUEST))
-        if not isinstance(facts, dict):
-            raise ValueError("no facts by name")  # noqa: TRY004, TRY301
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{out.where(REQUEST)}: cannot be read ({error}); remove it and generate again") from None
-    return facts
-
-
-def read_record(out: Storage, subject: str) -> SubjectRecord | None:
-    """The record of a subject; None where there is none, or it cannot be read."""
     try:
         with out.open_random(_path(subject)) as stream:
             table = pq.read_table(stream, columns=_FRAME_COLUMNS)
-        key = json.loads(table.schema.metadata[_ABOUT])["key"]
+        record = SubjectRecord(json.loads(table.schema.metadata[_ABOUT])["key"], table.to_pylist())
+        paths = [str(file["path"]) for file in record.files]
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
-    return SubjectRecord(key, table.to_pylist())
+    wrong = [path for path in paths if not _is_volume_of(subject, path)]
+    if wrong:
+        raise DataError(
+            f"{out.where(_path(subject))}: names {wrong[0][:100]!r}, which is no file of this subject in "
+            f"{out.location}; remove the record, which was not written here, or take another generate.out"
+        )
+    return record
+
+
+def read_records(out: Storage) -> dict[str, SubjectRecord | None]:
+    """The records of all subjects. Raises DataError as `read_record` does."""
+    return {subject: read_record(out, subject) for subject in sorted(recorded(out))}
 
 
 def recorded(out: Storage) -> set[str]:
@@ -138,31 +150,85 @@ def remove(out: Storage, subject: str, kept: Collection[str] = ()) -> None:
             out.delete(file["path"])
 
 
-def claim(out: Storage, decisive: Mapping[str, Any], replace: bool) -> None:
+def refuse_another_request(out: Storage, decisive: Mapping[str, Any], but: Collection[str] = ()) -> None:
+    """Raise ConfigError where the folder belongs to a request of other facts, those in `but` apart."""
+    changed = {key: line for key, line in _changed(read_request(out), decisive).items() if key not in but}
+    if changed:
+        raise another_request(out, changed.values())
+
+
+def claim(
+    out: Storage,
+    decisive: Mapping[str, Any],
+    records: Mapping[str, SubjectRecord | None],
+    keys: Mapping[str, str],
+    replace: bool,
+) -> bool:
     """Make the folder belong to this request; with `replace` the files of another request are removed.
 
+    A study or a request file at another place is another one, unless it was moved: then all that the folder holds is
+    still wanted as it is.
+
+    Args:
+        decisive: the facts of the request; `PLACES` among them.
+        records: `read_records`.
+        keys: those of the `SubjectJob` of each subject.
+
+    Returns:
+        whether everything was removed.
+
     Raises:
-        ConfigError: it belongs to another request.
+        ConfigError: it belongs to another request, or nothing says to which.
     """
+    before = read_request(out)
+    changed = _changed({} if before is None and records else before, decisive)
+    is_moved = changed.keys() <= set(PLACES) and all(
+        record is not None and keys.get(subject) == record.key for subject, record in records.items()
+    )
+    another = bool(changed) and not is_moved
+    if another:
+        if not replace:
+            raise another_request(out, changed.values())
+        log.warning("%s: what another request left there is removed (%d subjects)", out.location, len(records))
+        for subject in records:
+            remove(out, subject)
+        out.delete(MANIFEST)
+    now = json.loads(json.dumps(dict(decisive)))
+    if before != now:
+        out.write(REQUEST, (json.dumps(now, indent=2) + "\n").encode())
+    return another
+
+
+def read_request(out: Storage) -> dict[str, Any] | None:
+    """The facts of the request that the folder belongs to: none that are known in a damaged file; None: no file."""
     try:
         before = json.loads(out.read(REQUEST))
     except FileNotFoundError:
-        before = None
+        return None
     except ValueError:
-        before = {}
+        return {}
+    return before if isinstance(before, dict) else {}
+
+
+def _changed(before: Mapping[str, Any] | None, decisive: Mapping[str, Any]) -> dict[str, str]:
+    """What differs of two requests, by fact. Earlier versions did not write the places down: they are then unknown."""
+    if before is None:
+        return {}
     now = json.loads(json.dumps(dict(decisive)))
-    if before is not None and before != now:
-        changed = ", ".join(key for key in dict.fromkeys([*now, *before]) if now.get(key) != before.get(key))
-        if not replace:
-            raise ConfigError(
-                f"generate.out: {out.location} holds the answers to another request ({changed} changed); take another "
-                "generate.out, or set generate.replace=true to have them removed"
-            )
-        for subject in sorted(recorded(out)):
-            remove(out, subject)
-        out.delete(MANIFEST)
-    if before != now:
-        out.write(REQUEST, (json.dumps(now, indent=2) + "\n").encode())
+    names = [key for key in dict.fromkeys([*now, *before]) if now.get(key) != before.get(key)]
+    return {
+        key: f"{key} {before.get(key)} before, {now.get(key)} now" if key in PLACES else f"{key} changed"
+        for key in names
+        if key in before or key not in PLACES
+    }
+
+
+def another_request(out: Storage, changed: Iterable[str]) -> ConfigError:
+    """The refusal of a folder that belongs to another request, with what differs."""
+    return ConfigError(
+        f"generate.out: {out.location} holds the answers to another request ({', '.join(changed)}); take another "
+        "generate.out, or set generate.replace=true to have them removed"
+    )
 
 
 def write_manifest(out: Storage, records: Iterable[SubjectRecord]) -> int:
@@ -178,6 +244,13 @@ def write_manifest(out: Storage, records: Iterable[SubjectRecord]) -> int:
     pq.write_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), sink, compression="zstd")
     out.write(MANIFEST, sink.getvalue())
     return len(rows)
+
+
+def _is_volume_of(subject: str, path: str) -> bool:
+    """Whether it is `<task>/sub-<subject>/<file>`, the only place where a subject's volumes are written."""
+    task, _, rest = path.partition("/")
+    folder, _, name = rest.partition("/")
+    return bool(SAFE_NAME.fullmatch(task)) and folder == f"sub-{subject}" and "/" not in name and not leads_out(name)
 
 
 def _path(subject: str) -> str:

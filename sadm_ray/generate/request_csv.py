@@ -6,8 +6,9 @@ import csv
 import math
 from collections.abc import Collection, Mapping
 
-from sadm_ray.config import SAFE_NAME
+from sadm_ray.config import LARGEST_TIME, OUTPUT_NAMES, SAFE_NAME
 from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.generate.answerable import TimeLimits
 from sadm_ray.generate.request import Request
 from sadm_ray.storage import Storage
 
@@ -21,13 +22,16 @@ Failures = dict[tuple[str, str], str]
 """Why a (subject, task or request) has no volumes."""
 
 
-def read_requests(file: str, subjects: Collection[str], samples: int, seed: int) -> tuple[Requests, Failures]:
+def read_requests(
+    file: str, subjects: Collection[str], samples: int, seed: int, limits: TimeLimits | None = None
+) -> tuple[Requests, Failures]:
     """Read a request file (`GenerateSettings`).
 
     Args:
         file: a path or URL.
         subjects: those of the study.
         samples, seed: defaults for lines without them.
+        limits: of the times that can be requested.
 
     Returns:
         the requests of each subject, and the lines that are wrong with the reason.
@@ -52,6 +56,7 @@ def read_requests(file: str, subjects: Collection[str], samples: int, seed: int)
             raise ConfigError(f"{file}: column '{column}' means nothing here; the columns may be {', '.join(_KNOWN)}")
     requests: Requests = {}
     failures: Failures = {}
+    spelled: dict[str, str] = {}
     for line in lines:
         fields = {key: (value or "").strip() for key, value in line.items() if key is not None}
         where = f"line {lines.line_num}"
@@ -60,8 +65,12 @@ def read_requests(file: str, subjects: Collection[str], samples: int, seed: int)
             if None in line:
                 raise ValueError("has more fields than the head")  # noqa: TRY301
             request = _request(fields, name, samples, seed)
+            if limits is not None and (beyond := limits.beyond(request.times)):
+                raise ValueError(f"times: {beyond}")  # noqa: TRY301
             if subject not in subjects:
                 raise ValueError("no such subject in the study")  # noqa: TRY301
+            if spelled.setdefault(name.lower(), name) != name:  # some disks do not tell them apart
+                raise ValueError(f"'{name}' is '{spelled[name.lower()]}' in other letters; write it alike")  # noqa: TRY301
             if any(other.name == name for other in requests.get(subject, ())):
                 raise ValueError(f"requested twice as '{name}'; give the lines a name each")  # noqa: TRY301
         except ValueError as error:
@@ -74,6 +83,8 @@ def read_requests(file: str, subjects: Collection[str], samples: int, seed: int)
 def _request(fields: Mapping[str, str], name: str, samples: int, seed: int) -> Request:
     if not SAFE_NAME.fullmatch(name):
         raise ValueError(f"'{name}' cannot be a folder's name; use letters, digits, '_', '-' and '.'")
+    if name.lower() in OUTPUT_NAMES:
+        raise ValueError(f"'{name}' is a file or folder of every output folder; give the request another name")
     times = _times("times", fields["times"])
     if not times:
         raise ValueError("times is empty")
@@ -94,7 +105,7 @@ def _times(column: str, text: str) -> tuple[float, ...]:
             time = float(word)
         except ValueError:
             time = math.nan
-        if not math.isfinite(time):
+        if not abs(time) <= LARGEST_TIME:  # NaN neither
             raise ValueError(f"{column}: '{word}' is no time; write numbers split by ';'")
         times.append(time)
     return tuple(times)

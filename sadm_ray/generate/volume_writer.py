@@ -91,6 +91,8 @@ class SubjectWriter:
     def _write(
         self, label: str, estimate: str, values: Float[np.ndarray, "*t d h w"], sidecar: Mapping[str, Any]
     ) -> None:
+        if not np.isfinite(values).all():
+            raise ValueError("voxels are not finite in the units of the scanner; look at its scans")
         name = self._name(label, estimate)
         content = nifti_bytes(values, self.row["affine"], self.row["spacing"].tolist())
         self._put(f"{name}.nii.gz", estimate, content)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sadm_ray.storage import leads_out
 from sadm_ray.tracking.journal import Journal
 from sadm_ray.tracking.log_record import LogRecord, TrackingStore
 from sadm_ray.tracking.mlflow_client import GoneError
@@ -54,7 +55,11 @@ class Outbox:
         self._waiting: dict[Waiting, None] = {}
         self._left: dict[Journal, int] = {}
         try:
-            for journal, records in Journal.left(self.folder):
+            for journal, found in Journal.left(self.folder):
+                records = [(number, record) for number, record in found if _is_of_run(record, place.folder)]
+                if len(records) < len(found):
+                    log.warning("%s: records of files outside of %s are not sent", self.folder, place.folder)
+                    journal.sent({number for number, _ in found} - {number for number, _ in records})
                 self._left[journal] = len(records)
                 self._waiting |= {Waiting(record, journal, number): None for number, record in records}
                 self._clear(journal)
@@ -126,3 +131,15 @@ class Outbox:
         if self._left[journal] == 0:
             del self._left[journal]
             journal.remove()
+
+
+def _is_of_run(record: LogRecord, folder: Path) -> bool:
+    """Whether all files that a record of another process names lie in the run's folder: all that steps record do."""
+    if record.kind not in ("artifact", "content", "model"):
+        return True
+    try:
+        below = [str(record.body[key]) for key in ("name", "folder") if record.body.get(key)]
+        path = Path(record.body["path"]).resolve() if record.kind != "content" else folder.resolve()
+    except (AttributeError, KeyError, TypeError, OSError):
+        return False
+    return path.is_relative_to(folder.resolve()) and not any(map(leads_out, below))

@@ -30,7 +30,7 @@ from torch import Tensor
 from sadm_ray.errors import DataError
 from sadm_ray.model.model_config import CONFIG, ModelConfig
 from sadm_ray.model.renamed_weights import current_weight_name, with_current_weight_names
-from sadm_ray.storage import Storage
+from sadm_ray.storage import Storage, leads_out
 from sadm_ray.train.train_state import OPTIMIZER, StateTensors
 
 log = logging.getLogger(__name__)
@@ -129,11 +129,13 @@ class Checkpoints:
         try:
             manifest = json.loads(content)
             for name, entry in manifest.items():
+                if leads_out(name) or "/" in name:
+                    raise ValueError(f"it names {name[:100]!r}, which is no file of it")  # noqa: TRY301
                 content = self.storage.read(f"{folder}/{name}")
                 if hashlib.sha256(content).hexdigest() != entry["sha256"]:
                     raise ValueError(f"{name} is not what was written")  # noqa: TRY301
             return Checkpoint(self.storage, folder, json.loads(self.storage.read(f"{folder}/{STATE}")))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             line = str(error).splitlines()[0]
         self._warn(f"{self.storage.where(folder)}: a damaged checkpoint ({line}); going on from the one before")
         return None

@@ -57,7 +57,8 @@ def sampling_trial(config: dict[str, Any], sampling_task: SamplingTask) -> None:
         if count in rung_subjects:
             seconds = sum(entry["seconds"] for entry in entries)
             means = summarise(entry["tasks"] for entry in entries)
-            tune.report({**means, "network_calls": calls, "subjects": count, "seconds": seconds})
+            if means:  # the first subjects may lack the frames of every task
+                tune.report({**means, "network_calls": calls, "subjects": count, "seconds": seconds})
 
 
 def rungs(settings: TuneSettings, subjects: int) -> list[int]:

@@ -169,3 +169,23 @@ def test_sequences_have_scanned_and_generated_frames(job: GenerationJob) -> None
     assert [file["path"].rpartition("_")[2] for file in record.files if file["estimate"] == "sequence"] == [
         "synth.nii.gz", "synth.json", "synth.gif",
     ]  # fmt: skip
+
+
+def test_voxels_that_are_not_finite_are_a_failure_and_no_file(
+    job: GenerationJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = generation_actor.draw
+
+    def broken(model: Any, encoded: Any, queries: Any, seeds: Any, sampling: Any) -> np.ndarray:
+        volumes = whole(model, encoded, queries, seeds, sampling)
+        volumes[:, -1, -1, 0, 0, 0, 0] = np.nan
+        return volumes
+
+    monkeypatch.setattr(generation_actor, "draw", broken)
+    run_subject_jobs(subject_jobs("a"), job)
+    record = read_record(Storage(job.out), "a")
+    assert record is not None
+    assert [frame["error"] for frame in record.frames] == [
+        "the model gave voxels that are not finite; nothing is written of it"
+    ]
+    assert files(job) == {}

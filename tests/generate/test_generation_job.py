@@ -19,8 +19,11 @@ from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import dump_settings
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.generate.generation_actor import _record_row
 from sadm_ray.generate.generation_job import Generation
+from sadm_ray.generate.generation_record import write_record
 from sadm_ray.model.registry import build_model
+from sadm_ray.storage import Storage
 from sadm_ray.train.trainer import model_config
 from tests.tiny import settings_for
 
@@ -237,3 +240,135 @@ def test_a_damaged_shard_costs_its_subjects_and_is_tried_again(base: tuple[Setti
     again = steps.generate(settings)
     assert again.failures == {}
     assert again.done_before == result.subjects - len(failures_of(result))
+
+
+def another_study(source: Path, folder: Path) -> Path:
+    """The first subject of a study as a study of its own, in the same layout."""
+    subject = sorted(source.glob("patient*"))[0]
+    shutil.copytree(subject, folder / "patient900")
+    for file in (folder / "patient900").iterdir():
+        file.rename(file.with_name(file.name.replace(subject.name, "patient900")))
+    return folder
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {str(file.relative_to(folder)): (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+
+
+def test_an_output_folder_belongs_to_one_study(base: tuple[Settings, Study], tmp_path: Path) -> None:
+    first, out = tmp_path / "first", tmp_path / "out"
+    shutil.copytree(base[0].run_dir / "study", first)  # with the times at which files were modified
+    second = another_study(first, tmp_path / "second")
+    for surplus in sorted(first.glob("patient*"))[2:]:
+        shutil.rmtree(surplus)
+    wanted = {"at": [1.5], "model": str(base[0].run_dir / "model")}
+    steps.generate(settings_with(base, out, study=str(first), **wanted))
+    before = snapshot(out)
+    refused = rf"{out} holds the answers to another request \(study {first} before, {second} now\)"
+    with pytest.raises(ConfigError, match=refused):
+        steps.generate(settings_with(base, out, study=str(second), **wanted))
+    with pytest.raises(ConfigError, match=rf"study {first} before"):
+        steps.generate(settings_with(base, out, split="all", **wanted))
+    # An earlier version did not write the study down; the shards say which it is.
+    facts = json.loads((out / "request.json").read_text())
+    assert facts.pop("study") == str(first)
+    (out / "request.json").write_text(json.dumps(facts))
+    with pytest.raises(ConfigError, match=refused):
+        steps.generate(settings_with(base, out, study=str(second), **wanted))
+    assert steps.generate(settings_with(base, out, study=str(first), **wanted)).done_before == 2
+    assert json.loads((out / "request.json").read_text())["study"] == str(first)
+    made = {path: file for path, file in before.items() if path.startswith("visits/")}
+    assert made.items() <= snapshot(out).items()
+    # The same study with another subject, and then in another folder, goes on.
+    shutil.copytree(second / "patient900", first / "patient900")
+    assert steps.generate(settings_with(base, out, study=str(first), **wanted)).done_before == 2
+    moved = first.rename(tmp_path / "moved")
+    assert steps.generate(settings_with(base, out, study=str(moved), **wanted)).done_before == 3
+    assert made.items() <= snapshot(out).items()
+    result = steps.generate(settings_with(base, out, study=str(second), replace=True, **wanted))
+    assert result.subjects == 1
+    assert {path.split("/")[1] for path in generated(out)} == {"sub-patient900"}
+
+
+def test_two_request_files_of_one_name(
+    base: tuple[Settings, Study], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second, *_ = sorted(base[1].subjects["train"])
+    out = tmp_path / "out"
+    for folder, subject in (("a", first), ("b", second)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "wanted.csv").write_text(f"subject,times\n{subject},1.5\n")
+    one, other = (settings_with(base, out, file=str(tmp_path / each / "wanted.csv")) for each in "ab")
+    steps.generate(one)
+    before = written(out)
+    with pytest.raises(ConfigError, match=rf"file {tmp_path}/a/wanted\.csv before, {tmp_path}/b/wanted\.csv now"):
+        steps.generate(other)
+    assert written(out) == before
+    # All that the folder holds is still wanted: the same file, moved, with a line more.
+    (tmp_path / "b" / "wanted.csv").write_text(f"subject,times\n{first},1.5\n{second},1.5\n")
+    assert steps.generate(other).done_before == 1
+    assert before.items() <= written(out).items()
+    assert not caplog.records
+    # What a line was the reason for goes with it, and that is told.
+    (tmp_path / "b" / "wanted.csv").write_text(f"subject,times\n{first},1.5\n")
+    steps.generate(other)
+    assert written(out) == before
+    assert f"{out}: removed 1 results that are no longer requested ({second}, request)" in caplog.text
+
+
+def test_a_folder_of_an_earlier_version_goes_on(base: tuple[Settings, Study], tmp_path: Path) -> None:
+    settings = settings_with(base, tmp_path)
+    steps.generate(settings)
+    before = written(tmp_path)
+    facts = json.loads((tmp_path / "request.json").read_text())
+    assert facts.pop("study") == str(base[0].run_dir / "shards")
+    (tmp_path / "request.json").write_text(json.dumps(facts))
+    assert steps.generate(settings).done_before == len(base[1].subjects["test"])
+    (tmp_path / "request.json").unlink()  # nothing says what it belongs to, but all in it is wanted
+    with pytest.raises(ConfigError, match="another request"):
+        steps.generate(settings_with(base, tmp_path, at=[1.5]))
+    assert written(tmp_path) == before
+
+
+@pytest.mark.parametrize("named", ["../kept/file", "{}/kept/file", "notes.txt", "future/sub-other/x.json", "shards/x"])
+def test_a_record_made_elsewhere_removes_nothing(base: tuple[Settings, Study], tmp_path: Path, named: str) -> None:
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    kept.mkdir()
+    for file in (kept / "file", out / "notes.txt", out / "future" / "sub-other" / "x.json"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    name = base[1].subjects["test"][0]
+    row = _record_row(name, "future", 0, 0.0, (), None)
+    row["files"] = [{"path": named.format(tmp_path), "estimate": "sample", "bytes": 4, "sha256": ""}]
+    write_record(Storage(str(out)), name, "another key", [row])
+    before = snapshot(tmp_path)
+    for replace in (False, True):
+        with pytest.raises(DataError, match=rf"predictions/{name}\.parquet: names '.*', which is no file of this"):
+            steps.generate(settings_with(base, out, replace=replace))
+    assert snapshot(tmp_path) == before
+
+
+def test_where_the_output_would_mix_with_other_files(base: tuple[Settings, Study], tmp_path: Path) -> None:
+    run = base[0].run_dir
+    (tmp_path / "file").touch()
+    before = snapshot(run)
+    for out, reason in (
+        (run, "is the run's folder"),
+        (run.parent, "holds the run's folder"),
+        (Path("/"), "holds the run's folder"),
+        (run / "shards", "is the run's shards"),
+        (run / "model", "is the run's model"),
+        (run / "model" / "new", "lies in the run's model"),
+        (run / "study", "is the run's study"),
+        (run / "study" / "patient001", "lies in the run's study"),
+        (run / "model" / ".." / "shards" / "x", "lies in the run's shards"),
+        (tmp_path / "file", "is a file"),
+    ):
+        with pytest.raises(ConfigError, match=rf"generate\.out: {out} {reason}; take a folder of its own"):
+            steps.generate(settings_with(base, out))
+    raw = tmp_path / "raw"
+    shutil.copytree(run / "study", raw)
+    with pytest.raises(ConfigError, match=f"lies in the study {raw}"):
+        steps.generate(settings_with(base, raw / "out", study=str(raw), at=[1.5]))
+    assert snapshot(run) == before

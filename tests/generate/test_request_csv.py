@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.generate.answerable import TimeLimits
 from sadm_ray.generate.request import Request
 from sadm_ray.generate.request_csv import read_requests
 
@@ -30,6 +31,21 @@ def test_a_line_is_a_request(tmp_path: Path) -> None:
         ("a,,,,", "line 2: times is empty"),
         ("a,soon,,,", "line 2: times: 'soon' is no time; write numbers split by ';'"),
         ("a,nan,,,", "line 2: times: 'nan' is no time; write numbers split by ';'"),
+        ("a,-inf,,,", "line 2: times: '-inf' is no time; write numbers split by ';'"),
+        ("a,12;1e30,,,", "line 2: times: '1e30' is no time; write numbers split by ';'"),
+        (
+            "a,12;5e3,,,",
+            "line 2: times: 5000 is too far from the scans of the study, which are from 0 to 4 (years); take a time "
+            "between -4000 and 4004",
+        ),
+        ("a,12,,,Near", "line 2: 'Near' is 'near' in other letters; write it alike"),
+        *(
+            (
+                f"a,12,,,{name}",
+                f"line 2: '{name}' is a file or folder of every output folder; give the request another name",
+            )
+            for name in ("predictions", "Predictions", "shards", "manifest.parquet", "REQUEST.json", "failures.csv")
+        ),
         ("a,12,0,,", "line 2: samples: '0' is no whole number of at least 1"),
         ("a,12,,-1,", "line 2: seed: '-1' is no whole number of at least 0"),
         ("a,12,,,../up", "line 2: '../up' cannot be a folder's name; use letters, digits, '_', '-' and '.'"),
@@ -39,7 +55,10 @@ def test_a_line_is_a_request(tmp_path: Path) -> None:
 def test_a_bad_line_is_listed_and_the_others_are_kept(tmp_path: Path, line: str, reason: str) -> None:
     file = tmp_path / "r.csv"
     file.write_text(f"subject,times,samples,seed,name\n{line}\nb,36,,,\n")
-    requests, failures = read_requests(str(file), SUBJECTS, 1, 0)
+    if "Near" in line:
+        file.write_text(f"subject,times,samples,seed,name\nb,36,,,near\n{line}\n")
+        reason = reason.replace("line 2", "line 3")
+    requests, failures = read_requests(str(file), SUBJECTS, 1, 0, TimeLimits(0.0, 4.0, 4000.0, "years"))
     assert list(requests) == ["b"]
     assert list(failures.values()) == [reason]
 

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,26 @@ def test_the_next_step_sends_what_a_killed_one_left(settings: Settings, runs: Ru
         assert TrackedRun("train", tracked.sink).history("loss") == [(step, float(step)) for step in range(5)]
     assert runs()["tiny/train"].info.status == "RUNNING"
     assert not list(outbox.folder.iterdir())
+
+
+def test_a_journal_from_elsewhere_sends_no_other_file(place: TrackingStore, caplog: pytest.LogCaptureFixture) -> None:
+    place = replace(place, folder=place.folder / "run")
+    outbox = Outbox(place)
+    run = TrackedRun("train", outbox)
+    run.artifact(place.folder / "table.csv")
+    run.artifact(place.folder.parent / "private.txt")
+    run.artifact(place.folder / ".." / "private.txt")
+    run.artifact(place.folder / "table.csv", "../../up")
+    run.register(place.folder.parent / "model", "tiny", {})
+    run.content("../../up.png", b"pixels")
+    run.content("step.png", b"pixels", "validation")
+    run.metrics({"loss": 1.0})
+    outbox.close()
+    later = Outbox(place)
+    assert [waiting.record.kind for waiting in later.waiting()] == ["artifact", "content", "metrics"]
+    assert f"records of files outside of {place.folder} are not sent" in caplog.text
+    later.close()
+    assert len(Outbox(place)) == 3, "what was left out is not looked at again"
 
 
 def test_sending_twice_is_harmless(settings: Settings, client: Any, runs: Runs, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,20 @@ def test_a_missing_file_is_damage_and_a_missing_manifest_is_not(kept: Checkpoint
     (Path(kept.storage.location) / "checkpoint-00000002" / MANIFEST).unlink()
     assert kept.newest() is not None
     assert len(warnings) == 1, "writing it was interrupted, which is no reason to warn"
+
+
+@pytest.mark.parametrize("name", ["../../outside.safetensors", "{}/outside.safetensors", "../checkpoint-00000001/x"])
+def test_a_checkpoint_that_names_files_of_others_is_damaged(kept: Checkpoints, warnings: list[str], name: str) -> None:
+    location = Path(kept.storage.location)
+    (location.parent / "outside.safetensors").write_bytes(b"mine")
+    manifest = location / "checkpoint-00000002" / MANIFEST
+    listed = json.loads(manifest.read_text())
+    listed[name.format(location.parent)] = {"bytes": 4, "sha256": hashlib.sha256(b"mine").hexdigest()}
+    manifest.write_text(json.dumps(listed))
+    newest = kept.newest()
+    assert newest is not None
+    assert newest.step == 1
+    assert "which is no file of it" in warnings[0]
 
 
 def test_a_first_checkpoint_that_was_interrupted_is_no_damage(kept: Checkpoints, warnings: list[str]) -> None:

@@ -56,6 +56,16 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def test_first_subjects_without_the_frames_of_any_task(
+    sampling_task: SamplingTask, reports: list[dict[str, Any]]
+) -> None:
+    far = (TaskSettings(name="far", observed=(0,), targets=(4,)),)
+    short_first = replace(sampling_task, tasks=far, rows=[row("bb", slots=3), row("ccc"), row("dddd", slots=2)])
+    sampling_trial({"num_steps": 1}, short_first)
+    assert [report["subjects"] for report in reports] == [2, 3]
+    assert all(np.isfinite(report["gain"]) for report in reports)
+
+
 @pytest.mark.parametrize(
     ("first", "reduction", "subjects", "stops"),
     [(2, 2, 8, [2, 4, 8]), (1, 3, 8, [1, 3, 8]), (2, 2, 2, [2]), (5, 2, 3, [3]), (2, None, 8, [8])],

@@ -55,7 +55,7 @@ def find_manifest(root: str, settings: DataSettings) -> Catalog:
         raise DataError(f"{root}: data.layout=manifest needs data.root to be a .csv, .tsv or .parquet file")
     full = root if is_url(root) else str(Path(root).expanduser().absolute())
     folder, _, name = full.rpartition("/")
-    manifest = _read_rows(Storage(folder or "/"), name, settings.min_scans)
+    manifest = _read_rows(Storage(folder or "/", scattered=True), name, settings.min_scans)
     _look_up(manifest)
     column = _match_times(manifest, settings.time_column)
     parser = TimeParser.of(

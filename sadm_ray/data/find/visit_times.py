@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 
-from sadm_ray.config import DataSettings
+import numpy as np
+
+from sadm_ray.config import LARGEST_TIME, DataSettings
 from sadm_ray.data.find.catalog import Problem, Scan
 from sadm_ray.data.find.study_tables import Row, covariates_of, natural_sort_key, parse_number
 from sadm_ray.storage import Entry, Storage
@@ -75,6 +78,8 @@ class TimeParser:
         if parsed is None or parsed[1] != self.is_date:
             kind = "an ISO date (2024-03-31)" if self.is_date else "a number"
             raise ValueError(f"{self.column} of its visit is {text[:50]!r} where {kind} is expected; correct it")
+        if abs(parsed[0]) > LARGEST_TIME:
+            raise ValueError(f"{self.column} of its visit is {text[:50]!r}, more than any time can be; correct it")
         return parsed[0]
 
 
@@ -112,6 +117,13 @@ def order_visits(
             problems.append(Problem(subject, file, f"has the same {parser.column} as {other}; correct one of them"))
         else:
             by_time[time] = visit
+    start = min(by_time, default=0.0) if parser.is_date else 0.0
+    for earlier, later in pairwise(sorted(by_time)):
+        if np.float32(earlier - start) == np.float32(later - start):  # as they are stored
+            file, other = (storage.where(by_time[time].entry.path) for time in (later, earlier))
+            message = f"its {parser.column} cannot be told from that of {other} in 7 digits; count from the first visit"
+            problems.append(Problem(subject, file, message))
+            del by_time[later]
     if 0 < len(by_time) < min_scans:
         problems.append(
             too_few_visits(
@@ -121,7 +133,6 @@ def order_visits(
     if len(by_time) < min_scans:
         return (), problems
     times = sorted(by_time)
-    start = times[0] if parser.is_date else 0.0
     if times != list(by_time) and all(visit.session for visit in visits):
         order = ", ".join(by_time[time].session for time in times)
         message = f"by {parser.column} its visits are in the order {order}; that is used, see whether it is meant"

@@ -129,7 +129,7 @@ def inspect_subject(
     subject: Subject, source: str, settings: DataSettings, unit: str, pictures: str | None
 ) -> tuple[Record, list[Problem]]:
     """A subject's record and its problems; any error concerns this subject only."""
-    storage = Storage(source)
+    storage = Storage(source, scattered=True)
     record, problems = _record(subject), []
     sheet = None if pictures is None else _new_sheet()
     times: list[float] = []  # of the frames of the file that is being read

@@ -5,7 +5,6 @@ A bad file yields its problems and none of its frames. Frames on another grid th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -13,11 +12,15 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from nibabel.orientations import aff2axcodes
 
+from sadm_ray.config import LARGEST_TIME
 from sadm_ray.data.find.catalog import Covariates, Problem, Scan, Subject
 from sadm_ray.data.read.nifti_io import Image, read_image
 from sadm_ray.data.read.scan_checks import cycle_faults, grid_faults, spacing_warning, voxel_faults
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
+
+_LEAST_STEP = 1e-13
+"""The least time between two frames of a 4D file that is believed."""
 
 FrameTime = tuple[int, float]
 """A frame's index (from 0) along the last axis of its file, and its time."""
@@ -178,7 +181,7 @@ def _series(subject: Subject, image: Image, min_scans: int) -> list[FrameTime]:
     if image.count < min_scans:
         needed = f"only {_count_word(image.count)} visit; at least {_count_word(min_scans)} are needed"
         _check([f"{needed}: give a 4D file, or several files with their times"])
-    step = image.time_step if math.isfinite(image.time_step) and image.time_step > 0 else 1.0
+    step = image.time_step if _LEAST_STEP <= image.time_step <= LARGEST_TIME / image.count else 1.0  # no NaN either
     return [(index, index * step) for index in range(image.count)]
 
 

@@ -12,14 +12,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Bool, Float32
 
-from sadm_ray.config import Settings
+from sadm_ray.config import SAFE_NAME, Settings
+from sadm_ray.data.find.study_tables import map_in_threads
 from sadm_ray.data.shards.subject_row import SCHEMA_VERSION, parse_row
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
@@ -118,7 +121,8 @@ def read_study(location: str) -> Study:
     """Read `_study.json` as `prepare_study` wrote it.
 
     Raises:
-        DataError: no study here, an unfinished one, or one of another schema.
+        DataError: no study here, an unfinished one, or one of another schema; or it names a file or a subject that
+            leads out of its folder.
     """
     storage = Storage(location)
     file = storage.where(STUDY_FILE)
@@ -133,6 +137,11 @@ def read_study(location: str) -> Study:
     content["subjects"] = {split: tuple(names) for split, names in content["subjects"].items()}
     for key in ("shape", "problems", "warnings"):
         content[key] = tuple(content[key])
+    unsafe = [name for names in content["subjects"].values() for name in names if not SAFE_NAME.fullmatch(name)]
+    if unsafe:  # files and folders are called after subjects
+        raise DataError(f"{file}: {unsafe[0][:100]!r} cannot be a subject's name; run `sadm-ray prepare` again")
+    if content.get("places"):
+        storage.require_inside(content["places"], STUDY_FILE, "run `sadm-ray prepare` again")
     return Study(location=storage.location, **content)
 
 
@@ -167,6 +176,37 @@ def rows_of(study: Study, subjects: Sequence[str]) -> Dataset:
         num_cpus=0,
         concurrency=min(2, blocks),
     )
+
+
+class Slots(NamedTuple):
+    """Which slots of a subject hold a scan, and the times of all slots."""
+
+    present: Bool[np.ndarray, " t"]
+    times: Float32[np.ndarray, " t"]
+
+
+def read_slots(study: Study, subjects: Collection[str]) -> Mapping[str, Slots]:
+    """The slots of each subject, without its voxels; those in damaged shards are left out."""
+    places = row_locations(study)
+    shards: dict[str, list[str]] = {}
+    for name in subjects:
+        if name in places:
+            shards.setdefault(places[name].shard, []).append(name)
+
+    def read(shard: str) -> Mapping[str, Slots]:
+        try:
+            with Storage(study.location).open_random(shard) as stream:
+                rows = pq.read_table(stream, columns=["present", "times"]).to_pylist()
+            found = {name: rows[places[name].row] for name in shards[shard]}
+        except (OSError, pa.ArrowException, IndexError):
+            return {}
+        return {
+            name: Slots(np.asarray(row["present"], dtype=bool), np.asarray(row["times"], dtype=np.float32))
+            for name, row in found.items()
+        }
+
+    found = map_in_threads(read, list(shards))
+    return {name: slots for some in found for name, slots in some.items()}
 
 
 def row_locations(study: Study) -> Mapping[str, RowLocation]:
@@ -243,6 +283,8 @@ def _keys_and_locations(location: str, file: str) -> Mapping[str, tuple[str, Row
             rows = pq.read_table(stream, columns=["subject", "key", "part", "row"]).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{storage.where(file)}: cannot be read ({error}); run `sadm-ray prepare` again") from None
+    for row in rows:
+        storage.require_inside(row["part"], file, "run `sadm-ray prepare` again")
     return {row["subject"]: (row["key"], RowLocation(row["part"], row["row"])) for row in rows}
 
 

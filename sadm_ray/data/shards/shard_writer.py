@@ -86,7 +86,7 @@ def make_shard(shard: Shard, root: str, out: str, settings: DataSettings) -> dic
     Returns:
         `part`, its file; `rows`, the facts of each; `problems`.
     """
-    study, source = Storage(out), Storage(root)
+    study, source = Storage(out), Storage(root, scattered=True)
     existing_rows = dict(shard.existing_rows)
     if shard.existing_file and (summary := read_summary(study, shard.existing_file)):
         if not _failed(summary):
@@ -117,9 +117,10 @@ def read_summary(study: Storage, file: str) -> dict[str, Any] | None:
     try:
         with study.open_random(file) as stream:
             summary: dict[str, Any] = json.loads(pq.read_schema(stream).metadata[_SUMMARY])
+        is_own = summary["part"] == file  # else it was renamed, or made elsewhere
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
-    return summary
+    return summary if is_own else None
 
 
 def _with_scans(study: Storage, summary: dict[str, Any]) -> dict[str, Any]:

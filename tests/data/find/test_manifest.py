@@ -97,6 +97,12 @@ def test_paths_from_everywhere(root: Path, tmp_path_factory: pytest.TempPathFact
         ("a,a0.mha,0", ["row 4: 'a0.mha' is no .nii or .nii.gz file"]),
         ("a,/etc/passwd,0", ["row 4: '/etc/passwd' is no"]),
         ("a,a0.nii,0,9", ["row 4 has 4 fields where the header has 3"]),
+        ("a,a0.nii,1e30\na,a1.nii,1", ["time of its visit is '1e30', more than any time can be", "only one"]),
+        ("a,a0.nii,-inf\na,a1.nii,1", ["time of its visit is '-inf' where a number", "only one"]),
+        (
+            "a,a0.nii,1700000000\na,a1.nii,1700000001\na,a2.nii,1700086400",
+            ["its time cannot be told from that of"],
+        ),
         ("a,good1.nii,0", ["row 4: lists the same file as row 3"]),
         ("a,x/.//none.nii,0", ["x/.//none.nii: no such file; row 4"]),
         ("a,a0.nii,0", ["a0.nii: only one visit is left"]),

@@ -1,0 +1,88 @@
+"""Whether requests can be answered at all, before anything is generated or trained: times and tasks against a study."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sadm_ray.config import TaskSettings
+from sadm_ray.data.shards.prepared_study import Slots, Study, read_slots
+from sadm_ray.errors import ConfigError
+from sadm_ray.generate.request import query_of_task
+
+FAR = 1000.0
+"""A time that is farther from a study's scans than so many of its spans says nothing that a model could know."""
+
+
+@dataclass(frozen=True)
+class TimeLimits:
+    """The times of a study's scans, and how far from them a time may be requested; all in the study's unit."""
+
+    first: float
+    last: float
+    reach: float
+    unit: str
+
+    @classmethod
+    def of(cls, study: Study, time_scale: float) -> TimeLimits | None:
+        """The limits of a study; None where no subject can be read.
+
+        Args:
+            time_scale: what the model divides times by. It stands in for the span where all scans are of one time, and
+                is then taken generously, as it may not be set.
+        """
+        slots = read_slots(study, [name for names in study.subjects.values() for name in names])
+        times = [each.times[each.present] for each in slots.values()]
+        if not times:
+            return None
+        first, last = (float(bound(np.concatenate(times))) for bound in (np.min, np.max))
+        return cls(first, last, FAR * (last - first or FAR * time_scale), study.time_unit)
+
+    def beyond(self, times: Iterable[float]) -> str:
+        """What is wrong with the first time that is too far away, and the mend; empty if none is."""
+        low, high = self.first - self.reach, self.last + self.reach
+        for time in times:
+            if not low <= time <= high:
+                return (
+                    f"{time:g} is too far from the scans of the study, which are from {self.first:g} to {self.last:g} "
+                    f"({self.unit}); take a time between {low:g} and {high:g}"
+                )
+        return ""
+
+
+def require_answerable(study: Study, subjects: Collection[str], tasks: Sequence[TaskSettings], key: str) -> None:
+    """Refuse a task for which no subject has the frames.
+
+    Args:
+        key: the setting of the tasks.
+
+    Raises:
+        ConfigError: it names the task, and what is missing.
+    """
+    slots = read_slots(study, subjects)
+    for task in tasks if slots else ():
+        reasons = [_reason(task, each) for each in slots.values()]
+        if all(reasons):
+            longest = max(len(each.present) for each in slots.values())
+            raise ConfigError(
+                f"{key}: no subject can answer '{task.name}': the first of {len(slots)} {reasons[0]}, and the longest "
+                f"sequence has {longest} frames; correct its observed and targets, or remove the task"
+            )
+
+
+def unanswered(study: Study, subjects: Collection[str], tasks: Sequence[TaskSettings]) -> list[str]:
+    """A line for each subject and task for which it lacks the frames."""
+    slots = read_slots(study, subjects)
+    reasons = [(name, _reason(task, slots[name])) for name in subjects if name in slots for task in tasks]
+    return [f"subject {name} {reason}" for name, reason in reasons if reason]
+
+
+def _reason(task: TaskSettings, slots: Slots) -> str:
+    """Why a subject cannot answer a task; empty if it can."""
+    try:
+        query_of_task(task, slots.present, slots.times)
+    except ValueError as error:
+        return str(error)
+    return ""
