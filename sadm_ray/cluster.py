@@ -33,6 +33,8 @@ WORKER_ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
 }
 
+log = logging.getLogger(__name__)
+
 STARTS = 3
 """How often a private Ray is started before the command gives up: Ray waits 30 s for its own processes, which is too
 short where several commands start at once on few cores."""
@@ -195,6 +197,16 @@ def actor_beside_driver(kind: type, **options: Any) -> Any:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here, **options)(kind).remote()
+
+
+def warn_of_idle(key: str, asked: int, busy: int, work: str) -> None:
+    """Say at once, in a line, that a part of what a setting asks for will have nothing to do.
+
+    Args:
+        busy: how many of the `asked` have work; `work` says what that is.
+    """
+    if busy < asked:
+        log.warning("%s: %d asked for, and there is work for %d (%s); the others stay idle", key, asked, busy, work)
 
 
 def require_shared(location: str, key: str, mend: str) -> None:

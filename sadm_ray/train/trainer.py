@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from concurrent.futures import Future
@@ -14,7 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from sadm_ray.cluster import require_shared
+from sadm_ray.cluster import require_shared, warn_of_idle
 from sadm_ray.config import Settings, flatten, is_url
 from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study
 from sadm_ray.errors import ConfigError, DataError, Stopped
@@ -29,6 +30,8 @@ from sadm_ray.train.checkpoint import BEST, Checkpoint, Checkpoints
 from sadm_ray.train.resume_check import refuse_changes
 from sadm_ray.train.stop_signal import control
 from sadm_ray.train.worker_loop import WorkerTask, train_worker
+
+log = logging.getLogger(__name__)
 
 _RESIZE_SECONDS = 30.0
 """How often an elastic run checks for room for another worker; each change costs a restart."""
@@ -117,6 +120,7 @@ def _train(
     require_shared(location, "train.storage", "a folder that all nodes share, or a URL")
     require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
     train = settings.train
+    _warn_of_idle_workers(settings, study)
     with (
         progress("train", train.steps) as reporter,
         control(stop) as (controlled, signal_that_came),
@@ -172,6 +176,21 @@ def _fit(trainer: TorchTrainer) -> None:
 
     threading.Thread(target=fit, name="train", daemon=True).start()
     done.result()
+
+
+def _warn_of_idle_workers(settings: Settings, study: Study) -> None:
+    """No worker is idle in a step: each has samples of its own, drawn from the same subject where there is but one."""
+    train, checked = settings.train, settings.train.validation
+    subjects = len(study.subjects.get("val", ())[: checked.subjects])
+    if subjects and (checked.loss_every or checked.generate_every):
+        warn_of_idle("train.workers", train.workers, subjects, f"validation subjects: {subjects}, at each validation")
+    wanted, slots = train.min_workers or train.workers, ray.cluster_resources().get("CPU", 0)
+    if slots < wanted:
+        log.warning(
+            "train.workers: %d workers want a CPU each, the cluster has %g; training begins when more machines come",
+            wanted,
+            slots,
+        )
 
 
 def _is_done(newest: Checkpoint, settings: Settings) -> bool:
