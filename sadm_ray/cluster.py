@@ -15,7 +15,7 @@ from typing import Any
 
 from sadm_ray.config import RaySettings, Settings, is_url
 from sadm_ray.errors import ConfigError, RayLostError
-from sadm_ray.interruption import AGAIN, is_interrupted, muted_stderr, take_signals_again
+from sadm_ray.interruption import AGAIN, is_interrupted, while_ray_starts
 from sadm_ray.private_ray import private_folder, recorded_cluster, started_cluster
 from sadm_ray.ray_watch import answers, kill_children, watched
 
@@ -71,7 +71,6 @@ def ray_session(settings: Settings) -> Iterator[None]:
         else:
             stack.callback(_leave, private=False)
             _join(address)
-        take_signals_again()  # Ray has taken SIGTERM
         _quieten()
         stack.enter_context(watched(private=address is None))
         _wait_for_nodes(settings.ray)
@@ -103,7 +102,7 @@ def _join(address: str) -> None:
     import ray
 
     try:
-        with muted_stderr():
+        with while_ray_starts():
             ray.init(address=address, **_quiet_options())
     except ConnectionError as error:
         reason = str(error).splitlines()[0]
@@ -122,7 +121,7 @@ def _start(settings: Settings, folder: Path) -> None:
     slots = max(os.cpu_count() or 1, workers + 1)
     for start in range(STARTS):
         try:
-            with muted_stderr():
+            with while_ray_starts():
                 ray.init(
                     address="local",
                     num_cpus=slots,

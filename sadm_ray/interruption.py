@@ -1,7 +1,7 @@
 """How a command ends from outside: SIGINT, SIGTERM and a lost Ray, each in one line and with its exit code.
 
 Ray, Ray Train and Ray Tune put handlers of their own in place of these, which print traces or end with other codes;
-`ray_session` sets ours again after Ray has started, and where Ray Train would set its own it does not run in the main
+ours are set again after Ray has started, and where Ray Train would set its own it does not run in the main
 thread.
 """
 
@@ -46,7 +46,7 @@ _last_words: list[Callable[[], None]] = []
 
 
 def take_signals() -> None:
-    """From now on a signal ends this process in one line. Also called again after a library has set its handlers."""
+    """From now on a signal ends this process in one line."""
     if threading.current_thread() is threading.main_thread():
         if _State.terminal is None:
             with contextlib.suppress(OSError):
@@ -54,12 +54,6 @@ def take_signals() -> None:
         _State.ours = True
         for number in CODES:
             signal.signal(number, _on_signal)
-
-
-def take_signals_again() -> None:
-    """Set the handlers again where they were ours."""
-    if _State.ours:
-        take_signals()
 
 
 def is_command() -> bool:
@@ -159,14 +153,23 @@ def end(line: str, code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def muted_stderr() -> Iterator[None]:
-    """Nothing of what Ray's core writes to the terminal itself; what goes wrong comes as an exception all the same."""
+def while_ray_starts() -> Iterator[None]:
+    """Nothing of what Ray's core writes to the terminal itself; what goes wrong comes as an exception all the same.
+
+    And SIGTERM, which `ray.init` takes from its first moment on to call `sys.exit`, is ours again.
+    """
     sys.stderr.flush()
     kept = os.dup(2)
     try:
         _mute_stderr()
         yield
+    except SystemExit as error:
+        if _State.ours and error.code == signal.SIGTERM:
+            _on_signal(signal.SIGTERM, None)
+        raise
     finally:
+        if _State.ours:
+            take_signals()
         if not is_interrupted():
             os.dup2(kept, 2)
         os.close(kept)
