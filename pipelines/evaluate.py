@@ -2,7 +2,7 @@
 
 import sys
 
-from sadm_ray.cli import main
+from sadm_ray.__main__ import command
 
 if __name__ == "__main__":
-    main(["evaluate", *sys.argv[1:]])
+    command(["evaluate", *sys.argv[1:]])

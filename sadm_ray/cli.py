@@ -1,6 +1,6 @@
 """The command line. It imports heavy things inside its commands, and alone maps errors to exit codes.
 
-0 fine · 1 a bug of ours · 2 usage or settings · 3 data · 130, 143 interrupted
+0 fine · 1 a bug of ours · 2 usage or settings · 3 data · 4 Ray was lost · 130, 143 interrupted (SIGINT, SIGTERM)
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from sadm_ray import __version__
 from sadm_ray.config.presets import preset_names
 from sadm_ray.config.settings_file import dump_settings, load_settings
 from sadm_ray.errors import DataError, Stopped, UserError
+from sadm_ray.interruption import AGAIN, CODES, catching, end_by_signal, is_interrupted
 
 app = typer.Typer(
     help="Sequence-aware diffusion for longitudinal 3D scans: generate the visits that were never scanned.",
@@ -270,19 +272,32 @@ def _print_compared(compared: Any, folder: Path) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point: runs a command and exits with its code."""
+    """Runs a command and exits with its code; `sadm_ray.__main__.command` takes the signals first."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
-        app(args=list(arguments) if arguments is not None else None, prog_name="sadm-ray")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        for problem in getattr(error, "problems", ()):
-            print(f"  {problem}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(stopped.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        with catching():
+            app(args=list(arguments) if arguments is not None else None, prog_name="sadm-ray")
+    except BaseException as error:
+        if is_interrupted():  # whatever came of it on the way, Typer's own SystemExit for one
+            end_by_signal()
+        sys.exit(_say(error))
+
+
+def _say(error: BaseException) -> int | str | None:
+    """Print what ended the command, and return its exit code; a bug of ours is raised again."""
+    match error:
+        case UserError():
+            print(f"error: {error}", file=sys.stderr)
+            for problem in getattr(error, "problems", ()):
+                print(f"  {problem}", file=sys.stderr)
+            return error.exit_code
+        case Stopped():
+            print(error, file=sys.stderr)
+            return error.exit_code
+        case SystemExit() if error.code != CODES[signal.SIGINT]:
+            return error.code
+        case SystemExit() | KeyboardInterrupt():  # an interruption that something else than our handler has noticed
+            print(f"interrupted; {AGAIN}", file=sys.stderr)
+            return CODES[signal.SIGINT]
+    raise error

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 import time
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from sadm_ray.config import RaySettings, Settings, is_url
-from sadm_ray.errors import ConfigError
+from sadm_ray.errors import ConfigError, RayLostError
+from sadm_ray.interruption import AGAIN, is_interrupted, while_ray_starts
+from sadm_ray.private_ray import private_folder, recorded_cluster, started_cluster
+from sadm_ray.ray_watch import answers, kill_children, watched
 
 QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # or what workers print comes twice
     "RAY_USAGE_STATS_ENABLED": "0",  # patients' data is near: nothing is reported anywhere
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours, and a sweep goes on from what it has written anyway
     "RAY_AIR_NEW_OUTPUT": "0",  # or Ray Tune draws boxes on our terminal
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # or Ray's core complains on our terminal of how Ray Data makes its actors
 }
@@ -29,6 +32,12 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(8 << 20),  # glibc else keeps freed volumes: measured 20 to 30 % more peak memory
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
 }
+
+log = logging.getLogger(__name__)
+
+STARTS = 3
+"""How often a private Ray is started before the command gives up: Ray waits 30 s for its own processes, which is too
+short where several commands start at once on few cores."""
 
 LINE_SECONDS = 15.0
 """How often a line is printed while machines are missing."""
@@ -39,11 +48,13 @@ def ray_session(settings: Settings) -> Iterator[None]:
     """Ray for the time of the block.
 
     Uses, in this order: a session that is already open in this process, the cluster at `ray.address` (`local`: never
-    one), the one that `RAY_ADDRESS` names, one that was started on this machine by `ray start` (as on the head of
-    `ray up`), and at last a new one on this machine. A cluster has to have `ray.nodes` machines first.
+    one), the one that `RAY_ADDRESS` names, one that `ray start` began or joined on this machine (as on the head of `ray
+    up`), and at last a new one on this machine that no other command joins. A cluster has to have `ray.nodes` machines
+    first.
 
     Raises:
         ConfigError: the cluster that is named does not answer, or has too few machines.
+        RayLostError: Ray has ended within the block. A command of ours then ends at once, see `sadm_ray.ray_watch`.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     import ray
@@ -51,43 +62,56 @@ def ray_session(settings: Settings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _connect(settings)
-    try:
+    address = _cluster_to_join(settings)
+    with ExitStack() as stack:
+        if address is None:
+            folder = stack.enter_context(private_folder())
+            stack.callback(_leave, private=True)
+            _start(settings, folder)
+        else:
+            stack.callback(_leave, private=False)
+            _join(address)
+        _quieten()
+        stack.enter_context(watched(private=address is None))
         _wait_for_nodes(settings.ray)
         yield
-    finally:
-        ray.shutdown()
 
 
-def _connect(settings: Settings) -> None:
-    import ray
-
-    quiet = {
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-        "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
-    }
+def _cluster_to_join(settings: Settings) -> str | None:
+    """Its address; none: a Ray of our own is wanted."""
     wanted = settings.ray.address or os.environ.get("RAY_ADDRESS")
-    dead = _dead_cluster() if wanted in (None, "auto") else None
-    if dead and wanted:
-        raise ConfigError(f"ray.address: no Ray cluster answers at {dead}, the last one that was started here")
-    if wanted != "local" and not dead:
-        try:
-            with _muted_stderr():
-                ray.init(address=wanted or "auto", **quiet)
-        except ConnectionError as error:
-            if wanted:
-                raise ConfigError(
-                    f"ray.address: no Ray cluster answers at '{wanted}' ({str(error).splitlines()[0]})"
-                ) from None
-        else:
-            _quieten()
-            return
+    if wanted not in (None, "auto", "local"):
+        return wanted
+    found = started_cluster() if wanted != "local" else None
+    if found is not None and answers(found):
+        _use_token()
+        return found
+    if wanted == "auto":
+        dead = found or recorded_cluster()
+        named = f"at {dead}, the last one that was started here" if dead else "here; begin one with `ray start --head`"
+        raise ConfigError(f"ray.address: no Ray cluster answers {named}")
     if (settings.ray.nodes or 1) > 1:
         raise ConfigError(
             f"ray.nodes: {settings.ray.nodes} machines were asked for, and no cluster was found; run this on its head, "
             "or name it in ray.address"
         )
+    return None
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        with while_ray_starts():
+            ray.init(address=address, **_quiet_options())
+    except ConnectionError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"ray.address: no Ray cluster answers at '{address}' ({reason})") from None
+
+
+def _start(settings: Settings, folder: Path) -> None:
+    import ray
+
     # Ray warns of four times as many processes as may start at once, which an ordinary step here already has.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     # A CPU here is a slot, not a core: workers, actors and the reading of their data must all find one.
@@ -95,15 +119,53 @@ def _connect(settings: Settings) -> None:
     compared = settings.compare.concurrent * settings.compare.workers
     workers = max(trainings * settings.train.workers, compared, settings.generate.actors)
     slots = max(os.cpu_count() or 1, workers + 1)
-    with _muted_stderr():
-        ray.init(
-            address="local",
-            num_cpus=slots,
-            include_dashboard=False,
-            object_store_memory=int(settings.ray.object_store_gb * 1e9),
-            **quiet,
-        )
-    _quieten()
+    for start in range(STARTS):
+        try:
+            with while_ray_starts():
+                ray.init(
+                    address="local",
+                    num_cpus=slots,
+                    include_dashboard=False,
+                    object_store_memory=int(settings.ray.object_store_gb * 1e9),
+                    _temp_dir=str(folder),
+                    **_quiet_options(),
+                )
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # Ray has no class for it: "timed out during startup", after a fixed 30 s
+            kill_children()
+            if start == STARTS - 1:
+                reason = str(error).partition("\n")[0]
+                raise RayLostError(
+                    f"Ray could not be started in {STARTS} attempts ({reason}); is the machine very busy? {AGAIN}"
+                ) from error
+        else:
+            return
+
+
+def _quiet_options() -> dict[str, Any]:
+    return {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
+    }
+
+
+def _use_token() -> None:
+    """`ray start` protects a head by its user's token; Ray looks for it only where it has found the cluster itself."""
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def _leave(private: bool) -> None:
+    """Close Ray; after a signal at once, by ending its processes, since its own way takes seconds."""
+    import ray
+
+    if not is_interrupted():
+        ray.shutdown()
+    elif private:
+        kill_children()  # also those of a Ray that was being started
 
 
 def _wait_for_nodes(wanted: RaySettings) -> None:
@@ -124,20 +186,6 @@ def _wait_for_nodes(wanted: RaySettings) -> None:
         time.sleep(min(1.0, wanted.wait_seconds))
 
 
-def _dead_cluster() -> str | None:
-    """The address of this machine's last cluster, if that is dead: Ray would wait for it for many minutes, silently."""
-    file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108  (Ray's own place)
-    try:
-        address = file.read_text(encoding="utf-8").strip()
-        host, _, port = address.rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except (FileNotFoundError, ValueError):
-        return None
-    except OSError:
-        return address
-    return None
-
-
 def actor_beside_driver(kind: type, **options: Any) -> Any:
     """An actor that takes no CPU, on the machine of the caller: a worker's may be taken away at any time.
 
@@ -148,6 +196,16 @@ def actor_beside_driver(kind: type, **options: Any) -> Any:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here, **options)(kind).remote()
+
+
+def warn_of_idle(key: str, asked: int, busy: int, work: str) -> None:
+    """Say at once, in a line, that a part of what a setting asks for will have nothing to do.
+
+    Args:
+        busy: how many of the `asked` have work; `work` says what that is.
+    """
+    if busy < asked:
+        log.warning("%s: %d asked for, and there is work for %d (%s); the others stay idle", key, asked, busy, work)
 
 
 def require_shared(location: str, key: str, mend: str) -> None:
@@ -177,20 +235,6 @@ def require_shared(location: str, key: str, mend: str) -> None:
         mark.unlink()
     if blind:
         raise ConfigError(f"{key}: {location} is not seen by {', '.join(blind)}; {mend}, must be named")
-
-
-@contextmanager
-def _muted_stderr() -> Iterator[None]:
-    """Nothing of what Ray's core writes to the terminal itself; what goes wrong comes as an exception all the same."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _quieten() -> None:

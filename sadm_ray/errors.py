@@ -19,9 +19,11 @@ class UserError(Exception):
 
 
 class Stopped(Exception):  # noqa: N818  (nothing went wrong)
-    """The job got SIGTERM, saved its state and ended. The message is one line."""
+    """The job got SIGTERM, or Ctrl-C, saved its state and ended. The message is one line."""
 
-    exit_code = 143
+    def __init__(self, message: str, exit_code: int = 143) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class ConfigError(UserError):
@@ -43,6 +45,12 @@ class DataError(UserError):
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+
+
+class RayLostError(UserError):
+    """Ray has ended under a job, which goes on when it is run again (exit code 4)."""
+
+    exit_code = 4
 
 
 def reason_of(error: BaseException) -> str:

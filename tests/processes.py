@@ -12,11 +12,35 @@ from pathlib import Path
 import psutil
 
 
-def start(*arguments: str, log: Path | None = None) -> subprocess.Popen[bytes]:
-    """`sadm-ray …` with a Ray of its own; its output is appended to `log`."""
+def start(
+    *arguments: str, log: Path | None = None, module: str = "sadm_ray", address: str | None = "local"
+) -> subprocess.Popen[bytes]:
+    """`sadm-ray …` in a process group of its own, as in a terminal of its own; its output is appended to `log`.
+
+    Args:
+        module: what is run in place of `sadm_ray`.
+        address: RAY_ADDRESS; none: not set.
+    """
     out = log.open("ab") if log else subprocess.DEVNULL
-    command = [sys.executable, "-m", "sadm_ray", *arguments]
-    return subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, "RAY_ADDRESS": "local"})
+    environment = {**os.environ, "RAY_ADDRESS": address or ""}
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.Popen(command, stdout=out, stderr=out, env=environment, process_group=0)
+
+
+def interrupt(job: subprocess.Popen[bytes], number: signal.Signals, *, group: bool) -> list[psutil.Process]:
+    """Send a signal to the driver, or to its process group as a terminal does; returns what it had started."""
+    processes = family(job)
+    if group:
+        os.killpg(job.pid, number)
+    else:
+        job.send_signal(number)
+    return processes
+
+
+def still_there(processes: list[psutil.Process], seconds: float = 30.0) -> list[str]:
+    """Which of the processes do not end within so many seconds."""
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    return [f"{process.pid} {process.name()}" for process in alive]
 
 
 def family(job: subprocess.Popen[bytes]) -> list[psutil.Process]:

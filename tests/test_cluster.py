@@ -2,49 +2,86 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from sadm_ray import cluster
-from sadm_ray.cluster import _dead_cluster, ray_session
+from sadm_ray.cluster import _cluster_to_join, _start, ray_session, warn_of_idle
 from sadm_ray.config import Settings
-from sadm_ray.errors import ConfigError
+from sadm_ray.errors import ConfigError, RayLostError
 
 
 @pytest.fixture
-def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where Ray writes the address of the last cluster of this machine."""
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    (tmp_path / "ray").mkdir()
-    return tmp_path / "ray" / "ray_current_cluster"
-
-
-def test_a_cluster_that_died_is_not_waited_for(named: Path) -> None:
-    assert _dead_cluster() is None
+def listening() -> Iterator[str]:
+    """An address where something listens, and what would be a dead cluster once the test has closed it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        named.write_text(address)
-        assert _dead_cluster() is None, "it answers"
-    assert _dead_cluster() == address
-    named.write_text("nonsense")
-    assert _dead_cluster() is None
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_dead_cluster_that_is_named_is_an_error(named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | None]:
+    """What would be joined with this `ray.address` where `ray start` began `started` and recorded `recorded`."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def joined(address: str | None = None, started: str | None = None, recorded: str | None = None) -> str | None:
+        monkeypatch.setattr(cluster, "started_cluster", lambda: started)
+        monkeypatch.setattr(cluster, "recorded_cluster", lambda: recorded)
+        return _cluster_to_join(Settings.model_validate({"ray": {"address": address}}))
+
+    return joined
+
+
+def test_a_named_cluster_is_joined(joined: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert joined("10.0.0.1:6379", started="10.0.0.2:6379") == "10.0.0.1:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.3:6379")
+    assert joined(started="10.0.0.2:6379") == "10.0.0.3:6379"
+    assert joined("local", started="10.0.0.2:6379") is None
+
+
+def test_a_started_cluster_is_joined_unless_it_is_dead(joined: Callable[..., str | None], listening: str) -> None:
+    assert joined(started=listening) == listening
+    assert joined("auto", started=listening) == listening
+    assert joined() is None, "a Ray of its own"
+    assert joined(recorded="127.0.0.1:1") is None, "the last one is dead, and is not waited for"
+    assert joined(started="127.0.0.1:1") is None, "its raylet is there, its head is not"
+
+
+def test_a_cluster_that_is_wanted_and_not_there_is_an_error(joined: Callable[..., str | None]) -> None:
+    with pytest.raises(ConfigError, match=r"ray\.address: no Ray cluster answers at 10.0.0.1:6379, the last one"):
+        joined("auto", recorded="10.0.0.1:6379")
+    with pytest.raises(ConfigError, match=r"ray\.address: no Ray cluster answers here; begin one with `ray start"):
+        joined("auto")
+
+
+def test_a_ray_that_does_not_start_is_tried_again_then_an_error_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
 
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    named.write_text(address)
-    settings = Settings.model_validate({"ray": {"address": "auto"}})
-    with pytest.raises(ConfigError, match=rf"ray\.address: no Ray cluster answers at {address}"), ray_session(settings):
-        pass
+    tried: list[object] = []
+
+    def fails(**options: object) -> None:
+        tried.append(options["_temp_dir"])
+        raise Exception("The current node timed out during startup.\nmore")  # noqa: TRY002  (as Ray does)
+
+    monkeypatch.setattr(ray, "init", fails)
+    monkeypatch.setattr(cluster, "kill_children", lambda: tried.append("killed"))
+    with pytest.raises(RayLostError, match=r"^Ray could not be started in 3 attempts \(The current node timed out"):
+        _start(Settings(), tmp_path)
+    assert tried == [str(tmp_path), "killed"] * 3
+
+
+def test_what_stays_idle_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_idle("generate.actors", 3, 3, "batches: 3")
+    assert not caplog.messages
+    warn_of_idle("generate.actors", 3, 1, "batches: 1")
+    (line,) = caplog.messages
+    assert line == "generate.actors: 3 asked for, and there is work for 1 (batches: 1); the others stay idle"
 
 
 @pytest.fixture
@@ -55,7 +92,9 @@ def joining(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     happened: list[str] = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: happened.append("shutdown"))
-    monkeypatch.setattr(cluster, "_connect", lambda settings: happened.append("connect"))
+    monkeypatch.setattr(cluster, "_cluster_to_join", lambda settings: "10.0.0.1:6379")
+    monkeypatch.setattr(cluster, "_join", lambda address: happened.append("connect"))
+    monkeypatch.setattr(cluster, "watched", lambda private: contextlib.nullcontext())
     monkeypatch.setattr(cluster.time, "sleep", lambda seconds: happened.append("sleep"))
     return happened
 
@@ -101,16 +140,7 @@ def test_nothing_is_waited_for_without_the_setting(joining: list[str], monkeypat
     assert joining == ["connect", "work", "shutdown"]
 
 
-def test_several_machines_are_not_waited_for_where_there_is_no_cluster(
-    named: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import ray
-
-    def no_cluster(**options: object) -> None:
-        raise ConnectionError("none") if options["address"] == "auto" else AssertionError("a Ray was started")
-
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", no_cluster)
-    settings = Settings.model_validate({"ray": {"nodes": 2}})
-    with pytest.raises(ConfigError, match=r"ray\.nodes: 2 machines .* no cluster was found"), ray_session(settings):
-        pass
+def test_several_machines_are_not_waited_for_where_there_is_no_cluster(joined: Callable[..., str | None]) -> None:
+    joined()
+    with pytest.raises(ConfigError, match=r"ray\.nodes: 2 machines .* no cluster was found"):
+        _cluster_to_join(Settings.model_validate({"ray": {"nodes": 2}}))

@@ -10,8 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    {"errors"},
+    {"errors", "interruption"},
     {"config"},
+    {"private_ray", "ray_watch"},
     {"cluster", "run_lock", "storage"},
     {"progress", "tracking"},
     {"actor_pool"},

@@ -13,6 +13,7 @@ from typing import Any
 
 from ray import tune
 
+from sadm_ray.cluster import warn_of_idle
 from sadm_ray.compare.compared_models import Member
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import reason_of
@@ -49,6 +50,7 @@ def train_members(
     storage = out.absolute() / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # of a comparison that was killed; trainings have their own checkpoints
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are listed at the end, a line each
+    warn_of_idle("compare.concurrent", concurrent, len(members), f"trainings: {len(members)}")
     with progress("compare", len(members)) as reporter, run_for_workers(tracked) as remote:
         task = _TrainingTask(by_name, study, remote, reporter)
         results = tune.Tuner(

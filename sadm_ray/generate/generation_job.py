@@ -17,7 +17,7 @@ from operator import or_
 import ray
 
 from sadm_ray.actor_pool import map_in_actor_pool
-from sadm_ray.cluster import require_shared
+from sadm_ray.cluster import require_shared, warn_of_idle
 from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.data.shards.prepared_study import Study, fingerprints
 from sadm_ray.errors import ConfigError
@@ -114,6 +114,8 @@ def generate_volumes(
         )
         at_once = 1 if wanted.exact else wanted.batch_size
         batches = [left[start : start + at_once] for start in range(0, len(left), at_once)]
+        subjects = f"{len(left)} subjects left, {at_once} at a time"
+        warn_of_idle("generate.actors", wanted.actors, len(batches), subjects)
         done = map_in_actor_pool(
             "generate",
             batches,

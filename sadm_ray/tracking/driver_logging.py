@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -85,9 +86,9 @@ class DriverSink:
         outgoing = outgoing_of(self.place)
         return outgoing.store.has_run(key) or any(each.record.key == key for each in outgoing.outbox.waiting())
 
-    def flush(self) -> int:
-        """Wait for the sending, as long as something gets through; how many records are left."""
-        return outgoing_of(self.place).sender.flush()
+    def flush(self, at_most: float = math.inf) -> int:
+        """Wait for the sending, as long as something gets through, `at_most` so many s; how many records are left."""
+        return outgoing_of(self.place).sender.flush(at_most)
 
 
 def _only_for_drivers() -> bool:

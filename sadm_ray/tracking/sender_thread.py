@@ -56,11 +56,14 @@ class Sender:
         """Whether MLflow could not be reached at the last try."""
         return self._state == "away"
 
-    def flush(self) -> int:
+    def flush(self, at_most: float = math.inf) -> int:
         """Wait until all is sent, or until MLflow is away and nothing was heard from it for some seconds.
 
         An upload that is under way is waited for, and so is the making of a database; MLflow's own client gives up by
         itself.
+
+        Args:
+            at_most: seconds to wait in any case.
 
         Returns:
             how many records still wait.
@@ -70,7 +73,7 @@ class Sender:
         with self._outbox.changed:
             while len(self._outbox):
                 idle = time.monotonic() - max(start, self._progress, self._store.heard_at)
-                if idle > self._patience():
+                if idle > self._patience() or time.monotonic() - start > at_most:
                     break
                 self._outbox.changed.wait(0.1)
             self._outbox.tidy()

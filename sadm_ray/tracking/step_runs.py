@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sadm_ray.config import Settings, flatten
 from sadm_ray.errors import Stopped
+from sadm_ray.interruption import is_interrupted, last_word
 from sadm_ray.tracking.driver_logging import DriverSink
 from sadm_ray.tracking.log_record import PARENT, TrackingStore
 from sadm_ray.tracking.mlflow_client import shown
@@ -17,6 +19,8 @@ from sadm_ray.tracking.run_ids import RunIds
 from sadm_ray.tracking.tracked_run import TrackedRun
 
 log = logging.getLogger(__name__)
+INTERRUPTED_SECONDS = 3.0
+"""How long the end of an interrupted step waits for MLflow; the next command sends what is left."""
 
 
 def tracking_uri(settings: Settings) -> str:
@@ -35,14 +39,15 @@ def tracked_step(settings: Settings, step: str) -> Iterator[TrackedRun]:
     driver = DriverSink(_place(settings))
     run = _open_step(settings, step, driver)
     try:
-        yield run
+        with last_word(lambda: run.finish("FAILED")):
+            yield run
     except BaseException as error:
         run.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit | Stopped) else "FAILED")
         raise
     else:
         run.finish()
     finally:
-        if left := driver.flush():
+        if left := driver.flush(INTERRUPTED_SECONDS if is_interrupted() else math.inf):
             log.warning(
                 "%d records for MLflow at %s are kept in %s; the next command of this run sends them",
                 left,

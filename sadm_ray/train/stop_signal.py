@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import ray
@@ -16,6 +17,7 @@ from ray.actor import ActorHandle
 
 from sadm_ray.cluster import actor_beside_driver
 from sadm_ray.errors import UserError
+from sadm_ray.interruption import on_first_signal
 
 Control: TypeAlias = ActorHandle
 """A handle of the `_Control` actor: `control.stopping.remote()` and so on."""
@@ -25,14 +27,19 @@ _POLL_SECONDS = 1.0
 
 class _Control:
     def __init__(self) -> None:
-        self._stop = False
+        self._stop = self._asked = False
         self._failure: UserError | None = None
 
     def request_stop(self) -> None:
         self._stop = True
 
     def stopping(self) -> bool:
+        self._asked = True
         return self._stop
+
+    def has_begun(self) -> bool:
+        """Whether the workers take steps, and so would see a request to stop."""
+        return self._asked
 
     def fail(self, error: UserError) -> None:
         self._failure = self._failure or error
@@ -42,27 +49,34 @@ class _Control:
 
 
 @contextlib.contextmanager
-def control(stop: threading.Event | None = None) -> Iterator[Control]:
-    """The control actor of a training, made by the driver; on SIGTERM or `stop` the workers save and exit."""
+def control(stop: threading.Event | None = None) -> Iterator[tuple[Control, Callable[[], signal.Signals | None]]]:
+    """The control actor of a training, made by the driver; on SIGTERM, Ctrl-C or `stop` the workers save and exit.
+
+    A signal that comes before the first step ends the training at once, as does a second one.
+
+    Yields:
+        the actor, and a function that returns the signal that came.
+    """
     actor = actor_beside_driver(_Control)
     requested, ended = stop or threading.Event(), threading.Event()
 
     def forward_request() -> None:  # not in the signal handler, which may interrupt Ray anywhere
         requested.wait()
-        if not ended.is_set():
-            actor.request_stop.remote()
+        if ended.is_set():
+            return
+        actor.request_stop.remote()
+        came = signal_that_came()
+        if came is not None and not ray.get(actor.has_begun.remote()):
+            os.kill(os.getpid(), came)
 
-    threading.Thread(target=forward_request, daemon=True).start()
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, lambda *_: requested.set()) if in_main else None
-    try:
-        yield actor
-    finally:
-        ended.set()
-        requested.set()
-        if in_main:
-            signal.signal(signal.SIGTERM, before)
-        ray.kill(actor)
+    with on_first_signal(requested.set) as signal_that_came:
+        threading.Thread(target=forward_request, daemon=True).start()
+        try:
+            yield actor, signal_that_came
+        finally:
+            ended.set()
+            requested.set()
+            ray.kill(actor)
 
 
 class StopSignal:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from sadm_ray.cluster import require_shared
+from sadm_ray.cluster import require_shared, warn_of_idle
 from sadm_ray.config import Settings, flatten, is_url
 from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study, fingerprints, split_digest
 from sadm_ray.errors import ConfigError, DataError, Stopped
+from sadm_ray.interruption import AGAIN, CODES
 from sadm_ray.model.base_model import WEIGHTS, ema_name
 from sadm_ray.model.model_config import CONFIG, ModelConfig
 from sadm_ray.model.registry import build_model, with_kind_defaults
@@ -84,7 +87,7 @@ def train_model(
         ConfigError: a requested GPU is missing, storage is not seen by every node, or settings differ from those that
             the run was begun with.
         DataError: training broke down, or its last checkpoint cannot be written.
-        Stopped: SIGTERM, or `stop`; a checkpoint was saved.
+        Stopped: SIGTERM, Ctrl-C, or `stop`; a checkpoint was saved.
     """
     study.names("train")  # raises if there are none
     config = model_config(settings, study)
@@ -118,7 +121,12 @@ def _train(
     require_shared(location, "train.storage", "a folder that all nodes share, or a URL")
     require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
     train = settings.train
-    with progress("train", train.steps) as reporter, control(stop) as controlled, run_for_workers(tracked) as remote:
+    _warn_of_idle_workers(settings, study)
+    with (
+        progress("train", train.steps) as reporter,
+        control(stop) as (controlled, signal_that_came),
+        run_for_workers(tracked) as remote,
+    ):
         task = WorkerTask(settings, study, config, location, remote, reporter, controlled)
         trainer = TorchTrainer(
             train_worker,
@@ -135,7 +143,7 @@ def _train(
             ),
         )
         try:
-            trainer.fit()
+            _fit(trainer)
         except TrainingFailedError:
             if ray.get(controlled.failure.remote()) is None:
                 raise
@@ -146,11 +154,44 @@ def _train(
     newest = Checkpoints(location).newest()
     if newest is None:
         raise RuntimeError("training ended without a checkpoint")
+    came = signal_that_came()
+    if came is not None or (stopping and not _is_done(newest, settings)):
+        where = f"stopped after step {newest.step} of {train.steps}, which is saved"
+        raise Stopped(f"{where}; {AGAIN}", CODES[came or signal.SIGTERM])
     if not _is_done(newest, settings):
-        if not stopping:
-            raise RuntimeError(f"training ended at step {newest.step} of {train.steps}")
-        raise Stopped(f"stopped after step {newest.step} of {train.steps}, which is saved; run the same command again")
+        raise RuntimeError(f"training ended at step {newest.step} of {train.steps}")
     return newest
+
+
+def _fit(trainer: TorchTrainer) -> None:
+    """In a thread of its own: in the main one Ray Train takes Ctrl-C for itself, then and ever after."""
+    done: Future[None] = Future()
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=fit, name="train", daemon=True).start()
+    done.result()
+
+
+def _warn_of_idle_workers(settings: Settings, study: Study) -> None:
+    """No worker is idle in a step: each has samples of its own, drawn from the same subject where there is but one."""
+    train, checked = settings.train, settings.train.validation
+    subjects = len(study.subjects.get("val", ())[: checked.subjects])
+    if subjects and (checked.loss_every or checked.generate_every):
+        warn_of_idle("train.workers", train.workers, subjects, f"validation subjects: {subjects}, at each validation")
+    wanted, slots = train.min_workers or train.workers, ray.cluster_resources().get("CPU", 0)
+    if slots < wanted:
+        log.warning(
+            "train.workers: %d workers want a CPU each, the cluster has %g; training begins when more machines come",
+            wanted,
+            slots,
+        )
 
 
 def _is_done(newest: Checkpoint, settings: Settings) -> bool:

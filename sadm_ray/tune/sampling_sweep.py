@@ -12,7 +12,7 @@ from typing import Any
 
 from ray import tune
 
-from sadm_ray.cluster import require_shared
+from sadm_ray.cluster import require_shared, warn_of_idle
 from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import with_values
 from sadm_ray.data.shards.prepared_study import Study, fingerprints, read_subject
@@ -89,6 +89,7 @@ def run_trials(
         return []
     storage = folder.absolute() / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # of a sweep that was killed; its results are in the history
+    warn_of_idle("tune.concurrent", settings.tune.concurrent, remaining, f"trials left: {remaining}")
     with progress("tune", remaining) as reporter:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"CPU": 1}),

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from ray import tune
 
+from sadm_ray.cluster import warn_of_idle
 from sadm_ray.config import Settings
 from sadm_ray.config.renamed_settings import with_former_names
 from sadm_ray.config.settings_file import dump_settings, with_values
@@ -126,6 +127,7 @@ def _run(
     storage = folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # of a sweep that was killed; its results are in the history
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are listed at the end, a line each
+    warn_of_idle("tune.training.concurrent", sweep.concurrent, remaining, f"trials left: {remaining}")
     with progress("tune", remaining) as reporter, run_for_workers(tracked) as remote:
         trainable = tune.with_parameters(TrainingTrial, task=TrainingTask(settings, study, runs, remote))
         results = tune.Tuner(
