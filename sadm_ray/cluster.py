@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",  # or Ray Tune draws boxes on our terminal
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # or Ray's core complains on our terminal of how Ray Data makes its actors
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # by default a training that is done goes on for up to 2 s
 }
+PRIVATE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""For a Ray that was started here: nobody takes its machine away with a warning, which a process would wait for."""
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # more threads than free cores spin: measured 4 to 8 times slower
     "MALLOC_MMAP_THRESHOLD_": str(8 << 20),  # glibc else keeps freed volumes: measured 20 to 30 % more peak memory
@@ -51,22 +54,20 @@ def ray_session(settings: Settings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _connect(settings)
+    private = _connect(settings)
     try:
         _wait_for_nodes(settings.ray)
-        yield
+        with environment({key: value for key, value in PRIVATE.items() if private and key not in os.environ}):
+            yield
     finally:
         ray.shutdown()
 
 
-def _connect(settings: Settings) -> None:
+def _connect(settings: Settings) -> bool:
+    """Find or start Ray; whether it was started."""
     import ray
 
-    quiet = {
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-        "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
-    }
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     wanted = settings.ray.address or os.environ.get("RAY_ADDRESS")
     dead = _dead_cluster() if wanted in (None, "auto") else None
     if dead and wanted:
@@ -74,7 +75,7 @@ def _connect(settings: Settings) -> None:
     if wanted != "local" and not dead:
         try:
             with _muted_stderr():
-                ray.init(address=wanted or "auto", **quiet)
+                ray.init(address=wanted or "auto", runtime_env={"env_vars": WORKER_ENVIRONMENT}, **quiet)
         except ConnectionError as error:
             if wanted:
                 raise ConfigError(
@@ -82,7 +83,7 @@ def _connect(settings: Settings) -> None:
                 ) from None
         else:
             _quieten()
-            return
+            return False
     if (settings.ray.nodes or 1) > 1:
         raise ConfigError(
             f"ray.nodes: {settings.ray.nodes} machines were asked for, and no cluster was found; run this on its head, "
@@ -95,8 +96,8 @@ def _connect(settings: Settings) -> None:
     compared = settings.compare.concurrent * settings.compare.workers
     workers = max(trainings * settings.train.workers, compared, settings.generate.actors)
     slots = max(os.cpu_count() or 1, workers + 1)
-    with _muted_stderr():
-        ray.init(
+    with _muted_stderr(), environment(WORKER_ENVIRONMENT):
+        ray.init(  # without a runtime_env, for which Ray starts processes anew instead of using those that it has ready
             address="local",
             num_cpus=slots,
             include_dashboard=False,
@@ -104,6 +105,7 @@ def _connect(settings: Settings) -> None:
             **quiet,
         )
     _quieten()
+    return True
 
 
 def _wait_for_nodes(wanted: RaySettings) -> None:
@@ -177,6 +179,18 @@ def require_shared(location: str, key: str, mend: str) -> None:
         mark.unlink()
     if blind:
         raise ConfigError(f"{key}: {location} is not seen by {', '.join(blind)}; {mend}, must be named")
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """These environment variables in the block, also for the processes that are begun in it."""
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
 
 
 @contextmanager

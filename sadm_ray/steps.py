@@ -16,38 +16,30 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from pydantic import ValidationError
 
 from sadm_ray.cluster import ray_session, require_shared
-from sadm_ray.compare.comparison_job import ComparisonResult, compare_models, write_compared
-from sadm_ray.compare.statistics import SCORES
 from sadm_ray.config import SamplingSettings, Settings, flatten
-from sadm_ray.data.inspect.inspection import Inspection, inspect_study
-from sadm_ray.data.phantom import write_phantom
-from sadm_ray.data.shards.prepare import prepare_study
 from sadm_ray.data.shards.prepared_study import STUDY_FILE, Study, data_digest, read_study
 from sadm_ray.errors import ConfigError, DataError
-from sadm_ray.evaluate.evaluation_job import Evaluation, evaluate_predictions
-from sadm_ray.generate.generation_job import Generation, generate_volumes
-from sadm_ray.generate.generation_plan import default_out, model_folder, model_folders
-from sadm_ray.generate.generation_record import PREDICTIONS
-from sadm_ray.generate.unprepared_study import prepare_like
-from sadm_ray.model.model_config import ModelConfig
-from sadm_ray.model.pretrained import StoredModel, load_model
-from sadm_ray.report.html_page import ComparisonSection
-from sadm_ray.report.run_report import write_run_report
 from sadm_ray.storage import Storage
 from sadm_ray.tracking import step_history, tracked_step
-from sadm_ray.train.dry_run import DryRun
-from sadm_ray.train.dry_run import estimate as estimate_training
-from sadm_ray.train.trainer import TrainedModel, train_model
-from sadm_ray.tune.sampling_sweep import tune_sampling
-from sadm_ray.tune.sweep_result import SamplingSweep, write_trials, write_tuned
-from sadm_ray.tune.training_sweep import TrainingSweep, write_tuned_training
-from sadm_ray.tune.training_sweep import tune_training as sweep_training
 
+if TYPE_CHECKING:
+    from sadm_ray.compare.comparison_job import ComparisonResult
+    from sadm_ray.data.inspect.inspection import Inspection
+    from sadm_ray.evaluate.evaluation_job import Evaluation
+    from sadm_ray.generate.generation_job import Generation
+    from sadm_ray.model.model_config import ModelConfig
+    from sadm_ray.train.dry_run import DryRun
+    from sadm_ray.train.trainer import TrainedModel
+    from sadm_ray.tune.sweep_result import SamplingSweep
+    from sadm_ray.tune.training_sweep import TrainingSweep
+
+# Every step imports what it needs itself: all of it takes 13 s of a CPU, what a single step needs 5.
 log = logging.getLogger(__name__)
 
 TUNED = "tuned.yaml"
@@ -76,6 +68,9 @@ def is_prepared(settings: Settings) -> bool:
 
 def inspect(settings: Settings, pictures: Path | None = None) -> Inspection:
     """Look through the study (the phantom is written first when none is given); pictures of it go to `pictures`."""
+    from sadm_ray.data.inspect.inspection import inspect_study
+    from sadm_ray.data.phantom import write_phantom
+
     with ray_session(settings):
         if settings.data.root is None:
             write_phantom(Path(study_root(settings)), settings.phantom, settings.seed)
@@ -84,6 +79,9 @@ def inspect(settings: Settings, pictures: Path | None = None) -> Inspection:
 
 def prepare(settings: Settings) -> Study:
     """Catalog the study (the phantom is written first when none is given) and turn it into shards."""
+    from sadm_ray.data.phantom import write_phantom
+    from sadm_ray.data.shards.prepare import prepare_study
+
     with tracked_step(settings, "prepare") as tracked, ray_session(settings):
         root = study_root(settings)
         require_shared(shards_folder(settings), "data.shards", "a folder that all nodes share, or a URL")
@@ -98,6 +96,8 @@ def prepare(settings: Settings) -> Study:
 
 def train(settings: Settings) -> TrainedModel:
     """Train on the shards; run again, it goes on where it was."""
+    from sadm_ray.train.trainer import train_model
+
     study = _study(settings)
     with tracked_step(settings, "train") as tracked, ray_session(settings):
         return train_model(settings, study, settings.run_dir / "model", tracked)
@@ -105,11 +105,17 @@ def train(settings: Settings) -> TrainedModel:
 
 def estimate(settings: Settings) -> DryRun:
     """What training would cost; nothing is trained or written, and the study need not be prepared."""
+    from sadm_ray.train.dry_run import estimate as estimate_training
+
     return estimate_training(settings, _study(settings) if is_prepared(settings) else None)
 
 
 def tune(settings: Settings) -> SamplingSweep:
     """Sweep the sampling settings on validation subjects; the best go to `tuned.yaml`."""
+    from sadm_ray.model.pretrained import load_model
+    from sadm_ray.tune.sampling_sweep import tune_sampling
+    from sadm_ray.tune.sweep_result import write_trials, write_tuned
+
     study, run_dir = _study(settings), settings.run_dir
     _check_preparation(run_dir / "model", load_model(run_dir / "model").config, study)
     with tracked_step(settings, "tune") as tracked, ray_session(settings):
@@ -123,6 +129,9 @@ def tune(settings: Settings) -> SamplingSweep:
 
 def tune_training(settings: Settings) -> TrainingSweep:
     """Sweep the settings of training; the best go to `tuned-training.yaml`, a settings file for a run of its own."""
+    from sadm_ray.tune.training_sweep import tune_training as sweep_training
+    from sadm_ray.tune.training_sweep import write_tuned_training
+
     study, run_dir = _study(settings), settings.run_dir
     with tracked_step(settings, "tune-training") as tracked, ray_session(settings):
         swept = sweep_training(settings, study, run_dir / "sweeps", tracked)
@@ -139,6 +148,10 @@ def generate(settings: Settings) -> Generation:
 
     By default these are the frames of every task for the test subjects.
     """
+    from sadm_ray.generate.generation_job import generate_volumes
+    from sadm_ray.generate.generation_plan import default_out, model_folders
+    from sadm_ray.model.pretrained import StoredModel
+
     wanted, sampling = settings.generate, _sampling(settings)
     out = wanted.out or default_out(settings)
     study = _study(settings) if wanted.study is None else None
@@ -154,6 +167,8 @@ def generate(settings: Settings) -> Generation:
         )  # fmt: skip
     with tracked_step(settings, "generate") as tracked, ray_session(settings):
         if study is None:
+            from sadm_ray.generate.unprepared_study import prepare_like
+
             study = prepare_like(settings, trained, str(wanted.study), f"{out.rstrip('/')}/shards")
             wanted = wanted.model_copy(update={"split": "all"})
             settings = settings.model_copy(update={"generate": wanted})
@@ -167,6 +182,10 @@ def generate(settings: Settings) -> Generation:
 
 def evaluate(settings: Settings) -> Evaluation:
     """Compare what was generated with the truth and with copy-last; write the tables and the report."""
+    from sadm_ray.evaluate.evaluation_job import evaluate_predictions
+    from sadm_ray.generate.generation_record import PREDICTIONS
+    from sadm_ray.report.run_report import write_run_report
+
     study, run_dir = _study(settings), settings.run_dir
     with tracked_step(settings, "evaluate") as tracked, ray_session(settings):
         predictions = Storage(settings.generate.out or str(run_dir / "generated")).where(PREDICTIONS)
@@ -199,6 +218,12 @@ def evaluate(settings: Settings) -> Evaluation:
 
 def compare(settings: Settings) -> ComparisonResult:
     """Train every kind of model and compare them; the tables and a report go to `compare/`."""
+    from sadm_ray.compare.comparison_job import compare_models, write_compared
+    from sadm_ray.compare.statistics import SCORES
+    from sadm_ray.generate.generation_record import PREDICTIONS
+    from sadm_ray.report.html_page import ComparisonSection
+    from sadm_ray.report.run_report import write_run_report
+
     study, out = _study(settings), settings.run_dir / "compare"
     with tracked_step(settings, "compare") as tracked, ray_session(settings):
         tracked.tags(flatten(settings.compare, "compare."))  # these may change when it goes on; parameters could not
@@ -250,6 +275,8 @@ def _check_preparation(folder: Path | str, trained: ModelConfig, study: Study) -
 
 def _sampling(settings: Settings) -> SamplingSettings:
     """The choice of the sweep on this model where there is one and `generate.tuned` is on, else the settings' own."""
+    from sadm_ray.generate.generation_plan import model_folder
+
     beside = Storage(model_folder(settings).rstrip("/").rpartition("/")[0])
     if not settings.generate.tuned or beside.entry(TUNED) is None:
         return settings.sampling
