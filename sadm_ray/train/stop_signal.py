@@ -15,42 +15,25 @@ import torch
 from ray.actor import ActorHandle
 
 from sadm_ray.cluster import actor_beside_driver
-from sadm_ray.errors import UserError
+from sadm_ray.train.training_actor import TrainingActor
 
 Control: TypeAlias = ActorHandle
-"""A handle of the `_Control` actor: `control.stopping.remote()` and so on."""
+"""A handle of a `TrainingActor`: `control.stopping.remote()` and so on."""
 
 _POLL_SECONDS = 1.0
 
 
-class _Control:
-    def __init__(self) -> None:
-        self._stop = False
-        self._failure: UserError | None = None
-
-    def request_stop(self) -> None:
-        self._stop = True
-
-    def stopping(self) -> bool:
-        return self._stop
-
-    def fail(self, error: UserError) -> None:
-        self._failure = self._failure or error
-
-    def failure(self) -> UserError | None:
-        return self._failure
-
-
 @contextlib.contextmanager
 def control(stop: threading.Event | None = None) -> Iterator[Control]:
-    """The control actor of a training, made by the driver; on SIGTERM or `stop` the workers save and exit."""
-    actor = actor_beside_driver(_Control)
+    """The actor of a training, made by the driver; on SIGTERM or `stop` the workers save and exit."""
+    actor = actor_beside_driver(TrainingActor, max_restarts=3)
     requested, ended = stop or threading.Event(), threading.Event()
 
     def forward_request() -> None:  # not in the signal handler, which may interrupt Ray anywhere
         requested.wait()
-        if not ended.is_set():
+        while not ended.is_set():  # again and again: an actor that was restarted has forgotten it
             actor.request_stop.remote()
+            ended.wait(_POLL_SECONDS)
 
     threading.Thread(target=forward_request, daemon=True).start()
     in_main = threading.current_thread() is threading.main_thread()

@@ -114,7 +114,11 @@ def _train(
     require_shared(location, "train.storage", "a folder that all nodes share, or a URL")
     require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
     train = settings.train
-    with progress("train", train.steps) as reporter, control(stop) as controlled, run_for_workers(tracked) as remote:
+    with (
+        control(stop) as controlled,
+        progress("train", train.steps, controlled) as reporter,
+        run_for_workers(tracked, controlled) as remote,
+    ):
         task = WorkerTask(settings, study, config, location, remote, reporter, controlled)
         trainer = TorchTrainer(
             train_worker,
