@@ -8,7 +8,7 @@ import sys
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours, and a sweep goes on from what it has written anyway
     "RAY_AIR_NEW_OUTPUT": "0",  # or Ray Tune draws boxes on our terminal
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # or Ray's core complains on our terminal of how Ray Data makes its actors
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # by default a training that is done goes on for up to 2 s
 }
+PRIVATE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""For a Ray that was started here: nobody takes its machine away with a warning, which a process would wait for."""
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # more threads than free cores spin: measured 4 to 8 times slower
     "MALLOC_MMAP_THRESHOLD_": str(8 << 20),  # glibc else keeps freed volumes: measured 20 to 30 % more peak memory
@@ -34,6 +37,8 @@ WORKER_ENVIRONMENT = {
 }
 
 log = logging.getLogger(__name__)
+
+_QUIET_OPTIONS: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 STARTS = 3
 """How often a private Ray is started before the command gives up: Ray waits 30 s for its own processes, which is too
@@ -73,6 +78,8 @@ def ray_session(settings: Settings) -> Iterator[None]:
             _join(address)
         _quieten()
         stack.enter_context(watched(private=address is None))
+        if address is None:
+            stack.enter_context(environment({key: value for key, value in PRIVATE.items() if key not in os.environ}))
         _wait_for_nodes(settings.ray)
         yield
 
@@ -103,7 +110,7 @@ def _join(address: str) -> None:
 
     try:
         with while_ray_starts():
-            ray.init(address=address, **_quiet_options())
+            ray.init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **_QUIET_OPTIONS)
     except ConnectionError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"ray.address: no Ray cluster answers at '{address}' ({reason})") from None
@@ -121,14 +128,15 @@ def _start(settings: Settings, folder: Path) -> None:
     slots = max(os.cpu_count() or 1, workers + 1)
     for start in range(STARTS):
         try:
-            with while_ray_starts():
+            # Without a runtime_env, for which Ray starts processes anew instead of using those that it has ready.
+            with while_ray_starts(), environment(WORKER_ENVIRONMENT):
                 ray.init(
                     address="local",
                     num_cpus=slots,
                     include_dashboard=False,
                     object_store_memory=int(settings.ray.object_store_gb * 1e9),
                     _temp_dir=str(folder),
-                    **_quiet_options(),
+                    **_QUIET_OPTIONS,
                 )
         except (OSError, ValueError):
             raise
@@ -141,14 +149,6 @@ def _start(settings: Settings, folder: Path) -> None:
                 ) from error
         else:
             return
-
-
-def _quiet_options() -> dict[str, Any]:
-    return {
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-        "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
-    }
 
 
 def _use_token() -> None:
@@ -235,6 +235,18 @@ def require_shared(location: str, key: str, mend: str) -> None:
         mark.unlink()
     if blind:
         raise ConfigError(f"{key}: {location} is not seen by {', '.join(blind)}; {mend}, must be named")
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """These environment variables in the block, also for the processes that are begun in it."""
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
 
 
 def _quieten() -> None:

@@ -32,7 +32,9 @@ Reporter: TypeAlias = ActorHandle
 for a line of the log."""
 
 
-class _Counter:
+class ProgressCounter:
+    """What `progress` reads: how much is done, a note beside it, and lines for the log."""
+
     def __init__(self) -> None:
         self.done, self.note = 0, ""
         self.lines: list[str] = []
@@ -53,18 +55,23 @@ class _Counter:
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Reporter]:
-    """Show progress towards `total` while the block runs; give its workers the value."""
-    counter = actor_beside_driver(_Counter)
+def progress(title: str, total: int, counter: Reporter | None = None) -> Iterator[Reporter]:
+    """Show progress towards `total` while the block runs; give its workers the value.
+
+    Args:
+        counter: an actor that is a `ProgressCounter` among other things, and outlives the block; none: one of its own.
+    """
+    reporter = counter or actor_beside_driver(ProgressCounter)
     stop = threading.Event()
-    shown = threading.Thread(target=_show, args=(counter, title, total, stop), daemon=True)
+    shown = threading.Thread(target=_show, args=(reporter, title, total, stop), daemon=True)
     shown.start()
     try:
-        yield counter
+        yield reporter
     finally:
         stop.set()
         shown.join()
-        ray.kill(counter)
+        if counter is None:
+            ray.kill(reporter)
 
 
 def _show(counter: Any, title: str, total: int, stop: threading.Event) -> None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.ray
 def test_a_late_answer_is_waited_for_and_loses_no_line(
     ray_local: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture
 ) -> None:
-    class Slow(progress._Counter):
+    class Slow(progress.ProgressCounter):
         """As on a machine that is busy for a moment: the first answer takes its lines along and comes late."""
 
         calls = 0
@@ -27,7 +27,8 @@ def test_a_late_answer_is_waited_for_and_loses_no_line(
             time.sleep(1.5 if self.calls == 1 else 0.0)
             return state
 
-    for name, value in (("_Counter", Slow), ("ANSWER_SECONDS", 1.0), ("POLL_SECONDS", 0.2), ("LINE_SECONDS", 0.0)):
+    quick = {"ProgressCounter": Slow, "ANSWER_SECONDS": 1.0, "POLL_SECONDS": 0.2, "LINE_SECONDS": 0.0}
+    for name, value in quick.items():
         monkeypatch.setattr(progress, name, value)
     with caplog.at_level(logging.WARNING), progress.progress("work", 5) as reporter:
         ray.get(reporter.say.remote("early"))

@@ -20,7 +20,7 @@ DRAIN_SECONDS = 0.5
 ANSWER_SECONDS = 10.0
 
 
-class _Mailbox:
+class Mailbox:
     """Keeps the records it has handed out until the driver confirms them: a lost answer loses no record."""
 
     def __init__(self) -> None:
@@ -65,24 +65,28 @@ _warned: list[bool] = []
 
 
 @contextmanager
-def run_for_workers(run: TrackedRun) -> Iterator[TrackedRun]:
-    """The same run for Ray workers on any machine, for the time of the block; Ray has to be running."""
+def run_for_workers(run: TrackedRun, mailbox: Any = None) -> Iterator[TrackedRun]:
+    """The same run for Ray workers on any machine, for the time of the block; Ray has to be running.
+
+    Args:
+        mailbox: an actor that is a `Mailbox` among other things, and outlives the block; none: one of its own.
+    """
     import ray
 
     if isinstance(run.sink, MailboxSink):
         yield run
         return
-    mailbox = actor_beside_driver(_Mailbox, max_restarts=3)
+    taken_by = mailbox or actor_beside_driver(Mailbox, max_restarts=3)
     stop = threading.Event()
-    delivery = threading.Thread(target=_deliver, args=(mailbox, run.sink, stop), name="mlflow-mailbox", daemon=True)
+    delivery = threading.Thread(target=_deliver, args=(taken_by, run.sink, stop), name="mlflow-mailbox", daemon=True)
     delivery.start()
     try:
-        yield TrackedRun(run.key, MailboxSink(mailbox))
+        yield TrackedRun(run.key, MailboxSink(taken_by))
     finally:
         stop.set()
         delivery.join()
-        if ray.is_initialized():
-            ray.kill(mailbox)
+        if mailbox is None and ray.is_initialized():
+            ray.kill(taken_by)
 
 
 def _deliver(mailbox: Any, sink: Sink, stop: threading.Event) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
+from sadm_ray.config import Settings
 from sadm_ray.errors import DataError
 from sadm_ray.model.model_config import CONFIG, ModelConfig
 from sadm_ray.model.renamed_weights import current_weight_name, with_current_weight_names
@@ -143,6 +144,13 @@ class Checkpoints:
     def _folders(self) -> list[str]:
         """The folders of all checkpoints, also of unfinished ones, the newest first."""
         return sorted((name for name in self.storage.folders() if _NAME.fullmatch(name)), reverse=True)
+
+
+def checkpoints_folder(settings: Settings) -> str:
+    """The checkpoints of this run: a folder or a URL."""
+    if settings.train.storage is None:
+        return str(settings.run_dir / "model.ray" / "checkpoints")
+    return f"{settings.train.storage.rstrip('/')}/{settings.run.name}/checkpoints"
 
 
 def _with_current_names(file: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,13 +6,12 @@ import contextlib
 import errno
 import importlib
 import multiprocessing
-import os
 import re
 import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from torch.nn.utils import convert_conv3d_weight_memory_format
 from torch.utils.flop_counter import FlopCounterMode
 
-from sadm_ray.cluster import WORKER_ENVIRONMENT
+from sadm_ray.cluster import WORKER_ENVIRONMENT, environment
 from sadm_ray.config import Settings
 from sadm_ray.data.load.rng import SampleRng
 from sadm_ray.data.load.target_sampling import draw_target
@@ -77,7 +76,7 @@ def profile_step(
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(sender, settings, config, frames, sizes), daemon=True)
-    with _worker_environment():
+    with environment(WORKER_ENVIRONMENT):  # before the process begins: glibc reads its part before Python runs
         process.start()
     sender.close()  # else the end of the process would not be seen here
     profile = StepProfile("cpu", "")
@@ -197,18 +196,6 @@ def _usual_and_largest(settings: Settings, frames: int, device: torch.device) ->
     largest = observed.argsort(descending=True, stable=True)
     first, second = (SampleRng(settings.seed, 0, order.tolist(), _TARGET_DRAWS, device) for order in (usual, largest))
     return first, second
-
-
-@contextlib.contextmanager
-def _worker_environment() -> Iterator[None]:
-    """Set for a process to be started, since glibc reads its part before Python runs."""
-    before = {key: os.environ.get(key) for key in WORKER_ENVIRONMENT}
-    os.environ.update(WORKER_ENVIRONMENT)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key) if value is None else os.environ.update({key: value})
 
 
 def _peak_of_process() -> int:

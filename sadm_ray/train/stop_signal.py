@@ -16,36 +16,13 @@ import torch
 from ray.actor import ActorHandle
 
 from sadm_ray.cluster import actor_beside_driver
-from sadm_ray.errors import UserError
 from sadm_ray.interruption import on_first_signal
+from sadm_ray.train.training_actor import TrainingActor
 
 Control: TypeAlias = ActorHandle
-"""A handle of the `_Control` actor: `control.stopping.remote()` and so on."""
+"""A handle of a `TrainingActor`: `control.stopping.remote()` and so on."""
 
 _POLL_SECONDS = 1.0
-
-
-class _Control:
-    def __init__(self) -> None:
-        self._stop = self._asked = False
-        self._failure: UserError | None = None
-
-    def request_stop(self) -> None:
-        self._stop = True
-
-    def stopping(self) -> bool:
-        self._asked = True
-        return self._stop
-
-    def has_begun(self) -> bool:
-        """Whether the workers take steps, and so would see a request to stop."""
-        return self._asked
-
-    def fail(self, error: UserError) -> None:
-        self._failure = self._failure or error
-
-    def failure(self) -> UserError | None:
-        return self._failure
 
 
 @contextlib.contextmanager
@@ -57,17 +34,17 @@ def control(stop: threading.Event | None = None) -> Iterator[tuple[Control, Call
     Yields:
         the actor, and a function that returns the signal that came.
     """
-    actor = actor_beside_driver(_Control)
+    actor = actor_beside_driver(TrainingActor, max_restarts=3)
     requested, ended = stop or threading.Event(), threading.Event()
 
     def forward_request() -> None:  # not in the signal handler, which may interrupt Ray anywhere
         requested.wait()
-        if ended.is_set():
-            return
-        actor.request_stop.remote()
-        came = signal_that_came()
-        if came is not None and not ray.get(actor.has_begun.remote()):
-            os.kill(os.getpid(), came)
+        while not ended.is_set():  # again and again: an actor that was restarted has forgotten it
+            actor.request_stop.remote()
+            came = signal_that_came()
+            if came is not None and not ray.get(actor.has_begun.remote()):
+                os.kill(os.getpid(), came)
+            ended.wait(_POLL_SECONDS)
 
     with on_first_signal(requested.set) as signal_that_came:
         threading.Thread(target=forward_request, daemon=True).start()

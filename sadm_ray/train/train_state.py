@@ -9,19 +9,21 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sadm_ray.config import TrainSettings
 from sadm_ray.model.base_model import SequenceModel, ema_name
 from sadm_ray.model.registry import build_model
 from sadm_ray.train.ema import ExponentialMovingAverage
-from sadm_ray.train.fsdp import fill, shard_model, whole_tensors
+from sadm_ray.train.fsdp import fill, is_shard, shard_model, whole_tensors
 from sadm_ray.train.optimizer import Moments, Optimizer
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 StateTensors = dict[str, dict[str, Tensor]]
 """Whole tensors on the CPU: file → name → tensor."""
@@ -58,14 +60,14 @@ class TrainState:
             with self.model.no_sync():
                 yield
             return
-        if isinstance(self.model, FSDPModule):
-            self.model.set_requires_gradient_sync(last)
+        if self.sharded:
+            cast("FSDPModule", self.model).set_requires_gradient_sync(last)
         yield
 
     def clip(self, limit: float) -> float:
         """Clip the norm of the gradient; returns the norm before."""
         norm = nn.utils.clip_grad_norm_(self.bare.parameters(), limit)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        return float(norm.full_tensor() if is_shard(norm) else norm)
 
     def update(self, rate: float) -> None:
         """One optimizer step with this learning rate, then the averages."""
@@ -108,5 +110,5 @@ class TrainState:
         model = build_model(self.bare.config).to(next(iter(parameters.values())).device).eval()
         mine = dict(model.named_parameters())
         for name, tensor in self.averages[decay].tensors(parameters).items():
-            mine[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
+            mine[name].copy_(tensor.full_tensor() if is_shard(tensor) else tensor)
         return model

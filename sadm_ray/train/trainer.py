@@ -27,7 +27,7 @@ from sadm_ray.model.seen_subjects import NOT_RECORDED, SeenSubjects
 from sadm_ray.progress import progress
 from sadm_ray.storage import Storage
 from sadm_ray.tracking import TrackedRun, run_for_workers
-from sadm_ray.train.checkpoint import BEST, Checkpoint, Checkpoints
+from sadm_ray.train.checkpoint import BEST, Checkpoint, Checkpoints, checkpoints_folder
 from sadm_ray.train.resume_check import refuse_changes
 from sadm_ray.train.stop_signal import control
 from sadm_ray.train.worker_loop import WorkerTask, train_worker
@@ -65,13 +65,6 @@ def model_config(settings: Settings, study: Study) -> ModelConfig:
             time_unit=study.time_unit,
         )
     )
-
-
-def checkpoints_folder(settings: Settings) -> str:
-    """The checkpoints of this run: a folder or a URL."""
-    if settings.train.storage is None:
-        return str(settings.run_dir / "model.ray" / "checkpoints")
-    return f"{settings.train.storage.rstrip('/')}/{settings.run.name}/checkpoints"
 
 
 def train_model(
@@ -123,9 +116,9 @@ def _train(
     train = settings.train
     _warn_of_idle_workers(settings, study)
     with (
-        progress("train", train.steps) as reporter,
         control(stop) as (controlled, signal_that_came),
-        run_for_workers(tracked) as remote,
+        progress("train", train.steps, controlled) as reporter,
+        run_for_workers(tracked, controlled) as remote,
     ):
         task = WorkerTask(settings, study, config, location, remote, reporter, controlled)
         trainer = TorchTrainer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from pydantic import ValidationError
@@ -15,7 +16,9 @@ from sadm_ray.generate.generation_plan import model_folder
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.model.seen_subjects import NOT_RECORDED, SeenSubjects
 from sadm_ray.storage import Storage
-from sadm_ray.tune.sweep_result import SamplingSweep
+
+if TYPE_CHECKING:
+    from sadm_ray.tune.sweep_result import SamplingSweep
 
 log = logging.getLogger(__name__)
 

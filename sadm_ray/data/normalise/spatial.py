@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Shaped
 from nibabel.orientations import io_orientation
 from pydantic import ConfigDict, TypeAdapter
-from scipy import ndimage
 
 Orientation = Literal["native", "canonical"]
 Crop = Literal["none", "foreground"]
@@ -238,6 +237,8 @@ def resample(volume: Float[np.ndarray, "D H W"], shape: Sequence[int]) -> Float3
     volume = volume.astype(np.float32, copy=False)
     if volume.shape == tuple(shape):
         return volume
+    from scipy import ndimage  # seconds to import, for preparation and generation, not for training
+
     factors = np.divide(volume.shape, shape)
     sigma = np.maximum((factors - 1) / 2, 0)
     if sigma.any():

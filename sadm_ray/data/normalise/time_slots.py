@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
-from scipy.optimize import linear_sum_assignment
 
 ABSENT = -1
 """The source of a slot that no frame fills."""
@@ -41,6 +40,8 @@ def assign_slots(times: Times, slots: int) -> Int64[np.ndarray, " slots"]:
     sources = np.full(slots, ABSENT, dtype=np.int64)
     sources[[0, -1]] = 0, count - 1
     distance = _nominal(acquired, slots)[1:-1, None] - acquired[None, 1:-1]
+    from scipy.optimize import linear_sum_assignment  # seconds to import, for preparation alone
+
     taken, frames = linear_sum_assignment(distance**2)
     # A cost that is strictly convex never crosses two frames; the order is sorted for those a rounding error apart.
     sources[1 + taken] = 1 + np.sort(frames)
