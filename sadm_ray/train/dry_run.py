@@ -12,12 +12,13 @@ from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.model.base_model import ema_name
 from sadm_ray.model.registry import build_model
 from sadm_ray.storage import Storage
+from sadm_ray.train.checkpoint import checkpoints_folder
 from sadm_ray.train.data_loader import epochs
 from sadm_ray.train.out_of_memory import out_of_memory_error
 from sadm_ray.train.resume_check import RUN, refuse_changes
 from sadm_ray.train.step_profile import StepProfile, profile_step
 from sadm_ray.train.train_step import Batch
-from sadm_ray.train.trainer import checkpoints_folder, model_config
+from sadm_ray.train.trainer import model_config
 
 ASSUMED_FRAMES = 16
 """Assumed for a study that keeps all visits, since only its shards have the number of each subject."""
