@@ -30,19 +30,12 @@ from tests.s3 import s3_bucket  # noqa: E402, F401
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """A Ray of this test session alone; three CPUs, since Ray Train wants one beside its two workers."""
-    import ray
+    """A Ray of this test session alone; with a CPU beside those of two workers, as commands have it."""
+    from sadm_ray.cluster import ray_session
+    from sadm_ray.config import Settings
 
-    ray.init(
-        address="local",
-        num_cpus=3,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=500 * 2**20,
-    )
-    yield
-    ray.shutdown()
+    with ray_session(Settings.model_validate({"ray": {"address": "local", "object_store_gb": 0.5}})):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from sadm_ray.tracking import tracking_uri
 from tests.tiny import settings_for
 
 pytestmark = pytest.mark.ray
-FEW: dict[str, Any] = {"generate.samples": 1, "evaluate.pictures": 0, "generate.actors": 1}
+FEW: dict[str, Any] = {"generate.samples": 1, "evaluate.pictures": 1, "generate.actors": 1}
 
 
 @pytest.fixture(scope="module")

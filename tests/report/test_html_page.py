@@ -7,6 +7,7 @@ import hashlib
 import html
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -145,6 +146,20 @@ def test_a_run_without_scores_still_has_a_report() -> None:
     page = render_report(report(Evaluation(failed, summarise(failed), (), ("anna: broken",))))
     assert "Nothing was predicted that could be compared" in page
     assert "anna: broken" in page
+
+
+def test_subjects_that_the_model_has_seen_are_listed_apart_and_nothing_is_concluded_from_them() -> None:
+    judged, seen = evaluation(-1.25), replace(evaluation(9.0, subject="taught"), split="train", pictures=())
+    page = render_report(report(replace(judged, others=(seen,))))
+    apart = page[page.index("Subjects listed apart") :]
+    assert "Training subjects: the model was trained on them" in apart
+    assert "+9.00" in apart
+    assert page.count("+9.00") == 1
+    assert "One sample clearly beats copy-last on 0 of 1 task." in page
+    nobody = Evaluation(judged.metrics.head(0), summarise(judged.metrics.head(0)), (), (), others=(seen,))
+    alone = render_report(report(nobody))
+    assert "Nothing was predicted that could be compared with copy-last." in alone
+    assert "Subjects listed apart" in alone
 
 
 def test_writing_leaves_one_whole_file(tmp_path: Path) -> None:
