@@ -132,7 +132,7 @@ def tune(settings: Settings) -> SamplingSweep:
 def tune_training(settings: Settings) -> TrainingSweep:
     """Sweep the settings of training; the best go to `tuned-training.yaml`, a settings file for a run of its own."""
     study, run_dir = _study(settings), settings.run_dir
-    check_validation_tasks(settings, study)
+    check_validation_tasks(settings, study, scored=settings.tune.training.objective == "val_gain")
     with tracked_step(settings, "tune-training") as tracked, ray_session(settings):
         swept = sweep_training(settings, study, run_dir / "sweeps", tracked)
         file, table = run_dir / "tuned-training.yaml", run_dir / "sweeps" / "training-trials.csv"

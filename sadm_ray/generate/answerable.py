@@ -79,6 +79,17 @@ def unanswered(study: Study, subjects: Collection[str], tasks: Sequence[TaskSett
     return [f"subject {name} {reason}" for name, reason in reasons if reason]
 
 
+def can_score(study: Study, subjects: Collection[str], tasks: Sequence[TaskSettings]) -> bool:
+    """Whether any of the subjects can answer any of the tasks, and was scanned at a target."""
+    slots = read_slots(study, subjects).values()
+    return any(
+        each.present[list(query_of_task(task, each.present, each.times).targets)].any()
+        for each in slots
+        for task in tasks
+        if not _reason(task, each)
+    )
+
+
 def _reason(task: TaskSettings, slots: Slots) -> str:
     """Why a subject cannot answer a task; empty if it can."""
     try:
