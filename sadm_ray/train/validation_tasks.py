@@ -22,7 +22,7 @@ def check_tasks(settings: Settings, study: Study, names: Sequence[str]) -> None:
     Raises:
         ConfigError: no subject of the study has the frames of a task.
     """
-    everybody = [name for some in study.subjects.values() for name in some]
+    everybody = list(dict.fromkeys([*names, *(name for some in study.subjects.values() for name in some)]))
     require_answerable(study, everybody, settings.generate.tasks, "generate.tasks")
     lines = unanswered(study, names, settings.generate.tasks)
     for line in lines[:_SHOWN]:

@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from sadm_ray.config import TaskSettings
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError
+from sadm_ray.generate import answerable
 from sadm_ray.generate.answerable import TimeLimits, can_score, require_answerable, unanswered
 from tests.data.studies import made_row, write_study
 
@@ -76,3 +78,17 @@ def test_what_can_be_scored(tmp_path: Path) -> None:
     assert can_score(study, ["s0", "s1"], [task(25), task(3)])
     assert not can_score(study, ["s0"], [task(3)])
     assert can_score(study, ["s0"], [task(3), task(1)])
+
+
+def test_a_large_study_is_read_only_as_far_as_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"s{n}" for n in range(70)]
+    rows = [made_row(name, np.zeros((2 + (name == "s69"), 1, 2, 2))) for name in names]
+    study, read = write_study(tmp_path, rows, {"train": names}), list[int]()
+    slots_of = answerable.read_slots
+    monkeypatch.setattr(
+        answerable, "read_slots", lambda study, some: (read.append(len(some)), slots_of(study, some))[1]
+    )
+    require_answerable(study, names, [task(1)], "generate.tasks")
+    assert read == [64]
+    require_answerable(study, names, [task(1), task(2)], "generate.tasks")
+    assert read == [64, 64, 6]
