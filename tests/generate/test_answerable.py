@@ -1,6 +1,5 @@
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
