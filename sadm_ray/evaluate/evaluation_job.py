@@ -203,7 +203,7 @@ def _read_queries(files: Sequence[str]) -> pd.DataFrame:
     tables = []
     for file in files:
         try:
-            tables.append(read_predictions(file, columns=["subject", "frame", "observed"]))
+            tables.append(read_predictions(file, columns=["subject", "task", "frame", "observed"]))
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{file}: cannot be read ({reason}); remove it and generate again") from None

@@ -15,6 +15,9 @@ from sadm_ray.generate.request import query_of_task
 FAR = 1000.0
 """A time that is farther from a study's scans than so many of its spans says nothing that a model could know."""
 
+_FIRST = 64
+"""Subjects that are read first: mostly they can answer every task, and a large study need not be read."""
+
 
 @dataclass(frozen=True)
 class TimeLimits:
@@ -52,7 +55,7 @@ class TimeLimits:
         return ""
 
 
-def require_answerable(study: Study, subjects: Collection[str], tasks: Sequence[TaskSettings], key: str) -> None:
+def require_answerable(study: Study, subjects: Sequence[str], tasks: Sequence[TaskSettings], key: str) -> None:
     """Refuse a task for which no subject has the frames.
 
     Args:
@@ -61,15 +64,19 @@ def require_answerable(study: Study, subjects: Collection[str], tasks: Sequence[
     Raises:
         ConfigError: it names the task, and what is missing.
     """
-    slots = read_slots(study, subjects)
-    for task in tasks if slots else ():
-        reasons = [_reason(task, each) for each in slots.values()]
-        if all(reasons):
-            longest = max(len(each.present) for each in slots.values())
-            raise ConfigError(
-                f"{key}: no subject can answer '{task.name}': the first of {len(slots)} {reasons[0]}, and the longest "
-                f"sequence has {longest} frames; correct its observed and targets, or remove the task"
-            )
+    slots: dict[str, Slots] = {}
+    for some in (subjects[:_FIRST], subjects[_FIRST:]):
+        slots |= read_slots(study, some)
+        tasks = [task for task in tasks if all(_reason(task, each) for each in slots.values())]
+        if not tasks:
+            return
+    if slots:
+        longest = max(len(each.present) for each in slots.values())
+        raise ConfigError(
+            f"{key}: no subject can answer '{tasks[0].name}': the first of {len(slots)} "
+            f"{_reason(tasks[0], next(iter(slots.values())))}, and the longest sequence has {longest} frames; correct "
+            "its observed and targets, or remove the task"
+        )
 
 
 def unanswered(study: Study, subjects: Collection[str], tasks: Sequence[TaskSettings]) -> list[str]:
@@ -77,6 +84,17 @@ def unanswered(study: Study, subjects: Collection[str], tasks: Sequence[TaskSett
     slots = read_slots(study, subjects)
     reasons = [(name, _reason(task, slots[name])) for name in subjects if name in slots for task in tasks]
     return [f"subject {name} {reason}" for name, reason in reasons if reason]
+
+
+def can_score(study: Study, subjects: Collection[str], tasks: Sequence[TaskSettings]) -> bool:
+    """Whether any of the subjects can answer any of the tasks, and was scanned at a target."""
+    slots = read_slots(study, subjects).values()
+    return any(
+        each.present[list(query_of_task(task, each.present, each.times).targets)].any()
+        for each in slots
+        for task in tasks
+        if not _reason(task, each)
+    )
 
 
 def _reason(task: TaskSettings, slots: Slots) -> str:

@@ -112,6 +112,7 @@ def study_place(study: Study) -> str:
 
 def place_of(location: str) -> str:
     """One name for all ways to write a folder or a file: absolute, and without links where it is on this machine."""
+    location = location.removeprefix("file://")
     return location.rstrip("/") if is_url(location) else os.path.realpath(Path(location).expanduser())
 
 

@@ -250,7 +250,8 @@ def _is_volume_of(subject: str, path: str) -> bool:
     """Whether it is `<task>/sub-<subject>/<file>`, the only place where a subject's volumes are written."""
     task, _, rest = path.partition("/")
     folder, _, name = rest.partition("/")
-    return bool(SAFE_NAME.fullmatch(task)) and folder == f"sub-{subject}" and "/" not in name and not leads_out(name)
+    is_file = bool(name) and "/" not in name and not leads_out(name)
+    return is_file and bool(SAFE_NAME.fullmatch(task)) and folder == f"sub-{subject}"
 
 
 def _path(subject: str) -> str:

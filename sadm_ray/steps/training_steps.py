@@ -51,7 +51,7 @@ def tune_training(settings: Settings) -> TrainingSweep:
     from sadm_ray.tune.training_sweep import write_tuned_training
 
     study, run_dir = prepared_study(settings), settings.run_dir
-    check_validation_tasks(settings, study)
+    check_validation_tasks(settings, study, scored=settings.tune.training.objective == "val_gain")
     with tracked_step(settings, "tune-training") as tracked, ray_session(settings):
         swept = sweep_training(settings, study, run_dir / "sweeps", tracked)
         file, table = run_dir / "tuned-training.yaml", run_dir / "sweeps" / "training-trials.csv"

@@ -7,7 +7,8 @@ import pytest
 from sadm_ray.config import TaskSettings
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError
-from sadm_ray.generate.answerable import TimeLimits, require_answerable, unanswered
+from sadm_ray.generate import answerable
+from sadm_ray.generate.answerable import TimeLimits, can_score, require_answerable, unanswered
 from tests.data.studies import made_row, write_study
 
 
@@ -66,3 +67,27 @@ def test_who_cannot_answer_a_task(tmp_path: Path) -> None:
     assert unanswered(study, ["s1", "s0"], [task(1), task(3)]) == [
         "subject s0 has 2 frames, hence no frame 3 for task 'far'"
     ]
+
+
+def test_what_can_be_scored(tmp_path: Path) -> None:
+    short = made_row("s0", np.zeros((2, 2, 4, 4)))
+    gap = made_row("s1", np.zeros((4, 2, 4, 4)), present=[True, True, False, True])
+    study = write_study(tmp_path, [short, gap], {"val": ["s0", "s1"]})
+    assert not can_score(study, ["s0", "s1"], [task(2), task(25)])
+    assert can_score(study, ["s0", "s1"], [task(25), task(3)])
+    assert not can_score(study, ["s0"], [task(3)])
+    assert can_score(study, ["s0"], [task(3), task(1)])
+
+
+def test_a_large_study_is_read_only_as_far_as_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"s{n}" for n in range(70)]
+    rows = [made_row(name, np.zeros((2 + (name == "s69"), 1, 2, 2))) for name in names]
+    study, read = write_study(tmp_path, rows, {"train": names}), list[int]()
+    slots_of = answerable.read_slots
+    monkeypatch.setattr(
+        answerable, "read_slots", lambda study, some: (read.append(len(some)), slots_of(study, some))[1]
+    )
+    require_answerable(study, names, [task(1)], "generate.tasks")
+    assert read == [64]
+    require_answerable(study, names, [task(1), task(2)], "generate.tasks")
+    assert read == [64, 64, 6]

@@ -91,3 +91,13 @@ def test_a_name_that_would_leave_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="rename it"):
         SubjectWriter(Storage(str(tmp_path / "out")), "future", row("../../etc"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_voxels_that_are_not_finite_are_not_written(tmp_path: Path, bad: float) -> None:
+    writer = SubjectWriter(Storage(str(tmp_path)), "future", row())
+    volumes = samples(0.2)
+    volumes[0, 0, 0, 0] = bad
+    with pytest.raises(ValueError, match="voxels are not finite"):
+        writer.write_frame("frame-03", volumes, ALL, {})
+    assert list(tmp_path.iterdir()) == writer.written == []

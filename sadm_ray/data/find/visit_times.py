@@ -118,9 +118,10 @@ def order_visits(
         else:
             by_time[time] = visit
     start = min(by_time, default=0.0) if parser.is_date else 0.0
+    files = {time: storage.where(visit.entry.path) for time, visit in by_time.items()}
     for earlier, later in pairwise(sorted(by_time)):
         if np.float32(earlier - start) == np.float32(later - start):  # as they are stored
-            file, other = (storage.where(by_time[time].entry.path) for time in (later, earlier))
+            file, other = files[later], files[earlier]
             message = f"its {parser.column} cannot be told from that of {other} in 7 digits; count from the first visit"
             problems.append(Problem(subject, file, message))
             del by_time[later]

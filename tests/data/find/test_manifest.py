@@ -103,6 +103,10 @@ def test_paths_from_everywhere(root: Path, tmp_path_factory: pytest.TempPathFact
             "a,a0.nii,1700000000\na,a1.nii,1700000001\na,a2.nii,1700086400",
             ["its time cannot be told from that of"],
         ),
+        (
+            "a,a0.nii,1700000000\na,a1.nii,1700000001\na,a2.nii,1700000002",
+            ["a1.nii: its time cannot be told from", "a2.nii: its time cannot be told from", "only one"],
+        ),
         ("a,good1.nii,0", ["row 4: lists the same file as row 3"]),
         ("a,x/.//none.nii,0", ["x/.//none.nii: no such file; row 4"]),
         ("a,a0.nii,0", ["a0.nii: only one visit is left"]),
