@@ -86,7 +86,7 @@ def ray_session(settings: Settings) -> Iterator[None]:
 
 def _cluster_to_join(settings: Settings) -> str | None:
     """Its address; none: a Ray of our own is wanted."""
-    wanted = settings.ray.address or os.environ.get("RAY_ADDRESS")
+    wanted = settings.ray.address or os.environ.get("RAY_ADDRESS") or None
     if wanted not in (None, "auto", "local"):
         return wanted
     found = started_cluster() if wanted != "local" else None
@@ -111,9 +111,9 @@ def _join(address: str) -> None:
     try:
         with while_ray_starts():
             ray.init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **_QUIET_OPTIONS)
-    except ConnectionError as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:  # dead, no address, no token
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"ray.address: no Ray cluster answers at '{address}' ({reason})") from None
+        raise ConfigError(f"ray.address: no Ray cluster can be joined at '{address}' ({reason})") from None
 
 
 def _start(settings: Settings, folder: Path) -> None:

@@ -51,14 +51,19 @@ def family(job: subprocess.Popen[bytes]) -> list[psutil.Process]:
         return []
 
 
-def workers(job: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The processes of its training workers."""
+def members(job: subprocess.Popen[bytes], text: str) -> list[psutil.Process]:
+    """Those of its family whose command line, which Ray sets to what they do, holds the text."""
     found = []
     for process in family(job):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "RayTrainWorker" in " ".join(process.cmdline()):
+            if text in " ".join(process.cmdline()):
                 found.append(process)
     return found
+
+
+def workers(job: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The processes of its training workers."""
+    return members(job, "RayTrainWorker")
 
 
 def kill_everything(job: subprocess.Popen[bytes]) -> None:

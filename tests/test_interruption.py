@@ -7,14 +7,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from sadm_ray.private_ray import _base, recorded_cluster
-from tests.processes import family, interrupt, kill, start, still_there
+from tests import processes
+from tests.processes import family, interrupt, kill, kill_everything, members, start, still_there
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -22,6 +24,22 @@ ENDS = {
     signal.SIGINT: (130, "interrupted; run the same command again to go on\n"),
     signal.SIGTERM: (143, "terminated; run the same command again to go on\n"),
 }
+
+
+@pytest.fixture(autouse=True)
+def none_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a failed test leaves running is ended."""
+    jobs: list[subprocess.Popen[bytes]] = []
+
+    def remembered(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        jobs.append(processes.start(*arguments, **options))
+        return jobs[-1]
+
+    monkeypatch.setattr(sys.modules[__name__], "start", remembered)
+    yield
+    for job in jobs:
+        if job.poll() is None:
+            kill_everything(job)
 
 
 def wait_until(condition: Callable[[], object], job: subprocess.Popen[bytes], log: Path) -> None:
@@ -55,7 +73,7 @@ def test_a_signal_ends_a_command_that_waits_in_ray(
     log, code, line = tmp_path / "log", *ENDS[number]
     job = waiting(log, kind)
     if kind == "data":
-        wait_until(lambda: any("Map(" in " ".join(each.cmdline()) for each in family(job)), job, log)
+        wait_until(lambda: members(job, "Map("), job, log)
     mine = {folder for folder in folders() if str(job.pid) in str(list(folder.glob("session_*_*")))}
     assert mine
     started = interrupt(job, number, group=group)
@@ -69,7 +87,7 @@ def test_a_signal_ends_a_command_that_starts(tmp_path: Path, number: signal.Sign
     """While Ray is being started, whose half must not be left."""
     log, (code, line) = tmp_path / "log", ENDS[number]
     job = start("get", log=log, module="tests.waiting_command", address=None)
-    wait_until(lambda: any(each.name() == "gcs_server" for each in family(job)), job, log)
+    wait_until(lambda: members(job, "gcs_server"), job, log)
     started = interrupt(job, number, group=True)
     assert (job.wait(), log.read_text()) == (code, line)
     assert not still_there(started)
@@ -104,7 +122,7 @@ def test_a_lost_ray_ends_the_command_in_a_line(tmp_path: Path, process: str, kin
     log = tmp_path / "log"
     job = waiting(log, kind)
     started = family(job)
-    (victim,) = (each for each in started if each.name() == process)
+    (victim,) = (each for each in psutil.Process(job.pid).children() if each.name() == process)
     victim.kill()
     assert job.wait() == 4, log.read_text()
     assert said(log) == (

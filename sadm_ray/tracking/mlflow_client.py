@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import sqlite3
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -65,7 +67,16 @@ def _make(uri: str) -> MlflowClient:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for noisy in ("mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    _open_sqlite(uri)
     return MlflowClient(tracking_uri=uri)
+
+
+def _open_sqlite(uri: str) -> None:
+    """Raise sqlite's error at once: MLflow was seen to try for 100 s to open a file that cannot be."""
+    _, found, path = uri.partition("sqlite:///")
+    if found:
+        with contextlib.closing(sqlite3.connect(path.partition("?")[0], timeout=5.0)) as database:
+            database.execute("PRAGMA schema_version")
 
 
 def is_refusal(error: Exception) -> bool:
@@ -89,6 +100,26 @@ def shown(uri: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@", "", uri)
 
 
+_SQLITE = {
+    "database is locked": "another program has locked the file",
+    "database disk image is malformed": "the file is damaged; move it away, and a new one is made",
+    "file is not a database": "the file is no database, or damaged; move it away, and a new one is made",
+    "attempt to write a readonly database": "the file, or its folder, may not be written",
+    "unable to open database file": "the file cannot be opened; look at its folder and its permissions",
+    "disk I/O error": "the file cannot be read or written (disk I/O error)",
+    "database or disk is full": "the disk is full",
+    "no such table": "the file lacks tables of MLflow; move it away, and a new one is made",
+}
+"""What sqlite says, and what it means here."""
+
+
 def first_line(error: Exception) -> str:
-    """The error in one line of the log."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:250]
+    """The error in one short line of the log, without the SQL that SQLAlchemy and MLflow put into theirs."""
+    text = str(error).strip()
+    if driver := re.search(r"\((?:\w+\.)*\w*Error\) (.+)", text):  # what the database's driver says, within all else
+        text = driver[1]
+    for says, means in _SQLITE.items():
+        if text.startswith(says):
+            return means
+    text = re.split(r"\s*(?:\[SQL:|\[parameters:|\(Background on this error| NOTE: )", text)[0]
+    return (text or type(error).__name__).splitlines()[0][:250]
