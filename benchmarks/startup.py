@@ -2,9 +2,9 @@
 
     python -m benchmarks.startup --beside ../other     both by turns, three times (some minutes on 2 cores)
 
-Nearly all of such a run is start-up. Each checkout prepares the same small phantom once, then trains and generates anew
-in every round. Prints the ratios of the medians, this checkout over the other: of the seconds, and of the CPU seconds of
-all processes together, which other work on the machine hardly changes.
+Nearly all of such a run is start-up. Each checkout prepares the same small phantom once, then trains and generates
+anew in every round. Prints the ratios of the medians, this checkout over the other: of the seconds, and of the CPU
+seconds of all processes together, which other work on the machine hardly changes.
 """
 
 from __future__ import annotations

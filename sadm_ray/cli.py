@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import logging
 import os
@@ -275,6 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits with its code; `sadm_ray.__main__.command` takes the signals first."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    atexit.register(gc.freeze)  # else Python looks through all that PyTorch and MLflow made: seconds at the very end
     try:
         with catching():
             app(args=list(arguments) if arguments is not None else None, prog_name="sadm-ray")

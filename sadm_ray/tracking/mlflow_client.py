@@ -20,6 +20,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # from a thread it would break into other output
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # patients' data is near: nothing is reported anywhere
 }
 MENDABLE = {401, 403, 408, 429, 499}
 """HTTP statuses of the 4xx that say nothing against the record: a password or a right can still be mended."""

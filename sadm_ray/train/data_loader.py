@@ -114,7 +114,7 @@ class SequenceLoader:
         """
         names_by_pool = [[name for position in self.positions for name in pool.subjects[position]] for pool in needed]
         has_names = names_by_pool and names_by_pool[0]
-        at_once = max(_READ_BYTES // (len(names_by_pool[0]) * self._row_bytes()), 1) if has_names else 1
+        at_once = max(_READ_BYTES // (len(names_by_pool[0]) * self.study.row_bytes), 1) if has_names else 1
         parts = [names_by_pool[start : start + at_once] for start in range(0, len(names_by_pool), at_once)]
         pending: Future[list[SequenceBatch]] | None = None
         with ThreadPoolExecutor(1, "read-ahead") as reader:
@@ -132,11 +132,6 @@ class SequenceLoader:
         subjects = [name for names in pools_of_names for name in names]
         rows = map(parse_row, rows_of(self.study, subjects).iter_rows())
         return [collate(list(islice(rows, len(names))), self.covariates) for names in pools_of_names]
-
-    def _row_bytes(self) -> int:
-        """Approximate stored size of a subject; of one with all visits kept, for sixteen of them."""
-        d, h, w = self.study.shape
-        return (self.study.frames or 16) * d * h * w * 2
 
     def _batch(self, sequences: SequenceBatch, chosen: np.ndarray) -> LoadedBatch:
         def on_device(array: np.ndarray) -> torch.Tensor:

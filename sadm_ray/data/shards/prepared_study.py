@@ -86,6 +86,12 @@ class Study:
         return names
 
     @property
+    def row_bytes(self) -> int:
+        """Approximate stored size of a subject; of one with all visits kept, for sixteen of them."""
+        d, h, w = self.shape
+        return (self.frames or 16) * d * h * w * 2
+
+    @property
     def subjects_file(self) -> str:
         """The table of the row locations. It is never overwritten, so it belongs to this study and may be cached."""
         return self.places or f"_subjects-{self.content[:16]}.parquet"
@@ -97,6 +103,8 @@ class Study:
         Storage(self.location).write(STUDY_FILE, json.dumps(content, indent=2).encode())
 
 
+_BLOCK_BYTES = 8 << 20
+"""Of one reading task, at least: a process that reads takes some seconds of a CPU to begin, 8 MiB a tenth of one."""
 _PURPOSE = {"train": "train on", "val": "choose settings on", "test": "test"}
 
 
@@ -167,7 +175,7 @@ def rows_of(study: Study, subjects: Sequence[str]) -> Dataset:
 
     places = row_locations(study)
     wanted = [{"part": places[name].shard, "row": places[name].row} for name in subjects]
-    blocks = max(len(wanted) // 8, 1)
+    blocks = max(min(len(wanted) // 8, len(wanted) * study.row_bytes // _BLOCK_BYTES), 1)
     return ray.data.from_items(wanted, override_num_blocks=blocks).map_batches(
         _read_rows,
         fn_kwargs={"location": study.location},
