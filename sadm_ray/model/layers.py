@@ -134,7 +134,9 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"]:
         d, h, w = x.shape[-3:]
-        q, k, v = rearrange(self.qkv(self.norm(x)), "b (three m e) d h w -> three b m (d h w) e", three=3, m=self.heads)
+        packed = rearrange(self.qkv(self.norm(x)), "b (three m e) d h w -> three b m (d h w) e", three=3, m=self.heads)
+        # The fused kernels want e next to each other in memory; the plain one makes a matrix of all sites by all sites.
+        q, k, v = packed.contiguous()
         mixed = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(rearrange(mixed, "b m (d h w) e -> b (m e) d h w", d=d, h=h, w=w))
 
