@@ -20,7 +20,7 @@ import psutil
 import torch
 from torch.nn import functional as F
 
-from sadm_ray.config import SamplingSettings, Settings, TaskSettings
+from sadm_ray.config import Settings, TaskSettings
 from sadm_ray.config.settings_file import dump_settings, load_settings
 from sadm_ray.data.normalise.intensity import encode
 from sadm_ray.data.normalise.spatial import SpatialTransform
@@ -45,11 +45,20 @@ OBSERVED, TARGETS = (0, 3), (1, 2)
 def prepare(folder: Path, config: Path, shape: tuple[int, int, int]) -> None:
     """A study of one phantom of this size, and a model of the settings with random weights, none of them zero."""
     settings = load_settings(config)
-    coarse = render_heart(*(draw(np.random.default_rng(0)) for draw in (draw_anatomy, draw_motion)), (8, 64, 64))
+    rng = np.random.default_rng(0)
+    coarse = render_heart(draw_anatomy(rng), draw_motion(rng), (8, 64, 64))
     frames = F.interpolate(torch.from_numpy(coarse[2 : 2 + SLOTS, None]), size=shape, mode="trilinear").clamp(0.0, 1.0)
     data, stored = encode(frames[:, 0].numpy(), "float16")
-    plan = {"shape": shape, "target_spacing": None, "orientation": "native", "crop": "none"}
-    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    affine = np.eye(4)
+    grid = SpatialTransform.plan(
+        np.zeros(shape, np.float32),
+        affine,
+        (1.0, 1.0, 1.0),
+        shape=shape,
+        target_spacing=None,
+        orientation="native",
+        crop="none",
+    )
     row = {
         "subject": NAME,
         "group": "",
@@ -60,7 +69,7 @@ def prepare(folder: Path, config: Path, shape: tuple[int, int, int]) -> None:
         "present": [True] * SLOTS,
         "times": np.linspace(0, 1, SLOTS).tolist(),
         "intensity": [0.0, 1.0],
-        "grid": SpatialTransform.plan(np.zeros(shape, np.float32), affine, (1.0, 1.0, 1.0), **plan).to_json(),
+        "grid": grid.to_json(),
         "affine": affine.ravel().tolist(),
         "spacing": [1.0, 1.0, 1.0],
         "sources": json.dumps([None] * SLOTS),
@@ -101,7 +110,7 @@ def generate(folder: Path, out: Path, samples: int, targets: int) -> dict[str, f
     study, stored = read_study(str(folder / "shards")), StoredModel.read(folder / "model")
     sampling = settings.sampling.model_copy(update={"num_steps": 2})  # more take more time, not more memory
     job = GenerationJob(
-        study, (stored,), (stored.digest,), str(out), SamplingSettings.model_validate(sampling.model_dump()),
+        study, (stored,), (stored.digest,), str(out), sampling,
         settings.generate.estimates, False, True, settings.generate.batch_size, "cpu",
     )  # fmt: skip
     task = TaskSettings(name="missing", observed=OBSERVED, targets=TARGETS[:targets])
