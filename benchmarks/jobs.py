@@ -1,7 +1,8 @@
-"""The overhead of the jobs over their mathematics: generation and sweeps on Ray against a bare loop.
+"""What the jobs cost: generation and sweeps on Ray against a bare loop, and the memory of large volumes.
 
-    python -m benchmarks.jobs                       all parts, one after another (about 20 minutes on 2 cores)
-    python -m benchmarks.jobs --part generation     one: generation or sweep
+    python -m benchmarks.jobs                       all parts, one after another (about 30 minutes on 2 cores)
+    python -m benchmarks.jobs --part generation     one: generation, memory or sweep
+    python -m benchmarks.jobs --part memory --beside FOLDER     the same figures of another checkout in the same run
 
 The study is the phantom, the model that of `configs/phantom.yaml` with its initial weights: training does not change
 the cost of a network. Let nothing else run: two actors need both cores.
@@ -21,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import psutil
 import torch
 
@@ -38,6 +41,7 @@ from sadm_ray.storage import Storage
 
 _SUBJECTS = 160
 _TRIALS = 12
+_LARGE = (64, 256, 256)
 
 
 def _settings(folder: Path) -> Settings:
@@ -142,6 +146,47 @@ def on_actors(settings: Settings, actors: int) -> tuple[float, list[float]]:
     return seconds, memory
 
 
+def large_volumes(folder: Path, beside: Path | None = None, config: str = "phantom") -> None:
+    """What an actor takes at its peak for large volumes (`benchmarks.generation_memory`), in a process each.
+
+    Args:
+        beside: the folder of another checkout. It generates a single sample only: four may not fit.
+        config: whose model it is, at this size of volumes.
+    """
+    here, name = Path(__file__).parents[1], "x".join(str(size) for size in _LARGE)
+    _generation_memory(here, "prepare", folder, "--config", here / f"configs/{config}.yaml", "--shape", *_LARGE)
+    cases = [(here, "", 1, 1), (here, "", 4, 2), (here, "", 1, 2)]
+    cases[1:1] = [] if beside is None else [(beside.resolve(), "beside: ", 1, 1)]
+    peaks: dict[tuple[str, int, int], float] = {}
+    for checkout, label, samples, targets in cases:
+        out = folder / f"{label}{samples}-{targets}"
+        wanted = ("--samples", samples, "--targets", targets)
+        facts = json.loads(_generation_memory(checkout, "generate", folder, out, *wanted))
+        print({"checkout": str(checkout), "samples": samples, "targets": targets, **facts}, file=sys.stderr)
+        peaks[label, samples, targets] = facts["peak"]
+        what = f"memory: {label}{config} at {name}, {samples} samples of {targets} targets, above the process"
+        say(what, facts["peak"], "GB", "lower", 1.5 if samples == 1 and not label else None)
+    more = (peaks["", 4, 2] - peaks["", 1, 2]) / 3
+    say(f"memory: {config} at {name}, each further sample of 2 targets", more, "GB", "lower", 0.25)
+    if beside is not None:
+        ours, theirs = (_voxels(folder / f"{label}1-1") for label in ("", "beside: "))
+        say("memory: largest difference of a voxel to the other checkout", abs(ours - theirs).max(), "1", "lower", 1e-5)
+
+
+def _generation_memory(checkout: Path, *arguments: object) -> str:
+    """Run the file of that name on this checkout, with the environment of the workers."""
+    script = Path(__file__).with_name("generation_memory.py")
+    environment = os.environ | WORKER_ENVIRONMENT | {"PYTHONPATH": str(checkout)}
+    command = [sys.executable, str(script), *map(str, arguments)]
+    return subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603
+
+
+def _voxels(out: Path) -> np.ndarray:
+    """The only volume there, of intensities in 0 to 1."""
+    (file,) = out.rglob("*.nii.gz")
+    return nib.load(file).get_fdata(dtype=np.float32)
+
+
 def sweep(folder: Path) -> None:
     """Trials on Ray Tune, one at a time, and the same settings on the same subjects in a bare loop."""
     settings = _prepare(folder)
@@ -207,12 +252,14 @@ def _run_in_process(*arguments: str) -> str:
     return subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603
 
 
-PARTS = {"generation": generation, "sweep": sweep}
+PARTS = {"generation": generation, "memory": large_volumes, "sweep": sweep}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS)
+    parser.add_argument("--beside", type=Path, help="another checkout, for --part memory")
+    parser.add_argument("--config", default="phantom", help="whose model, for --part memory (phantom, acdc_small, …)")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--actors", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--sweep", nargs=2, help=argparse.SUPPRESS)
@@ -227,6 +274,9 @@ def main() -> None:
         print(on_tune(load_settings(Path(options.sweep[0])), Path(options.sweep[1])))
     elif options.evaluate:
         print(evaluations(load_settings(Path(options.evaluate[0])), Path(options.evaluate[1])))
+    elif options.part == "memory":
+        with tempfile.TemporaryDirectory() as folder:
+            large_volumes(Path(folder), options.beside, options.config)
     else:
         for name, part in PARTS.items():
             if options.part in (None, name):

@@ -5,7 +5,7 @@ It is the nearest observed frame, or the weighted mean of the observed frames be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,9 +61,9 @@ class ReferenceFrames:
         nearest = self.time_from_target.abs().argmin(dim=1, keepdim=True)
         return -self.time_from_target.gather(1, nearest)[:, 0]
 
-    def repeated(self, count: int) -> ReferenceFrames:
-        """The frames of each target `count` times, next to each other."""
-        return self._each(lambda known: known.repeat_interleave(count, dim=0))
+    def of(self, targets: Sequence[int]) -> ReferenceFrames:
+        """The frames of these targets, of which one may stand there more than once."""
+        return self._each(lambda known: rows_of(known, targets))
 
     def rows(self, chosen: Int[Tensor, " n"]) -> ReferenceFrames:
         """The frames of the chosen targets."""
@@ -76,6 +76,13 @@ class ReferenceFrames:
         return ReferenceFrames(
             change(self.frames), change(self.time_from_target), change(self.weights), displacement, blended
         )
+
+
+def rows_of(known: Tensor, rows: Sequence[int]) -> Tensor:
+    """These rows, in this order. Nothing is copied where all are the same one: samples of one sequence share it."""
+    if len(set(rows)) == 1:
+        return known[rows[0] : rows[0] + 1].expand(len(rows), *known.shape[1:])
+    return known[torch.tensor(rows, device=known.device)]
 
 
 def reference_frames_at(

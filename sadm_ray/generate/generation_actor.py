@@ -22,6 +22,7 @@ from sadm_ray.generate.generation_record import read_record, write_record
 from sadm_ray.generate.request import NO_SLOT, Query, Request, sample_seed
 from sadm_ray.generate.volume_writer import SubjectWriter, frame_label
 from sadm_ray.model.base_model import SequenceModel
+from sadm_ray.model.memory_bounds import samples_at_once
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.storage import Storage
 
@@ -31,6 +32,7 @@ _SAMPLES_AT_ONCE = 8
 """Samples of one subject that go through the network together when `exact`: another number, other last bits."""
 
 Row = Mapping[str, Any]
+_Asked = tuple[SubjectJob, Request, Query]
 Samples = Float[np.ndarray, "m s c d h w"]
 
 
@@ -79,22 +81,23 @@ def run_subject_jobs(subject_jobs: Sequence[SubjectJob], job: GenerationJob) -> 
             records[subject_job.subject] += [
                 _failure(subject_job.subject, request.name, error) for request in subject_job.requests
             ]
-    queries: list[tuple[SubjectJob, Request, Query]] = []
+    queries: list[_Asked] = []
     for subject_job in left:
         for request in subject_job.requests if subject_job.subject in rows else ():
             try:
                 queries.append((subject_job, request, request.query(rows[subject_job.subject])))
             except ValueError as error:
                 records[subject_job.subject].append(_failure(subject_job.subject, request.name, error))
-    chunks = [_cut(rows[subject_job.subject], request, query, job) for subject_job, request, query in queries]
-    drawn = iter(_draw_all([chunk for some in chunks for chunk in some], job))
-    for (subject_job, request, query), some in zip(queries, chunks, strict=True):
-        parts = [next(drawn) for _ in some]
-        try:
-            records[subject_job.subject] += _write(rows[subject_job.subject], request, query, parts, job)
-        except Exception as error:
-            log.exception("subject %s, %s", subject_job.subject, request.name)
-            records[subject_job.subject].append(_failure(subject_job.subject, request.name, error))
+    for together in _together(queries, job):  # written as they come: samples of large volumes fill the memory
+        chunks = [_cut(rows[subject_job.subject], request, query, job) for subject_job, request, query in together]
+        drawn = _draw_all([chunk for some in chunks for chunk in some], job)[::-1]
+        for (subject_job, request, query), some in zip(together, chunks, strict=True):
+            parts = [drawn.pop() for _ in some]
+            try:
+                records[subject_job.subject] += _write(rows[subject_job.subject], request, query, parts, job)
+            except Exception as error:
+                log.exception("subject %s, %s", subject_job.subject, request.name)
+                records[subject_job.subject].append(_failure(subject_job.subject, request.name, error))
     for subject_job in left:
         write_record(out, subject_job.subject, subject_job.key, records[subject_job.subject], subject_job.checksum)
     return len(subject_jobs)
@@ -103,6 +106,13 @@ def run_subject_jobs(subject_jobs: Sequence[SubjectJob], job: GenerationJob) -> 
 def _is_done(out: Storage, subject_job: SubjectJob) -> bool:
     record = read_record(out, subject_job.subject)
     return record is not None and record.key == subject_job.key and not record.failed
+
+
+def _together(queries: Sequence[_Asked], job: GenerationJob) -> Iterator[Sequence[_Asked]]:
+    """Queries whose samples may share a network call; one by one if `exact`, and where each fills a call alone."""
+    many = 1 if job.exact or samples_at_once(job.study.shape) == 1 else max(len(queries), 1)
+    for start in range(0, len(queries), many):
+        yield queries[start : start + many]
 
 
 def _cut(row: Row, request: Request, query: Query, job: GenerationJob) -> list[_Chunk]:
@@ -139,7 +149,8 @@ def _batches(chunks: Sequence[_Chunk], job: GenerationJob) -> Iterator[list[int]
     for place, chunk in enumerate(chunks):
         alike.setdefault((chunk.member, len(chunk.query.targets), len(chunk.seeds)), []).append(place)
     for (_, _, samples), places in alike.items():
-        many = 1 if job.exact else max(job.batch_size // samples, 1)
+        most = min(job.batch_size, samples_at_once(job.study.shape))
+        many = 1 if job.exact else max(most // samples, 1)
         for start in range(0, len(places), many):
             yield places[start : start + many]
 
@@ -169,15 +180,17 @@ def _write(
         raise failed[0]
     if not parts:
         return []
-    by_model = np.concatenate([part for part in parts if not isinstance(part, Exception)], axis=1)
-    samples = by_model[:, np.argsort([each for its in _dealt(request.samples, len(job.models)) for each in its])]
+    by_model = [sample for part in parts if not isinstance(part, Exception) for sample in part.swapaxes(0, 1)]
+    order = np.argsort([each for its in _dealt(request.samples, len(job.models)) for each in its])
+    samples = [by_model[place] for place in order]  # of each all targets; views, no copies
     slots = np.flatnonzero(query.observed).tolist()
     if not np.isfinite(samples).all():
         raise ValueError("the model gave voxels that are not finite; nothing is written of it")
     facts = _facts(row, request, slots, job)
     writer = SubjectWriter(Storage(job.out), request.name, row)
     rows = []
-    for slot, time, volumes in zip(query.targets, query.target_times.tolist(), samples, strict=True):
+    for target, (slot, time) in enumerate(zip(query.targets, query.target_times.tolist(), strict=True)):
+        volumes = np.stack([sample[target] for sample in samples])
         frame = None if slot == NO_SLOT else slot
         about_frame = {"Frame": frame, "Time": round(time, 4), **facts}
         writer.write_frame(frame_label(frame, round(time, 4)), volumes[:, 0], job.estimates, about_frame)
@@ -185,7 +198,7 @@ def _write(
         rows.append(_record_row(row["subject"], request.name, frame, time, slots, kept))
         rows[-1]["files"], writer.written = writer.written, []
     if job.sequence:
-        generated = zip(query.target_times.tolist(), samples[:, 0, 0], strict=True)
+        generated = zip(query.target_times.tolist(), samples[0][:, 0], strict=True)
         scanned = [(float(row["times"][slot]), False, row["frames"][slot, 0]) for slot in slots]
         writer.write_sequence([*scanned, *((time, True, volume) for time, volume in generated)], facts)
         rows[-1]["files"] += writer.written

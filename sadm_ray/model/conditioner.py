@@ -30,6 +30,7 @@ from sadm_ray.model.layers import (
     Tokens,
     space_to_depth,
 )
+from sadm_ray.model.memory_bounds import samples_at_once
 
 Features = list[Float[Tensor, "b t c d h w"]]
 """Encodings of frames, from fine to coarse."""
@@ -134,11 +135,15 @@ class Conditioner(nn.Module):
 
         Only they go through the network; what stands in an absent frame is not read, and its features are zeros.
         """
-        features = []
-        for packed in self.encoder(frames[observed]):
-            unpacked = packed.new_zeros(*observed.shape, *packed.shape[1:])
-            unpacked[observed] = packed
-            features.append(unpacked)
+        features: Features = []
+        places = observed.nonzero()
+        most = len(places) if torch.is_grad_enabled() else samples_at_once(frames.shape[-3:])
+        for some in places.split(most):
+            rows, slots = some.unbind(dim=1)
+            encoded = self.encoder(frames[rows, slots])
+            features = features or [each.new_zeros(*observed.shape, *each.shape[1:]) for each in encoded]
+            for level, packed in zip(features, encoded, strict=True):
+                level[rows, slots] = packed
         return features
 
     def forward(

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from sadm_ray.model.memory_bounds import by_slabs
+
 VELOCITY, SHIFT, LEAP = 4.0, 2.0, 8.0
 """What one unit of the network's outputs is, per unit of the time scale: voxels; weight; time along the field."""
 
@@ -47,14 +49,13 @@ def motion_residual(
     reach = time_from_target.abs().amin(dim=1)[:, None, None, None, None]
     along = 0.0 if displacement is None else LEAP * reach * shifts[:, 1:] * displacement
     unit = VELOCITY * _speed_of(displacement)
-    fields = [
-        unit * by[:, None, None, None, None] * velocity + along
-        for by, velocity in zip(time_from_target.unbind(dim=1), velocities, strict=True)
-    ]
-    moved_frames = [warp(frame, field) for frame, field in zip(frames.unbind(dim=1), fields, strict=True)]
-    moved = torch.stack(moved_frames, dim=1)
+    each_frame = zip(frames.unbind(dim=1), time_from_target.unbind(dim=1), velocities, strict=True)
+    moved = torch.stack(
+        [warp(frame, unit * by[:, None, None, None, None] * velocity + along) for frame, by, velocity in each_frame],
+        dim=1,
+    )
     change = torch.einsum("bs,bscdhw->bcdhw", weights, moved - frames)
-    if len(fields) == 1:
+    if frames.shape[1] == 1:
         return change
     return change + SHIFT * reach * shifts[:, :1] * (moved[:, 1] - moved[:, 0])
 
@@ -74,8 +75,12 @@ def warp(volume: Float[Tensor, "b c d h w"], field: Float[Tensor, "b 3 d h w"]) 
     """
     sizes = volume.shape[-3:]
     axes = [torch.arange(size, device=volume.device, dtype=field.dtype) for size in sizes]
-    places = torch.stack(torch.meshgrid(*axes, indexing="ij")) + field
-    # grid_sample wants the last axis first, with −1 and 1 at the outer faces of the first and last voxel.
-    scaled = [(2.0 * places[:, axis] + 1.0) / sizes[axis] - 1.0 for axis in (2, 1, 0)]
-    grid = torch.stack(scaled, dim=-1).to(volume.dtype)
-    return F.grid_sample(volume, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+    def look_up(field: Tensor, *own: Tensor) -> Tensor:
+        places = [place + field[:, axis] for axis, place in enumerate(own)]
+        # grid_sample wants the last axis first, with −1 and 1 at the outer faces of the first and last voxel.
+        grid = torch.stack([(2.0 * places[axis] + 1.0) / sizes[axis] - 1.0 for axis in (2, 1, 0)], dim=-1)
+        grid = grid.to(volume.dtype)
+        return F.grid_sample(volume, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+    return by_slabs(look_up, field, *torch.meshgrid(*axes, indexing="ij"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sadm_ray.diffusion.reference_frames import ReferenceFrames
+from sadm_ray.diffusion.reference_frames import ReferenceFrames, rows_of
 from sadm_ray.model.conditioner import Features
 
 
@@ -34,38 +35,39 @@ class EncodedSequences:
 
         A range that was normalised by one scan, or by most of the voxels, may be exceeded by others.
         """
-        seen = self.frames.where(self.observed[:, :, None, None, None, None], 0.0)
-        low, high = seen.movedim(2, 1).flatten(2).aminmax(dim=2)
+        ranges = [frame.flatten(3).aminmax(dim=3) for frame in self.frames.split(1, dim=1)]  # no copy of all frames
+        low = torch.cat([each.min for each in ranges], dim=1).where(self.observed[..., None], 0.0).amin(dim=1)
+        high = torch.cat([each.max for each in ranges], dim=1).where(self.observed[..., None], 0.0).amax(dim=1)
         return low.clamp(max=0.0)[..., None, None, None], high.clamp(min=1.0)[..., None, None, None]
 
-    def repeated(self, count: int) -> EncodedSequences:
-        """Each sequence `count` times, next to each other."""
+    def of(self, sequences: Sequence[int]) -> EncodedSequences:
+        """These sequences, of which one may stand there more than once."""
 
-        def repeat(each: Tensor | None) -> Any:
-            return None if each is None else each.repeat_interleave(count, dim=0)
+        def chosen(each: Tensor | None) -> Any:
+            return None if each is None else rows_of(each, sequences)
 
         return replace(
             self,
-            frames=repeat(self.frames),
-            features=[repeat(level) for level in self.features],
-            observed=repeat(self.observed),
-            times=repeat(self.times),
-            covariates=repeat(self.covariates),
-            visit_covariates=repeat(self.visit_covariates),
+            frames=chosen(self.frames),
+            features=[chosen(level) for level in self.features],
+            observed=chosen(self.observed),
+            times=chosen(self.times),
+            covariates=chosen(self.covariates),
+            visit_covariates=chosen(self.visit_covariates),
         )
 
-    def appended(
-        self, frame: Float[Tensor, "b c D H W"], features: Features, time: Float[Tensor, " b"]
-    ) -> EncodedSequences:
-        """With one more observed frame, of whose covariates nothing is known."""
+    def appended(self, features: Features, time: Float[Tensor, " b"]) -> EncodedSequences:
+        """With one more observed frame, of whose covariates nothing is known.
+
+        Its voxels are not among `frames`: references are scans, the conditioner reads features.
+        """
         visits = self.visit_covariates
         if visits is not None:
             visits = torch.cat([visits, torch.full_like(visits[:, :1], torch.nan)], dim=1)
         return replace(
             self,
-            frames=torch.cat([self.frames, frame[:, None]], dim=1),
             features=[torch.cat([old, new], dim=1) for old, new in zip(self.features, features, strict=True)],
-            observed=torch.cat([self.observed, self.observed.new_ones(len(frame), 1)], dim=1),
+            observed=torch.cat([self.observed, self.observed.new_ones(len(time), 1)], dim=1),
             times=torch.cat([self.times, time[:, None]], dim=1),
             visit_covariates=visits,
         )
@@ -90,10 +92,10 @@ class TargetContext:
         """What the target is compared with, in [0, 1]."""
         return self.references.reference
 
-    def repeated(self, count: int) -> TargetContext:
-        """Each target `count` times, next to each other."""
-        condition, gap = (each.repeat_interleave(count, dim=0) for each in (self.condition, self.gap))
-        return TargetContext(condition, self.references.repeated(count), gap)
+    def of(self, targets: Sequence[int]) -> TargetContext:
+        """These targets, of which one may stand there more than once."""
+        condition, gap = (rows_of(each, targets) for each in (self.condition, self.gap))
+        return TargetContext(condition, self.references.of(targets), gap)
 
     def without_condition(self, chosen: Bool[Tensor, " b"]) -> TargetContext:
         """With the null condition for the chosen ones."""

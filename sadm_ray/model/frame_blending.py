@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from sadm_ray.diffusion.reference_frames import ReferenceFrames
 from sadm_ray.model.finite_differences import axes_within_slices, local_mean
 from sadm_ray.model.layers import zeroed
+from sadm_ray.model.memory_bounds import by_slabs
 
 WIDTH = 24
 BLURRED, AROUND = 1, 2
 """Blurring, and the neighbourhood whose change counts, reach so many voxels to each side, within a slice."""
 INTENSITY, CONTRAST, DETAIL, DISTANCE = 3.0, 5.0, 10.0, 3.0
 """Factors that bring the inputs to order one: intensities, differences of frames, those to a neighbourhood, voxels."""
+REACH = 3
+"""How many voxels to each side the layers see: three convolutions of 3×3×3."""
 OUTPUTS, ADDED = 4, 0.1
 """Outputs: weights of the later frame, of the frames before warping and of the blurred mean; and added intensity."""
 
@@ -53,16 +56,23 @@ class FrameBlending(nn.Module):
         middle = 4.0 * share * (1.0 - share)
         unmoved = (1.0 - share) * still.frames[:, 0] + share * still.frames[:, 1]
         apart, apart_unmoved = (each.frames[:, 1] - each.frames[:, 0] for each in (moved, still))
-        blurred = local_mean(reference, BLURRED, axes)
-        everywhere = torch.ones_like(moved.distance)
-        seen = [
-            INTENSITY * reference - 1.0, INTENSITY * unmoved - 1.0, DETAIL * (blurred - reference),
-            CONTRAST * apart, CONTRAST * apart_unmoved, CONTRAST * (unmoved - reference),
-            CONTRAST * apart.abs(), CONTRAST * local_mean(apart.abs(), AROUND, axes),
-            (2.0 * share - 1.0) * everywhere, middle * everywhere, moved.distance / DISTANCE,
-        ]  # fmt: skip
-        later, back, softer, more = self.layers(torch.cat(seen, dim=1)).float().chunk(OUTPUTS, dim=1)
-        return later * apart + back * (unmoved - reference) + softer * (blurred - reference) + ADDED * middle * more
+        blurred, around = local_mean(reference, BLURRED, axes), local_mean(apart.abs(), AROUND, axes)
+
+        def blend(
+            reference: Tensor, unmoved: Tensor, apart: Tensor, apart_unmoved: Tensor, blurred: Tensor, around: Tensor,
+            distance: Tensor,
+        ) -> Tensor:  # fmt: skip
+            everywhere = torch.ones_like(distance)
+            seen = [
+                INTENSITY * reference - 1.0, INTENSITY * unmoved - 1.0, DETAIL * (blurred - reference),
+                CONTRAST * apart, CONTRAST * apart_unmoved, CONTRAST * (unmoved - reference),
+                CONTRAST * apart.abs(), CONTRAST * around,
+                (2.0 * share - 1.0) * everywhere, middle * everywhere, distance / DISTANCE,
+            ]  # fmt: skip
+            later, back, softer, more = self.layers(torch.cat(seen, dim=1)).float().chunk(OUTPUTS, dim=1)
+            return later * apart + back * (unmoved - reference) + softer * (blurred - reference) + ADDED * middle * more
+
+        return by_slabs(blend, reference, unmoved, apart, apart_unmoved, blurred, around, moved.distance, reach=REACH)
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Conv3d:

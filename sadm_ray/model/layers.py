@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from sadm_ray.model.memory_bounds import by_slabs
 from sadm_ray.model.mixed_precision import gradients_want_padding
 
 PatchSize = tuple[int, int, int]
@@ -33,6 +34,11 @@ def depth_to_space(x: Float[Tensor, "b k e f g"], patch: PatchSize) -> Float[Ten
     """The inverse of `space_to_depth`."""
     p, q, r = patch
     return rearrange(x, "b (c p q r) d h w -> b c (d p) (h q) (w r)", p=p, q=q, r=r)
+
+
+def activated(x: Tensor) -> Tensor:
+    """SiLU of what nothing else reads: without gradients in its own memory."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def recomputed(block: nn.Module, *inputs: Tensor | None) -> Tensor:
@@ -93,11 +99,11 @@ class ResBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c d h w"], embedding: Float[Tensor, "b e"] | None = None
     ) -> Float[Tensor, "b k d h w"]:
-        hidden = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        hidden = self.norm2(self.conv1(activated(self.norm1(x))))
         if self.film is not None and embedding is not None:
             scale, shift = self.film(embedding)[..., None, None, None].chunk(2, dim=1)
             hidden = hidden * (1 + scale) + shift
-        return self.skip(x) + self.conv2(F.silu(hidden))
+        return self.skip(x) + self.conv2(activated(hidden))
 
 
 class Stage(nn.Module):
@@ -134,7 +140,9 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"]:
         d, h, w = x.shape[-3:]
-        q, k, v = rearrange(self.qkv(self.norm(x)), "b (three m e) d h w -> three b m (d h w) e", three=3, m=self.heads)
+        packed = rearrange(self.qkv(self.norm(x)), "b (three m e) d h w -> three b m (d h w) e", three=3, m=self.heads)
+        # The fused kernels want e next to each other in memory; the plain one makes a matrix of all sites by all sites.
+        q, k, v = packed.contiguous()
         mixed = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(rearrange(mixed, "b m (d h w) e -> b (m e) d h w", d=d, h=h, w=w))
 
@@ -164,8 +172,22 @@ class TemporalAttention(nn.Module):
         when: Float[Tensor, "b t e"],
         tokens: Tokens | None = None,
     ) -> Float[Tensor, "b c d h w"]:
-        d, h, w = x.shape[-3:]
-        q = rearrange(self.query(self.norm(x)), "b (m e) d h w -> b (d h w) m e", m=self.heads)
+        def attend(normed: Tensor, frames: Tensor) -> Tensor:
+            return self.out(self._mixed(self.query(normed), frames, observed, when, tokens))
+
+        return x + by_slabs(attend, self.norm(x), frames)
+
+    def _mixed(
+        self,
+        query: Float[Tensor, "b c d h w"],
+        frames: Float[Tensor, "b t k d h w"],
+        observed: Bool[Tensor, "b t"],
+        when: Float[Tensor, "b t e"],
+        tokens: Tokens | None,
+    ) -> Float[Tensor, "b c d h w"]:
+        """The values of the frames and tokens at each site, weighted."""
+        d, h, w = query.shape[-3:]
+        q = rearrange(query, "b (m e) d h w -> b (d h w) m e", m=self.heads)
         key, value = self.key_value(rearrange(frames, "b t k d h w -> b t (d h w) k")).chunk(2, dim=-1)
         c = key.shape[-1]
         key_shift, value_scale, value_shift, bias = self.when(when).split([c, c, c, self.heads], dim=-1)
@@ -186,4 +208,4 @@ class TemporalAttention(nn.Module):
             weights, more_weights = torch.cat([logits, more], dim=1).softmax(dim=1).split(sizes, dim=1)
             mixed = torch.einsum("btnm,btnme->bnme", weights, value)
             mixed = mixed + torch.einsum("bknm,bkme->bnme", more_weights, more_value)
-        return x + self.out(rearrange(mixed, "b (d h w) m e -> b (m e) d h w", d=d, h=h, w=w))
+        return rearrange(mixed, "b (d h w) m e -> b (m e) d h w", d=d, h=h, w=w)

@@ -51,7 +51,7 @@ def test_on_one_side_the_second_frame_is_far_enough_behind() -> None:
     assert weights.tolist() == [[1.0, 0.0]] * 4 + [[0.0, 1.0]]
 
 
-def test_rows_and_repeated_keep_every_field() -> None:
+def test_chosen_targets_keep_every_field() -> None:
     count, size = 3, (2, 4, 4)
     known = ReferenceFrames(
         torch.rand(count, 2, 1, *size),
@@ -62,11 +62,12 @@ def test_rows_and_repeated_keep_every_field() -> None:
     )
     assert known.is_between.tolist() == [True, False, True]
     torch.testing.assert_close(known.distance[:, 0, 0, 0, 0], torch.tensor([5.0, 2.5, 2.5]))
-    chosen, twice = known.rows(torch.tensor([2, 0])), known.repeated(2)
+    chosen, twice, same = known.rows(torch.tensor([2, 0])), known.of([0, 0, 1, 1, 2, 2]), known.of([1, 1])
     for field in fields(ReferenceFrames):
         every = getattr(known, field.name)
         torch.testing.assert_close(getattr(chosen, field.name), every[[2, 0]])
         torch.testing.assert_close(getattr(twice, field.name), every[[0, 0, 1, 1, 2, 2]])
+        torch.testing.assert_close(getattr(same, field.name), every[[1, 1]])
     unseen = replace(known, displacement=None, blended=None)
     assert unseen.rows(torch.tensor([0])).displacement is None
     assert not unseen.distance.any()
