@@ -35,7 +35,7 @@ WORKER_ENVIRONMENT = {
 
 log = logging.getLogger(__name__)
 
-STARTS = 3
+STARTS = 5
 """How often a private Ray is started before the command gives up: Ray waits 30 s for its own processes, which is too
 short where several commands start at once on few cores."""
 
