@@ -22,7 +22,7 @@ from sadm_ray import __version__
 from sadm_ray.config.presets import preset_names
 from sadm_ray.config.settings_file import dump_settings, load_settings
 from sadm_ray.errors import DataError, Stopped, UserError
-from sadm_ray.interruption import AGAIN, CODES, catching, end_by_signal, is_interrupted
+from sadm_ray.interruption import AGAIN, CODES, catching, end_by_signal, is_interrupted, is_ray_terminated
 
 app = typer.Typer(
     help="Sequence-aware diffusion for longitudinal 3D scans: generate the visits that were never scanned.",
@@ -284,6 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BaseException as error:
         if is_interrupted():  # whatever came of it on the way, Typer's own SystemExit for one
             end_by_signal()
+        if is_ray_terminated(error):
+            end_by_signal(signal.SIGTERM)
         sys.exit(_say(error))
 
 

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 _QUIET_OPTIONS: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
-STARTS = 3
+STARTS = 5
 """How often a private Ray is started before the command gives up: Ray waits 30 s for its own processes, which is too
 short where several commands start at once on few cores."""
 

@@ -134,9 +134,18 @@ def end_with_last_words(line: str, code: int) -> NoReturn:
     end(line, code)
 
 
-def end_by_signal() -> NoReturn:
-    """End the process in which everything is closed, without what libraries still do at the exit."""
-    received = _State.received or signal.SIGINT
+def is_ray_terminated(error: BaseException) -> bool:
+    """Whether it is what SIGTERM raises in `ray.init` and just after it, before the handlers are ours again."""
+    return _State.ours and isinstance(error, SystemExit) and error.code == signal.SIGTERM
+
+
+def end_by_signal(number: signal.Signals = signal.SIGINT) -> NoReturn:
+    """End the process in which everything is closed, without what libraries still do at the exit.
+
+    Args:
+        number: the signal, where none of our handlers has seen it.
+    """
+    received = _State.received or number
     end(f"{LINES[received]}; {AGAIN}", CODES[received])
 
 
@@ -164,7 +173,7 @@ def while_ray_starts() -> Iterator[None]:
         _mute_stderr()
         yield
     except SystemExit as error:
-        if _State.ours and error.code == signal.SIGTERM:
+        if is_ray_terminated(error):
             _on_signal(signal.SIGTERM, None)
         raise
     finally:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -38,9 +39,18 @@ def interrupt(job: subprocess.Popen[bytes], number: signal.Signals, *, group: bo
 
 
 def still_there(processes: list[psutil.Process], seconds: float = 30.0) -> list[str]:
-    """Which of the processes do not end within so many seconds."""
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    """Which of the processes do not end within so many seconds. Those that nobody has reaped have ended."""
+    end = time.monotonic() + seconds
+    while (alive := [each for each in processes if not _has_ended(each)]) and time.monotonic() < end:
+        time.sleep(0.1)
     return [f"{process.pid} {process.name()}" for process in alive]
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def family(job: subprocess.Popen[bytes]) -> list[psutil.Process]:

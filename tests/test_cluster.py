@@ -71,9 +71,9 @@ def test_a_ray_that_does_not_start_is_tried_again_then_an_error_of_one_line(
 
     monkeypatch.setattr(ray, "init", fails)
     monkeypatch.setattr(cluster, "kill_children", lambda: tried.append("killed"))
-    with pytest.raises(RayLostError, match=r"^Ray could not be started in 3 attempts \(The current node timed out"):
+    with pytest.raises(RayLostError, match=r"^Ray could not be started in 5 attempts \(The current node timed out"):
         _start(Settings(), tmp_path)
-    assert tried == [str(tmp_path), "killed"] * 3
+    assert tried == [str(tmp_path), "killed"] * 5
 
 
 def test_what_stays_idle_is_said(caplog: pytest.LogCaptureFixture) -> None:
