@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -144,3 +147,22 @@ def test_several_machines_are_not_waited_for_where_there_is_no_cluster(joined: C
     joined()
     with pytest.raises(ConfigError, match=r"ray\.nodes: 2 machines .* no cluster was found"):
         _cluster_to_join(Settings.model_validate({"ray": {"nodes": 2}}))
+
+
+@pytest.mark.ray
+def test_workers_of_a_ray_that_is_started_here_have_their_environment() -> None:
+    code = """
+import json, os
+from sadm_ray.cluster import ray_session
+from sadm_ray.config import Settings
+with ray_session(Settings.model_validate({"ray": {"address": "local"}})):
+    import ray
+    alone = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
+    print(json.dumps([alone, ray.get(ray.remote(lambda: dict(os.environ)).remote())]))
+print(json.dumps(dict(os.environ)))
+"""
+    made = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=300)
+    (alone, inside), after = map(json.loads, made.stdout.splitlines())
+    assert {key: inside.get(key) for key in cluster.WORKER_ENVIRONMENT} == cluster.WORKER_ENVIRONMENT
+    assert alone == "0", "nobody takes this machine away"
+    assert not {"MALLOC_MMAP_THRESHOLD_", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"} & set(after), "as it was before"

@@ -137,3 +137,18 @@ def test_the_command_line_is_light(arguments: list[str]) -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("sadm_ray.steps", {"torch", "ray", "mlflow", "pandas", "matplotlib", "optuna"}),
+        ("sadm_ray.train.training_actor", {"torch", "ray.data", "ray.train", "mlflow", "pandas"}),
+        ("sadm_ray.train.trainer", {"torch.distributed.tensor", "scipy", "ray.tune", "mlflow", "matplotlib"}),
+        ("sadm_ray.generate.generation_job", {"torch.distributed.tensor", "ray.train", "mlflow", "matplotlib"}),
+    ],
+)
+def test_a_step_imports_what_it_needs(module: str, heavy: set[str]) -> None:
+    """Each process of a run pays for its imports, in seconds of a CPU."""
+    code = f"import sys, {module}\nfound = {heavy!r} & set(sys.modules)\nassert not found, found"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=300)
