@@ -161,7 +161,7 @@ with ray_session(Settings.model_validate({"ray": {"address": "local"}})):
     print(json.dumps([alone, ray.get(ray.remote(lambda: dict(os.environ)).remote())]))
 print(json.dumps(dict(os.environ)))
 """
-    made = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=300)
+    made = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, timeout=300)
     (alone, inside), after = map(json.loads, made.stdout.splitlines())
     assert {key: inside.get(key) for key in cluster.WORKER_ENVIRONMENT} == cluster.WORKER_ENVIRONMENT
     assert alone == "0", "nobody takes this machine away"

@@ -144,7 +144,7 @@ def test_the_command_line_is_light(arguments: list[str]) -> None:
     [
         ("sadm_ray.steps", {"torch", "ray", "mlflow", "pandas", "matplotlib", "optuna"}),
         ("sadm_ray.train.training_actor", {"torch", "ray.data", "ray.train", "mlflow", "pandas"}),
-        ("sadm_ray.train.trainer", {"torch.distributed.tensor", "scipy", "ray.tune", "mlflow", "matplotlib"}),
+        ("sadm_ray.train.trainer", {"torch.distributed.tensor", "scipy.ndimage", "ray.tune", "mlflow", "matplotlib"}),
         ("sadm_ray.generate.generation_job", {"torch.distributed.tensor", "ray.train", "mlflow", "matplotlib"}),
     ],
 )
