@@ -64,10 +64,11 @@ def control(stop: threading.Event | None = None) -> Iterator[tuple[Control, Call
         requested.wait()
         if ended.is_set():
             return
-        actor.request_stop.remote()
-        came = signal_that_came()
-        if came is not None and not ray.get(actor.has_begun.remote()):
-            os.kill(os.getpid(), came)
+        with contextlib.suppress(ray.exceptions.RayError):  # the training has just ended
+            ray.get(actor.request_stop.remote())
+            came = signal_that_came()
+            if came is not None and not ray.get(actor.has_begun.remote()) and not ended.is_set():
+                os.kill(os.getpid(), came)
 
     with on_first_signal(requested.set) as signal_that_came:
         threading.Thread(target=forward_request, daemon=True).start()
