@@ -39,22 +39,13 @@ def control(stop: threading.Event | None = None) -> Iterator[tuple[Control, Call
 
     def forward_request() -> None:  # not in the signal handler, which may interrupt Ray anywhere
         requested.wait()
-<<<<<<< HEAD
-        while not ended.is_set():  # again and again: an actor that was restarted has forgotten it
-            actor.request_stop.remote()
-            came = signal_that_came()
-            if came is not None and not ray.get(actor.has_begun.remote()):
-                os.kill(os.getpid(), came)
-            ended.wait(_POLL_SECONDS)
-=======
-        if ended.is_set():
-            return
         with contextlib.suppress(ray.exceptions.RayError):  # the training has just ended
-            ray.get(actor.request_stop.remote())
-            came = signal_that_came()
-            if came is not None and not ray.get(actor.has_begun.remote()) and not ended.is_set():
-                os.kill(os.getpid(), came)
->>>>>>> h-ray
+            while not ended.is_set():  # again and again: an actor that was restarted has forgotten it
+                actor.request_stop.remote()
+                came = signal_that_came()
+                if came is not None and not ray.get(actor.has_begun.remote()) and not ended.is_set():
+                    os.kill(os.getpid(), came)
+                ended.wait(_POLL_SECONDS)
 
     with on_first_signal(requested.set) as signal_that_came:
         threading.Thread(target=forward_request, daemon=True).start()
