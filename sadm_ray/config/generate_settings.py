@@ -24,10 +24,11 @@ class GenerateSettings(Section):
     folder). `split`: which subjects of the run's own study; of another one all. `ensemble`: further models, of other
     trainings, among which and `model` the samples of a frame are dealt in turn.
 
-    `exact`: every subject goes through the network alone, all its samples together, so that its voxels are the same to
-    the last bit whatever the other subjects; without, `batch_size` sequences go at a time, which is faster for small
-    volumes and equal to 1e-5. `sequence`: also all frames in time as one 4D file and as a GIF. `tuned`: with the
-    sweep's settings, if there are. `replace`: what another request left in `out` may be removed.
+    `exact`: every subject goes through the network alone, its samples together (large volumes in turn, by their size
+    alone), so that its voxels are the same to the last bit whatever the other subjects; without, `batch_size` sequences
+    go at a time, which is faster for small volumes and equal to 1e-5. `sequence`: also all frames in time as one 4D
+    file and as a GIF. `tuned`: with the sweep's settings, if there are. `replace`: what another request left in `out`
+    may be removed.
     """
 
     model: Location | None = None
