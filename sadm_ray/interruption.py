@@ -43,6 +43,7 @@ class _State:
 
 
 _last_words: list[Callable[[], None]] = []
+_ending: list[Callable[[], None]] = []
 
 
 def take_signals() -> None:
@@ -119,6 +120,16 @@ def last_word(say: Callable[[], None]) -> Iterator[None]:
         _last_words.remove(say)
 
 
+@contextlib.contextmanager
+def at_end(end_processes: Callable[[], None]) -> Iterator[None]:
+    """In the block `end_processes` is called when the process ends without unwinding."""
+    _ending.append(end_processes)
+    try:
+        yield
+    finally:
+        _ending.remove(end_processes)
+
+
 def end_with_last_words(line: str, code: int) -> NoReturn:
     """End the process from another thread than the main one, which may be waiting for what will never come."""
     mute()
@@ -152,6 +163,9 @@ def end_by_signal(number: signal.Signals = signal.SIGINT) -> NoReturn:
 def end(line: str, code: int) -> NoReturn:
     """Print the line to where stderr goes, and end."""
     mute()
+    for end_processes in tuple(_ending):
+        with contextlib.suppress(Exception):
+            end_processes()
     out = _State.terminal if _State.terminal is not None else 2
     with contextlib.suppress(OSError):
         cursor = "\r\x1b[?25h\x1b[K" if os.isatty(out) else ""  # a bar hides it

@@ -10,14 +10,16 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import psutil
 
 from sadm_ray.errors import RayLostError
-from sadm_ray.interruption import AGAIN, end_with_last_words, is_command, is_interrupted
+from sadm_ray.interruption import AGAIN, at_end, end_with_last_words, is_command, is_interrupted
 
 _POLL_SECONDS = 0.1
+_LOOK_SECONDS = 2.0
+"""How often the processes of a private Ray are listed."""
 _SILENT_SECONDS = 50.0
 """How long a cluster's head may be away: it may come back, and after 60 s Ray's core ends the driver without a word."""
 _ASK_SECONDS = 5.0
@@ -35,7 +37,8 @@ def watched(private: bool) -> Iterator[None]:
     if is_command():
         threading.Thread(target=watch.run, args=(ended,), name="ray-watch", daemon=True).start()
     try:
-        yield
+        with at_end(watch.kill_started):
+            yield
     except Exception as error:
         for _ in range(20):  # an error that the loss has caused may be faster than its cause is seen
             if (reason := watch.lost()) is not None:
@@ -60,9 +63,9 @@ def answers(address: str) -> bool:
     return True
 
 
-def kill_children() -> None:
+def kill_children(others: Sequence[psutil.Process] = ()) -> None:
     """End all that this process has started, the private Ray above all, and wait until it is gone."""
-    children = psutil.Process().children(recursive=True)
+    children = {*psutil.Process().children(recursive=True), *others}
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
@@ -76,7 +79,8 @@ class _Watch:
         self._address = ray.get_runtime_context().gcs_address
         self._private = private
         self._heard = time.monotonic()
-        self._asked = 0.0
+        self._asked = self._looked = 0.0
+        self._started: list[psutil.Process] = []
         if private:
             wanted = {"raylet", "gcs_server"}
             self._processes = [(name, each) for each in psutil.Process().children() if (name := each.name()) in wanted]
@@ -88,9 +92,17 @@ class _Watch:
     def run(self, ended: threading.Event) -> None:
         """Look until the block has ended."""
         while not ended.wait(_POLL_SECONDS):
+            if self._private and time.monotonic() - self._looked > _LOOK_SECONDS:
+                children = psutil.Process().children(recursive=True)
+                self._started, self._looked = [*children, *filter(_is_there, self._started)], time.monotonic()
             reason = self.lost()
             if reason is not None and not ended.is_set() and not is_interrupted():
                 end_with_last_words(f"error: {_line(reason)}", RayLostError.exit_code)
+
+    def kill_started(self) -> None:
+        """End the private Ray, also what a raylet that is dead has left behind: its agents stay for a while."""
+        if self._private:
+            kill_children(self._started)
 
     def lost(self) -> str | None:
         """What has gone, if anything has."""
@@ -105,6 +117,10 @@ class _Watch:
             if self._asked - self._heard > _SILENT_SECONDS:
                 return f"the cluster at {self._address} has not answered for {_SILENT_SECONDS:.0f} s"
         return None
+
+
+def _is_there(process: psutil.Process) -> bool:
+    return not _is_gone(process)
 
 
 def _is_gone(process: psutil.Process) -> bool:
