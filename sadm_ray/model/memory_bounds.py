@@ -14,8 +14,8 @@ from torch import Tensor
 VOXELS_AT_ONCE = 1 << 22
 """Samples, and scans to be encoded, go through the networks together as long as they have no more voxels than this: one
 volume of 64 × 256 × 256, 8 of 32 × 128 × 128, or 128 of 8 × 64 × 64. Larger volumes go one by one."""
-SITES_AT_ONCE = 1 << 15
-"""What sees only a neighbourhood works on so many sites, or voxels, at a time; at least on one slice."""
+VALUES_AT_ONCE = 1 << 22
+"""What sees only a neighbourhood takes so many numbers of a sample at a time; at least those of one slice."""
 
 
 def samples_at_once(volume: Sequence[int]) -> int:
@@ -32,8 +32,8 @@ def by_slabs(function: Callable[..., Tensor], *volumes: Tensor, reach: int = 0) 
         reach: how many sites to each side the result depends on. Beyond an end of the volume the function takes what it
             always does; beyond an end of a slab there are so many sites more, whose results are dropped.
     """
-    d, h, w = volumes[0].shape[-3:]
-    thick = max(SITES_AT_ONCE // (h * w), 1, 4 * reach)  # or most of the work would be dropped
+    d, values = volumes[0].shape[-3], sum(each.shape[1:].numel() for each in volumes)
+    thick = max(VALUES_AT_ONCE * d // values, 1, 4 * reach)  # less, and most of the work would be dropped
     if thick >= d or torch.is_grad_enabled():
         return function(*volumes)
     results = []

@@ -64,7 +64,7 @@ def test_parts_give_the_same_voxels(monkeypatch: pytest.MonkeyPatch, kind: str, 
     together = model.roll_out(encoded, wanted, range(6), sampling)
     # Two samples at a time: the middle part has one of either sequence. And the least number of slices in a slab.
     monkeypatch.setattr(memory_bounds, "VOXELS_AT_ONCE", 2 * frames[0, 0].numel())
-    monkeypatch.setattr(memory_bounds, "SITES_AT_ONCE", 1)
+    monkeypatch.setattr(memory_bounds, "VALUES_AT_ONCE", 1)
     again = model.observe(frames, observed, torch.linspace(0, 1, 4).expand(2, 4))
     in_parts = model.roll_out(again, wanted, range(6), sampling)
     torch.testing.assert_close(in_parts, together, atol=1e-5, rtol=0)
@@ -85,7 +85,7 @@ def test_slabs_see_their_neighbours_and_the_true_ends(monkeypatch: pytest.Monkey
         return blur(slab)
 
     whole = blur(volume)
-    monkeypatch.setattr(memory_bounds, "SITES_AT_ONCE", 1)
+    monkeypatch.setattr(memory_bounds, "VALUES_AT_ONCE", 1)
     with torch.no_grad():
         torch.testing.assert_close(by_slabs(counted, volume, reach=3), whole, atol=1e-6, rtol=0)
     assert seen == [15, 18, 9]
@@ -96,7 +96,7 @@ def test_slabs_see_their_neighbours_and_the_true_ends(monkeypatch: pytest.Monkey
 def test_warping_in_slabs_looks_beyond_them(monkeypatch: pytest.MonkeyPatch) -> None:
     volume, field = torch.rand(2, 1, 12, 8, 8), 4.0 * torch.randn(2, 3, 12, 8, 8)
     whole = warp(volume, field)
-    monkeypatch.setattr(memory_bounds, "SITES_AT_ONCE", 1)
+    monkeypatch.setattr(memory_bounds, "VALUES_AT_ONCE", 1)
     with torch.no_grad():
         torch.testing.assert_close(warp(volume, field), whole, atol=1e-6, rtol=0)
 
