@@ -106,7 +106,7 @@ def test_a_folder_too_deep_for_sockets_is_refused_in_a_line(tmp_path: Path, monk
         with pytest.raises(ConfigError, match=rf"^{variable}: '.*' is too long .* set RAY_TMPDIR"), private_folder():
             pass
     monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
-    with pytest.raises(ConfigError, match=r"^RAY_TMPDIR: no folder .* '/proc/nowhere' \(No such file"), private_folder():
+    with pytest.raises(ConfigError, match=r"^RAY_TMPDIR: no folder .*'/proc/nowhere' \(No such file"), private_folder():
         pass
 
 
