@@ -105,8 +105,8 @@ def test_a_folder_too_deep_for_sockets_is_refused_in_a_line(tmp_path: Path, monk
         monkeypatch.setenv(variable, str(tmp_path / ("deep" * 20)))
         with pytest.raises(ConfigError, match=rf"^{variable}: '.*' is too long .* set RAY_TMPDIR"), private_folder():
             pass
-    monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
-    with pytest.raises(ConfigError, match=r"^RAY_TMPDIR: no folder .* '/nowhere' \(No such file"), private_folder():
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
+    with pytest.raises(ConfigError, match=r"^RAY_TMPDIR: no folder .*'/proc/nowhere' \(No such file"), private_folder():
         pass
 
 
