@@ -91,7 +91,8 @@ def _cluster_to_join(settings: Settings) -> str | None:
         return wanted
     found = started_cluster() if wanted != "local" else None
     if found is not None and answers(found):
-        _use_token()
+        with while_ray_starts():  # Ray's logger says on the terminal that there is a token
+            _use_token()
         return found
     if wanted == "auto":
         dead = found or recorded_cluster()
