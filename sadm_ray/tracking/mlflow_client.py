@@ -110,6 +110,8 @@ _SQLITE = {
     "disk I/O error": "the file cannot be read or written (disk I/O error)",
     "database or disk is full": "the disk is full",
     "no such table": "the file lacks tables of MLflow; move it away, and a new one is made",
+    "no such column": "the file's tables are not MLflow's; move it away, and a new one is made",
+    "has no column named": "the file's tables are not MLflow's; move it away, and a new one is made",
 }
 """What sqlite says, and what it means here."""
 
@@ -120,7 +122,7 @@ def first_line(error: Exception) -> str:
     if driver := re.search(r"\((?:\w+\.)*\w*Error\) (.+)", text):  # what the database's driver says, within all else
         text = driver[1]
     for says, means in _SQLITE.items():
-        if text.startswith(says):
+        if says in text.partition("\n")[0]:
             return means
     text = re.split(r"\s*(?:\[SQL:|\[parameters:|\(Background on this error| NOTE: )", text)[0]
     return (text or type(error).__name__).splitlines()[0][:250]
