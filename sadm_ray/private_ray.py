@@ -25,6 +25,7 @@ PREFIX = "sadm-"
 _SOCKET_BYTES = 107  # of the path of a Unix socket; on a Mac 103
 _LONGEST_BELOW = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 _OWNER = "owner"
+_SHORT = Path("/tmp")  # noqa: S108
 _KEPT_SECONDS = 86400.0
 """How long the folder of a Ray is kept whose command was killed: its logs may tell why."""
 
@@ -61,19 +62,20 @@ def private_folder() -> Iterator[Path]:
         ConfigError: the path would be too long for Ray's sockets, or the folder cannot be made.
     """
     base = _base()
-    longest = len(os.fsencode(base)) + len(f"/{PREFIX}12345678") + _LONGEST_BELOW
-    if longest > _SOCKET_BYTES:
-        raise ConfigError(
-            f"{_variable()}: '{base}' is too long for Ray's sockets, whose paths would have {longest} of at most "
-            f"{_SOCKET_BYTES} bytes; set RAY_TMPDIR to a shorter folder"
-        )
+    if _longest(base) > _SOCKET_BYTES:
+        if os.environ.get("RAY_TMPDIR"):
+            raise ConfigError(
+                f"RAY_TMPDIR: '{base}' is too long for Ray's sockets, whose paths would have {_longest(base)} of at "
+                f"most {_SOCKET_BYTES} bytes; set it to a shorter folder"
+            )
+        base = _SHORT  # TMPDIR was not set with Ray in mind: a batch system's is often deep
     _remove_abandoned(base)
     try:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
         lock = (folder / _OWNER).open("w")
     except OSError as error:
         raise ConfigError(
-            f"{_variable()}: no folder for Ray can be made in '{base}' ({error.strerror}); set RAY_TMPDIR to another"
+            f"RAY_TMPDIR: no folder for Ray can be made in '{base}' ({error.strerror}); set it to another"
         ) from None
     with lock:
         with contextlib.suppress(OSError):  # a file system without locks
@@ -98,10 +100,11 @@ def _remove_abandoned(base: Path) -> None:
             continue  # it is in use, or another command removes it
 
 
+def _longest(base: Path) -> int:
+    """Bytes of the longest path of a socket below it."""
+    return len(os.fsencode(base)) + len(f"/{PREFIX}12345678") + _LONGEST_BELOW
+
+
 def _base() -> Path:
     """Where Ray, too, keeps its temporary folder."""
-    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
-
-
-def _variable() -> str:
-    return next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "RAY_TMPDIR")
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or _SHORT)

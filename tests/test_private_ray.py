@@ -101,10 +101,14 @@ def test_abandoned_folders_are_removed_after_a_day_and_those_in_use_never(usual:
 
 
 def test_a_folder_too_deep_for_sockets_is_refused_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("TMPDIR", "RAY_TMPDIR"):
-        monkeypatch.setenv(variable, str(tmp_path / ("deep" * 20)))
-        with pytest.raises(ConfigError, match=rf"^{variable}: '.*' is too long .* set RAY_TMPDIR"), private_folder():
-            pass
+    deep = str(tmp_path / ("deep" * 20))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", deep)
+    with private_folder() as folder:
+        assert folder.parent == Path("/tmp"), "TMPDIR was not set with Ray in mind"  # noqa: S108
+    monkeypatch.setenv("RAY_TMPDIR", deep)
+    with pytest.raises(ConfigError, match=r"^RAY_TMPDIR: '.*' is too long .* set it to a shorter"), private_folder():
+        pass
     monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
     with pytest.raises(ConfigError, match=r"^RAY_TMPDIR: no folder .*'/proc/nowhere' \(No such file"), private_folder():
         pass
