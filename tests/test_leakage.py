@@ -8,16 +8,19 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from sadm_ray import steps
 from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import with_values
-from sadm_ray.data.shards.prepared_study import Study, fingerprints
+from sadm_ray.data.shards.fingerprints import fingerprints
+from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError
 from sadm_ray.evaluate.evaluation_job import Evaluation
 from sadm_ray.evaluate.who_is_scored import who_is_scored
+from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.model.seen_subjects import SEEN, SeenSubjects
 from sadm_ray.storage import Storage
 from sadm_ray.tracking import tracking_uri
@@ -135,6 +138,7 @@ def test_copies_under_other_names_in_another_study_are_recognised(run: tuple[Set
             "data.root": str(tmp_path / "other"),
             "data.split.test": 0.9,
             "data.split.val": 0.0,
+            "data.dtype": "uint8",  # stored otherwise, which a model does not mind
             "generate.split": "all",
             "generate.model": str(settings.run_dir / "model"),
         },
@@ -160,6 +164,47 @@ def test_another_model_in_the_folder_is_not_given_the_old_ones_scores(run: tuple
     file.write_text(file.read_text() + "\n")
     with pytest.raises(ConfigError, match=r"drawn by other models .* generate\.replace=true"):
         steps.evaluate(settings)
+
+
+def test_predictions_that_another_model_drew_are_not_scored_as_this_ones(run: tuple[Settings, Study]) -> None:
+    settings, _ = run
+    steps.generate(settings)
+    victim, *others = sorted((settings.run_dir / "generated" / "predictions").glob("*.parquet"))
+    table = pq.read_table(victim)
+    about = json.loads(table.schema.metadata[b"sadm_ray"]) | {"models": ["of another run"]}
+    pq.write_table(table.replace_schema_metadata({b"sadm_ray": json.dumps(about).encode()}), victim)
+    evaluation = steps.evaluate(settings)
+    assert evaluation.problems
+    assert all(line.startswith(victim.stem) and "drawn by other models" in line for line in evaluation.problems)
+    assert set(evaluation.metrics[evaluation.metrics["error"] == ""]["subject"]) == {other.stem for other in others}
+
+
+def test_checkpoints_do_not_go_from_one_split_to_another(run: tuple[Settings, Study]) -> None:
+    settings, _ = run
+    other = with_values(settings, {"run.name": "other", "data.split.folds": 3, "data.split.fold": 1, "train.steps": 3})
+    steps.prepare(other)
+    here, there = (each.run_dir / "model.ray" / "checkpoints" for each in (settings, other))
+    there.mkdir(parents=True)
+    shutil.copytree(here / "checkpoint-00000002", there / "checkpoint-00000002")
+    with pytest.raises(ConfigError, match=r"has checkpoints, but no run\.json, so that nobody knows"):
+        steps.train(other)
+    shutil.rmtree(there)
+    steps.train(with_values(other, {"train.steps": 1}))
+    shutil.copytree(here / "checkpoint-00000002", there / "checkpoint-00000002")
+    with pytest.raises(ConfigError, match=r"checkpoint-00000002: is of a training on other subjects"):
+        steps.train(other)
+
+
+def test_weights_that_were_copied_alone_do_not_get_the_list_of_others(
+    run: tuple[Settings, Study], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, _ = run
+    model = settings.run_dir / "model"
+    assert StoredModel.read(model).seen.complete
+    file = model / "model.safetensors"
+    file.write_bytes(file.read_bytes() + b" ")
+    assert not StoredModel.read(model).seen.complete
+    assert "seen_subjects.json: is not of the weights that lie beside it" in caplog.text
 
 
 def test_predictions_of_scans_that_were_prepared_otherwise_are_not_scored(run: tuple[Settings, Study]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from sadm_ray.config import SplitSettings
 from sadm_ray.data.find.catalog import Subject
+from sadm_ray.errors import DataError
 
 
 def split_subjects(subjects: Sequence[Subject], settings: SplitSettings, seed: int) -> dict[str, str]:
@@ -16,12 +17,23 @@ def split_subjects(subjects: Sequence[Subject], settings: SplitSettings, seed: i
     keeps its split when others come or go. `balanced`: units are ranked by that hash within their group, the groups are
     interleaved evenly, and windows of that order have exact sizes; every fraction above 0 gets a unit while one remains
     to train on.
-    A subject's own `split` takes precedence over both.
+    A subject's own `split` takes precedence over both, for all of its unit.
+
+    Raises:
+        DataError: a unit has subjects with different splits of their own.
     """
-    unassigned = [subject for subject in subjects if subject.split is None]
+    given: dict[str, str] = {}
+    for subject in subjects:
+        if subject.split is not None and given.setdefault(_unit(subject, settings), subject.split) != subject.split:
+            raise DataError(
+                f"subject {subject.name}: the study gives it the split '{subject.split}', and another subject of its "
+                f"group '{subject.group}' '{given[_unit(subject, settings)]}'; with data.split.by=group a group has "
+                "one split"
+            )
+    unassigned = [subject for subject in subjects if _unit(subject, settings) not in given]
     assign = _stable if settings.method == "stable" else _balanced
-    split_of_unit = assign(unassigned, settings, seed)
-    return {subject.name: subject.split or split_of_unit[_unit(subject, settings)] for subject in subjects}
+    split_of_unit = (assign(unassigned, settings, seed) if unassigned else {}) | given
+    return {subject.name: split_of_unit[_unit(subject, settings)] for subject in subjects}
 
 
 def _unit(subject: Subject, settings: SplitSettings) -> str:

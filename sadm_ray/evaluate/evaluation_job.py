@@ -17,7 +17,8 @@ import pandas as pd
 import pyarrow as pa
 
 from sadm_ray.cluster import require_shared
-from sadm_ray.data.shards.prepared_study import Study, fingerprints, read_checksums
+from sadm_ray.data.shards.fingerprints import fingerprints
+from sadm_ray.data.shards.prepared_study import Study, read_checksums
 from sadm_ray.errors import DataError
 from sadm_ray.evaluate.example_frames import Picture, choose_pictures, draw_chosen, key_of
 from sadm_ray.evaluate.label_maps import scans_of
@@ -37,7 +38,7 @@ from sadm_ray.evaluate.score_tables import (
     summarise_ventricles,
 )
 from sadm_ray.evaluate.subject_scores import SubjectScores, score_file
-from sadm_ray.generate.generation_record import read_predictions
+from sadm_ray.generate.generation_record import models_of, read_predictions, read_request
 from sadm_ray.model.seen_subjects import NOBODY, SeenAs, SeenSubjects
 from sadm_ray.storage import Storage
 
@@ -112,7 +113,8 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
     files = _prediction_files(Storage(str(predictions)))
     for place, key in ((study.location, "data.shards"), (str(predictions), "generate.out")):
         require_shared(place, key, "a folder that all nodes share, or a URL")
-    seen = SeenSubjects.read(Storage(str(predictions).rstrip("/").rpartition("/")[0]))
+    folder = Storage(str(predictions).rstrip("/").rpartition("/")[0])
+    seen = SeenSubjects.read(folder)
     splits = {name: seen.seen_as(who) for name, who in fingerprints(study).items()}
     queries = _read_queries(files)
     dataset = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
@@ -123,6 +125,7 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
         "change": None if change is None else ray.put(change),
         "scans": scans_of(study),
         "checksums": ray.put(read_checksums(study)),
+        "models": models_of(read_request(folder) or {}),
     }
     with progress("evaluate", len(queries)) as reporter:
         results = dataset.map(score_file, fn_kwargs={"reporter": reporter, **about}).take_all()

@@ -22,7 +22,7 @@ from sadm_ray.evaluate.prediction import Prediction, Row, Truth
 from sadm_ray.evaluate.score_tables import KEYS
 from sadm_ray.evaluate.temporal_metrics import runs, temporal_scores
 from sadm_ray.evaluate.ventricle_volumes import ventricle_rows
-from sadm_ray.generate.generation_record import observed_checksum, read_predictions
+from sadm_ray.generate.generation_record import Origin, origin_of, read_predictions
 from sadm_ray.storage import Storage
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def score_file(
     change: ObjectRef[MeanChange] | None,
     scans: Storage | None,
     checksums: ObjectRef[Mapping[str, str]],
+    models: tuple[str, ...],
     reporter: Reporter,
 ) -> dict[str, str]:
     """Score the predictions in a `file`, as a task of Ray Data; returns JSON (`SubjectScores`).
@@ -59,21 +60,28 @@ def score_file(
         change: the mean change in Ray's object store; None where it is not known.
         scans: where label maps are looked for.
         checksums: of each subject's stored row, in Ray's object store.
+        models: the digests of those that drew what lies in the folder; empty where that is not known.
         reporter: counts each frame.
     """
     import ray
 
     known = None if change is None else ray.get(change)
     rows = read_predictions(item["file"]).to_pylist()
-    made_from, stored = observed_checksum(item["file"]), ray.get(checksums)
-    if made_from is not None:
-        rows = [_of_other_scans(row) if stored.get(row["subject"], made_from) != made_from else row for row in rows]
+    origin, stored = origin_of(item["file"]), ray.get(checksums)
+    rows = [_refused(row, origin, stored.get(row["subject"]), models) for row in rows]
     return {"scored": json.dumps(vars(score_subjects(rows, study, known, scans, lambda: reporter.add.remote(1))))}
 
 
-def _of_other_scans(row: Row) -> Row:
-    why = "made from other scans, or from scans prepared otherwise, than are prepared now; generate again"
-    return {**row, "error": row["error"] or why}
+def _refused(row: Row, origin: Origin, stored: str | None, models: tuple[str, ...]) -> Row:
+    """The row, with an error where it was not made by these models from the scans as they are prepared now."""
+    error = row["error"]
+    if origin.models and models and origin.models != models:
+        error = error or "drawn by other models than the rest of the folder; remove its record and generate again"
+    elif origin.checksum and stored and origin.checksum != stored:
+        error = (
+            error or "made from other scans, or from scans prepared otherwise, than are prepared now; generate again"
+        )
+    return {**row, "error": error}
 
 
 def score_subjects(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.generate.generation_plan import model_folders
-from sadm_ray.generate.generation_record import REQUEST, read_request
+from sadm_ray.generate.generation_record import REQUEST, models_of, read_request
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.storage import Storage
 
@@ -22,14 +22,14 @@ def sampling_of(generated: Storage, settings: Settings) -> SamplingSettings:
         raise DataError(f"{generated.location}: nothing was generated here; run `sadm-ray generate` first")
     try:
         sampling = SamplingSettings.model_validate(request["sampling"])
-        drew = request["model"] if isinstance(request["model"], list) else [str(request["model"])]
+        drew = models_of(request)
     except (KeyError, ValueError) as error:
         raise DataError(
             f"{generated.where(REQUEST)}: is damaged ({type(error).__name__}); run `sadm-ray generate` again with "
             "generate.replace=true"
         ) from None
     folders = model_folders(settings)
-    now = [StoredModel.read(folder, sampling.ema).digest for folder in folders]
+    now = tuple(StoredModel.read(folder, sampling.ema).digest for folder in folders)
     if drew != now:
         raise ConfigError(
             f"{generated.location}: drawn by other models ({', '.join(each[:12] for each in drew)}) than those of "

@@ -99,7 +99,9 @@ def run_subject_jobs(subject_jobs: Sequence[SubjectJob], job: GenerationJob) -> 
                 log.exception("subject %s, %s", subject_job.subject, request.name)
                 records[subject_job.subject].append(_failure(subject_job.subject, request.name, error))
     for subject_job in left:
-        write_record(out, subject_job.subject, subject_job.key, records[subject_job.subject], subject_job.checksum)
+        write_record(
+            out, subject_job.subject, subject_job.key, records[subject_job.subject], subject_job.checksum, job.digests
+        )
     return len(subject_jobs)
 
 

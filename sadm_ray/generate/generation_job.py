@@ -19,7 +19,8 @@ import ray
 from sadm_ray.actor_pool import map_in_actor_pool
 from sadm_ray.cluster import require_shared, warn_of_idle
 from sadm_ray.config import SamplingSettings, Settings
-from sadm_ray.data.shards.prepared_study import Study, fingerprints
+from sadm_ray.data.shards.fingerprints import fingerprints
+from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError
 from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
 from sadm_ray.generate.generation_plan import SubjectJob, plan_subject_jobs, wants_tasks

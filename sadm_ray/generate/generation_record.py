@@ -66,14 +66,20 @@ class SubjectRecord:
 
 
 def write_record(
-    out: Storage, subject: str, key: str, rows: Sequence[Mapping[str, Any]], checksum: str | None = None
+    out: Storage,
+    subject: str,
+    key: str,
+    rows: Sequence[Mapping[str, Any]],
+    checksum: str | None = None,
+    models: Sequence[str] = (),
 ) -> None:
     """Write the record of a subject. Its volumes must be written already.
 
     Args:
         checksum: of the stored row that was observed.
+        models: the digests of those that drew.
     """
-    about = {"key": key, "checksum": checksum or None}
+    about = {"key": key, "checksum": checksum or None, "models": list(models)}
     schema = PREDICTION_SCHEMA.with_metadata({_ABOUT: json.dumps(about).encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), sink, compression="zstd")
@@ -100,12 +106,22 @@ def read_predictions(file: str, **how: Any) -> pa.Table:
     return table
 
 
-def observed_checksum(file: str) -> str | None:
-    """The checksum of the stored row that the predictions in a file were made from; None: an earlier version's."""
+@dataclass(frozen=True)
+class Origin:
+    """What the predictions in a file were made from: the checksum of the stored row, and the digests of the models.
+
+    Both are empty in records of earlier versions.
+    """
+
+    checksum: str
+    models: tuple[str, ...]
+
+
+def origin_of(file: str) -> Origin:
+    """What the predictions in a file, a path or URL, were made from."""
     system, path = Storage(file).resolved
     about = json.loads((pq.read_schema(path, filesystem=system).metadata or {}).get(_ABOUT, b"{}"))
-    checksum: str | None = about.get("checksum")
-    return checksum
+    return Origin(about.get("checksum") or "", tuple(about.get("models") or ()))
 
 
 def read_record(out: Storage, subject: str) -> SubjectRecord | None:
@@ -208,6 +224,12 @@ def read_request(out: Storage) -> dict[str, Any] | None:
     except ValueError:
         return {}
     return before if isinstance(before, dict) else {}
+
+
+def models_of(request: Mapping[str, Any]) -> tuple[str, ...]:
+    """The digests of the models in the facts of a request; empty where it has none."""
+    models = request.get("model") or ()
+    return (models,) if isinstance(models, str) else tuple(models)
 
 
 def _changed(before: Mapping[str, Any] | None, decisive: Mapping[str, Any]) -> dict[str, str]:

@@ -57,7 +57,8 @@ class StoredModel:
             if missing:
                 raise DataError(f"{storage.location}: no trained model here ({missing[0]} is missing); train one first")
             weights = np.frombuffer(storage.read(name), np.uint8)
-            return cls(storage.where(name), storage.read(CONFIG), weights, SeenSubjects.read(storage))
+            seen = SeenSubjects.read(storage, hashlib.sha256(weights.data).hexdigest())
+            return cls(storage.where(name), storage.read(CONFIG), weights, seen)
         except OSError as error:
             raise DataError(f"{storage.location}: cannot be read ({str(error).splitlines()[0]})") from None
 

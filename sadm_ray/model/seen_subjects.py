@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sadm_ray.data.shards.fingerprints import has_scans
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
+
+log = logging.getLogger(__name__)
 
 SEEN = "seen_subjects.json"
 
@@ -17,7 +21,7 @@ SeenAs = Literal["train", "val", "test", "unknown"]
 neither; or that is not recorded."""
 
 Fingerprints = frozenset[str]
-"""By which one person is recognised (`sadm_ray.data.shards.prepared_study.fingerprints`)."""
+"""By which one person is recognised (`sadm_ray.data.shards.fingerprints`)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class SeenSubjects:
     def of(cls, train: Iterable[Fingerprints], val: Iterable[Fingerprints]) -> SeenSubjects:
         """From the fingerprints of each subject."""
         train, val = list(train), list(val)
-        known = all([*train, *val])
+        known = all(has_scans(each) for each in [*train, *val])
         return cls(frozenset().union(*train), frozenset().union(*val), (len(train), len(val)), known)
 
     def __or__(self, other: SeenSubjects) -> SeenSubjects:
@@ -52,7 +56,7 @@ class SeenSubjects:
             return "train"
         if subject & self.val:
             return "val"
-        return "test" if self.complete and subject else "unknown"
+        return "test" if self.complete and has_scans(subject) else "unknown"
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
@@ -74,19 +78,35 @@ class SeenSubjects:
         counts = int(tree["subjects"]["train"]), int(tree["subjects"]["val"])
         return cls(frozenset(train), frozenset(val), counts, bool(tree["complete"]))
 
-    def write(self, folder: Storage) -> None:
-        """Write the file into a folder."""
-        folder.write(SEEN, (json.dumps(self.to_json(), indent=1) + "\n").encode())
+    def write(self, folder: Storage, weights: Sequence[str] = ()) -> None:
+        """Write the file into a folder.
+
+        Args:
+            weights: the SHA-256 of the files of weights that these subjects taught.
+        """
+        tree = self.to_json() | ({"weights": list(weights)} if weights else {})
+        folder.write(SEEN, (json.dumps(tree, indent=1) + "\n").encode())
 
     @classmethod
-    def read(cls, folder: Storage) -> SeenSubjects:
-        """Read the file of a folder; where there is none, nobody is known.
+    def read(cls, folder: Storage, weights: str | None = None) -> SeenSubjects:
+        """Read the file of a folder; where there is none, or it is of other weights, nobody is known.
+
+        Args:
+            weights: the SHA-256 of those that are asked about.
 
         Raises:
             DataError: it is damaged.
         """
         try:
-            return cls.from_json(json.loads(folder.read(SEEN)))
+            tree = json.loads(folder.read(SEEN))
+            if weights is not None and weights not in tree["weights"]:
+                log.warning(
+                    "%s: is not of the weights that lie beside it, so that nobody counts as a test subject; copy a "
+                    "model's whole folder, or train again",
+                    folder.where(SEEN),
+                )
+                return NOT_RECORDED
+            return cls.from_json(tree)
         except FileNotFoundError:
             return NOT_RECORDED
         except (OSError, ValueError, KeyError, TypeError) as error:

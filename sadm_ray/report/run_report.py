@@ -13,7 +13,8 @@ import pandas as pd
 
 from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.config.settings_file import dump_settings
-from sadm_ray.data.shards.prepared_study import Study, fingerprints
+from sadm_ray.data.shards.fingerprints import fingerprints
+from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.evaluate.evaluation_job import Evaluation
 from sadm_ray.evaluate.prediction_plots import draw_curves
 from sadm_ray.evaluate.score_tables import verdicts

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sadm_ray.config import Settings, flatten
 from sadm_ray.config.renamed_settings import current_name
-from sadm_ray.data.shards.prepared_study import Study, names_digest
+from sadm_ray.data.shards.fingerprints import names_digest, split_digest
+from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.storage import Storage
@@ -54,6 +55,29 @@ def refuse_changes(settings: Settings, study: Study, config: ModelConfig, storag
             f"run.name, or remove {storage.where()} to begin anew"
         )
     return now
+
+
+def refuse_foreign(state: Mapping[str, Any], checkpoint: str, study: Study, storage: Storage) -> None:
+    """Refuse a checkpoint that was copied here from a training on other people: its weights have seen them.
+
+    Args:
+        state: the content of its `state.json`; earlier versions did not write down who trains.
+        checkpoint: its folder, for the message.
+        storage: of the checkpoints.
+
+    Raises:
+        ConfigError: it was; or nothing says what the training was begun with.
+    """
+    if _read(storage) is None:
+        raise ConfigError(
+            f"{storage.where()}: has checkpoints, but no {RUN}, so that nobody knows with what and on whom they were "
+            "trained; remove them to begin anew, or take another run.name"
+        )
+    if state["study"].get("split", split_digest(study)) != split_digest(study):
+        raise ConfigError(
+            f"{checkpoint}: is of a training on other subjects than those of this split; remove it, or take another "
+            "run.name for another split"
+        )
 
 
 def is_begun(storage: Storage) -> bool:

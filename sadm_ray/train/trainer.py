@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import signal
 import threading
@@ -17,7 +18,8 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from sadm_ray.cluster import require_shared, warn_of_idle
 from sadm_ray.config import Settings, flatten, is_url
-from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study, fingerprints, split_digest
+from sadm_ray.data.shards.fingerprints import fingerprints, person_is_group, split_digest
+from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study
 from sadm_ray.errors import ConfigError, DataError, Stopped
 from sadm_ray.interruption import AGAIN, CODES
 from sadm_ray.model.base_model import WEIGHTS, ema_name
@@ -28,7 +30,7 @@ from sadm_ray.progress import progress
 from sadm_ray.storage import Storage
 from sadm_ray.tracking import TrackedRun, run_for_workers
 from sadm_ray.train.checkpoint import BEST, Checkpoint, Checkpoints, checkpoints_folder
-from sadm_ray.train.resume_check import refuse_changes
+from sadm_ray.train.resume_check import refuse_changes, refuse_foreign
 from sadm_ray.train.stop_signal import control
 from sadm_ray.train.worker_loop import WorkerTask, train_worker
 
@@ -86,13 +88,15 @@ def train_model(
     config = model_config(settings, study)
     location = checkpoints_folder(settings)
     checkpoints = Checkpoints(location, warn=lambda line: None)  # the workers warn of damaged ones themselves
+    newest = checkpoints.newest()
+    if newest is not None:
+        refuse_foreign(newest.metadata, newest.storage.where(newest.folder), study, checkpoints.storage)
     decisive = refuse_changes(settings, study, config, checkpoints.storage)
     facts = build_model(config).describe()
     changeable = {key: value for key, value in flatten(settings.train, "train.").items() if key not in decisive}
     tracked.params(facts | decisive | {"study.digest": study.digest})
     tracked.tags(changeable)  # tags, since these may change when the run is resumed, which MLflow's parameters cannot
     tracked.dataset(Path(study.location).name, study.content[:36], study.location, _dataset_profile(study))
-    newest = checkpoints.newest()
     if newest is None or not _is_done(newest, settings):
         newest = _train(settings, study, config, location, tracked, stop)
     _export(newest, settings, study, out)
@@ -206,12 +210,14 @@ def _export(newest: Checkpoint, settings: Settings, study: Study, out: Path) -> 
     losses = {name: newest.metadata["validated"].get(f"val_loss/{name}", float("inf")) for name in names}
     chosen = min(names, key=losses.__getitem__)  # the first, where nothing was validated
     target = Storage(str(out))
-    _seen(newest, settings, study).write(target)
     target.write(CONFIG, source.read(CONFIG))
-    for name in names:
-        if len(names) > 1:
-            target.write(f"{name}.safetensors", source.read(f"{name}.safetensors"))
-    target.write(WEIGHTS, source.read(f"{chosen}.safetensors"))
+    files = {f"{name}.safetensors": source.read(f"{name}.safetensors") for name in names}
+    if len(names) > 1:
+        for file, content in files.items():
+            target.write(file, content)
+    target.write(WEIGHTS, files[f"{chosen}.safetensors"])
+    digests = [hashlib.sha256(content).hexdigest() for content in files.values()]
+    _seen(newest, settings, study).write(target, digests)
 
 
 def _seen(newest: Checkpoint, settings: Settings, study: Study) -> SeenSubjects:
@@ -224,7 +230,7 @@ def _seen(newest: Checkpoint, settings: Settings, study: Study) -> SeenSubjects:
             newest.storage.where(newest.folder),
         )
         return NOT_RECORDED
-    who = fingerprints(study)
+    who = fingerprints(study, groups=person_is_group(study))
     train, val = ([who[name] for name in study.subjects.get(split, ())] for split in ("train", "val"))
     return SeenSubjects.of(train, val) | SeenSubjects(val=frozenset(settings.train.chosen_on))
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from sadm_ray import __version__
 from sadm_ray.config import Settings, TrainSettings
-from sadm_ray.data.shards.prepared_study import Study, split_digest
+from sadm_ray.data.shards.fingerprints import split_digest
+from sadm_ray.data.shards.prepared_study import Study
 
 
 @dataclass

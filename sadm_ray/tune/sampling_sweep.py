@@ -15,7 +15,8 @@ from ray import tune
 from sadm_ray.cluster import require_shared, warn_of_idle
 from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import with_values
-from sadm_ray.data.shards.prepared_study import Study, fingerprints, read_subject
+from sadm_ray.data.shards.fingerprints import fingerprints, person_is_group
+from sadm_ray.data.shards.prepared_study import Study, read_subject
 from sadm_ray.errors import ConfigError, DataError, reason_of
 from sadm_ray.evaluate.sampling_quality import query_of, structure_can_be_scored
 from sadm_ray.model.model_config import CONFIG
@@ -115,7 +116,7 @@ def run_trials(
 
 def _refuse_trained_on(study: Study, names: Sequence[str], model: StoredModel) -> SeenSubjects:
     """Refuse to choose settings on those whom the model knows already; returns the validation subjects as seen."""
-    who = fingerprints(study)
+    who = fingerprints(study, groups=person_is_group(study))
     known = [name for name in names if model.seen.seen_as(who[name]) == "train"]
     if known:
         raise ConfigError(

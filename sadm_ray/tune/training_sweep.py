@@ -18,7 +18,8 @@ from sadm_ray.cluster import warn_of_idle
 from sadm_ray.config import Settings
 from sadm_ray.config.renamed_settings import with_former_names
 from sadm_ray.config.settings_file import dump_settings, with_values
-from sadm_ray.data.shards.prepared_study import Study, fingerprints
+from sadm_ray.data.shards.fingerprints import fingerprints, person_is_group
+from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import DataError, reason_of
 from sadm_ray.progress import Reporter, progress
 from sadm_ray.tracking import TrackedRun, run_for_workers
@@ -83,7 +84,7 @@ def tune_training(settings: Settings, study: Study, out: Path, tracked: TrackedR
     if not rows or trials["stopped"].all():
         raise DataError(f"{out}: no trial of the sweep came to its end; the first: {[*failures, 'stopped'][0]}")
     best = _best(trials, sweep.objective)
-    who = fingerprints(study)
+    who = fingerprints(study, groups=person_is_group(study))
     chosen_on = {each for name in subjects for each in who[name]} | {*settings.train.chosen_on}
     named = {
         "run.name": f"{settings.run.name}-tuned",

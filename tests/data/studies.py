@@ -68,7 +68,7 @@ def write_study(folder: Path, rows: Sequence[dict[str, Any]], subjects: Mapping[
         shard = f"parts/{number}.parquet"
         Storage(str(folder)).write(shard, to_parquet(some, {}))
         facts += [
-            {**{key: row[key] for key in ("subject", "key", "checksum")}, "part": shard, "row": place}
+            {**{key: row[key] for key in ("subject", "group", "key", "checksum")}, "part": shard, "row": place}
             for place, row in enumerate(some)
         ]
     study = Study(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from sadm_ray.config import SplitSettings
 from sadm_ray.data.find import SPLITS, Subject
 from sadm_ray.data.splits import split_subjects
+from sadm_ray.errors import DataError
 
 GROUPS = ("DCM", "HCM", "MINF", "NOR", "RV")
 
@@ -88,6 +90,25 @@ def test_the_studys_own_splits_take_precedence() -> None:
     split_of = split_subjects(subjects, balanced(val=0.0, test=0.0), seed=0)
     assert {split_of[subject.name] for subject in subjects if subject.split} == {"test"}
     assert {split_of[subject.name] for subject in subjects if not subject.split} == {"train"}
+
+
+@pytest.mark.parametrize("method", ["stable", "balanced"])
+def test_a_split_of_its_own_is_that_of_the_whole_group(method: str) -> None:
+    subjects = [Subject(f"{group}{number}", (), group) for group in "PQRST" for number in range(3)]
+    subjects[1] = replace(subjects[1], split="test")
+    settings = SplitSettings(method=method, by="group", val=0.2, test=0.2)  # type: ignore[arg-type]
+    for seed in range(20):
+        split_of = split_subjects(subjects, settings, seed)
+        assert {split_of[f"P{number}"] for number in range(3)} == {"test"}
+    subjects[2] = replace(subjects[2], split="train")
+    with pytest.raises(DataError, match="subject P2: the study gives it the split 'train', and another .* 'P' 'test'"):
+        split_subjects(subjects, settings, seed=0)
+
+
+@pytest.mark.parametrize("method", ["stable", "balanced"])
+def test_a_study_may_give_every_split(method: str) -> None:
+    subjects = [replace(each, split="train") for each in named({"": 3})]
+    assert sizes(split_subjects(subjects, SplitSettings(method=method), seed=0)) == (3, 0, 0)  # type: ignore[arg-type]
 
 
 def test_fractions_of_zero_get_no_subjects() -> None:

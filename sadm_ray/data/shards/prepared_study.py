@@ -234,41 +234,6 @@ def read_checksums(study: Study) -> Mapping[str, str]:
     return {row["subject"]: row["checksum"] for row in rows}
 
 
-def fingerprints(study: Study) -> Mapping[str, frozenset[str]]:
-    """By what a person is recognised, also in another study: hashes of each scan, and one of study and name.
-
-    Two subjects that share one are the same person: a scan was copied under another name or saved anew
-    (`subject_row.scan_digests`), or other scans were taken of the same study's subject. The phantom's names say
-    nothing: another seed gives other hearts the same names. A study that an earlier version prepared has no hashes of
-    scans until it is prepared again.
-    """
-    with Storage(study.location).open_random(study.subjects_file) as stream:
-        rows = pq.read_table(stream).to_pylist()
-    root = study.settings.get("root")
-    place = None if root is None else Storage(str(root)).location
-    return {
-        row["subject"]: frozenset(
-            [digest[:_FINGERPRINT] for digest in row.get("scans") or ()]
-            + ([] if place is None else [_digest(place, row["subject"])[:_FINGERPRINT]])
-        )
-        for row in rows
-    }
-
-
-_FINGERPRINT = 16
-"""Hexadecimal digits: two of a million scans are alike by chance once in 40 million studies."""
-
-
-def names_digest(names: Sequence[str]) -> str:
-    """Of who is in a split, in any order."""
-    return _digest(sorted(names))[:16]
-
-
-def split_digest(study: Study) -> str:
-    """Of who is in which split."""
-    return _digest({split: names_digest(names) for split, names in study.subjects.items()})[:16]
-
-
 def write_row_locations(location: str, facts: Sequence[Mapping[str, Any]]) -> str:
     """Write the table of the row locations, a row a subject: `part`, `row`, `key`, `checksum`, `scans` and sums.
 

@@ -76,6 +76,7 @@ def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) 
     """
     frames: list[Frame] = []
     volumes: list[Float32[np.ndarray, "d h w"]] = []
+    voxels: list[str] = []
     problems: list[Problem] = []
     facts: list[ScanFacts] = []
     transform: SpatialTransform | None = None
@@ -95,12 +96,13 @@ def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) 
                     orientation=settings.orientation,
                     crop=settings.crop,
                 )
+            voxels.append(_voxel_digest(found.volume))
             volumes.append(transform.forward(found.volume))
             frames.append(found.without_volume())
     if transform is None or len(frames) < settings.min_scans:  # `read_scans` has reported why
         return Prepared(None, tuple(problems))
     try:
-        row = _row(subject, frames, np.stack(volumes), transform, facts, settings)
+        row = _row(subject, frames, np.stack(volumes), voxels, transform, facts, settings)
     except ValueError as error:
         problems.append(Problem(subject.name, storage.where(frames[0].file), f"{error}; export the scans again"))
         return Prepared(None, tuple(problems))
@@ -111,6 +113,7 @@ def _row(
     subject: Subject,
     frames: Sequence[Frame],
     volumes: Float32[np.ndarray, "n d h w"],
+    voxels: Sequence[str],
     transform: SpatialTransform,
     facts: Sequence[ScanFacts],
     settings: DataSettings,
@@ -126,6 +129,7 @@ def _row(
     data, stored = encode(slot_frames, settings.dtype)
     stored_frames = decode(data, settings.dtype, stored, slot_frames.shape)[present]
     slot_sources = [frames[int(source)] if source != ABSENT else None for source in sources]
+    slot_voxels = [voxels[int(source)] if source != ABSENT else None for source in sources]
     digests = {fact.file: fact.sha256 for fact in facts}
     squares, differences = pair_differences(stored_frames)
     row = {
@@ -143,10 +147,16 @@ def _row(
         "spacing": [float(size) for size in frames[0].spacing],
         "sources": json.dumps(
             [
-                {"file": frame.file, "frame": frame.index, "session": frame.session, "sha256": digests[frame.file]}
+                {
+                    "file": frame.file,
+                    "frame": frame.index,
+                    "session": frame.session,
+                    "sha256": digests[frame.file],
+                    "voxels": its_voxels,
+                }
                 if frame
                 else None
-                for frame in slot_sources
+                for frame, its_voxels in zip(slot_sources, slot_voxels, strict=True)
             ]
         ),
         "covariates": json.dumps(
@@ -171,17 +181,23 @@ def pair_differences(volumes: Float32[np.ndarray, "n d h w"]) -> tuple[float, in
     return count * squared - float(np.vdot(total, total)), count * (count - 1) // 2 * volumes[0].size
 
 
-def scan_digests(row: Mapping[str, Any]) -> list[str]:
-    """The SHA-256 of each file that a row was made from, and of each of its frames as it is stored.
+def _voxel_digest(volume: Float32[np.ndarray, "d h w"]) -> str:
+    """SHA-256; empty without any contrast."""
+    return "" if volume.min() == volume.max() else hashlib.sha256(volume.tobytes()).hexdigest()
 
-    The latter knows a scan again that was saved anew, and prepared in the same way, as a model's scans must be. A frame
-    without any contrast is nobody's.
+
+def scan_digests(row: Mapping[str, Any]) -> list[str]:
+    """The SHA-256 of each file that a row was made from, of each scan's voxels, and of each frame as it is stored.
+
+    The voxels, as float32, know a scan again that was saved anew; the frame as it is stored also does for rows that
+    an earlier version made without these. A frame without any contrast is nobody's.
     """
     slots = np.frombuffer(row["frames"], np.uint8).reshape(len(row["present"]), -1)
     width = np.dtype(row["dtype"]).itemsize
     scans = [slot for slot, present in zip(slots, row["present"], strict=True) if present]
     seen = [hashlib.sha256(slot.tobytes()).hexdigest() for slot in scans if (slot[width:] != slot[:-width]).any()]
-    return list(dict.fromkeys([*file_digests(row["sources"]), *seen]))
+    raw = [scan["voxels"] for scan in json.loads(row["sources"]) if scan and scan.get("voxels")]
+    return list(dict.fromkeys([*file_digests(row["sources"]), *raw, *seen]))
 
 
 def file_digests(sources: str) -> list[str]:
@@ -191,9 +207,16 @@ def file_digests(sources: str) -> list[str]:
 
 
 def row_checksum(row: Mapping[str, Any]) -> str:
-    """SHA-256 of all that a row holds, without `key`, which depends on when its files were modified."""
+    """SHA-256 of all that a row holds, without `key`, which depends on when its files were modified.
+
+    Also without the digests of voxels, which rows of earlier versions do not have.
+    """
     digest = hashlib.sha256(row["frames"])
     others = {name: row[name] for name in ROW_SCHEMA.names if name not in ("frames", "key", "checksum")}
+    scans = json.loads(row["sources"])
+    if any(scan and "voxels" in scan for scan in scans):
+        bare = [scan and {key: value for key, value in scan.items() if key != "voxels"} for scan in scans]
+        others["sources"] = json.dumps(bare)
     digest.update(json.dumps(others, sort_keys=True).encode())
     return digest.hexdigest()
 
