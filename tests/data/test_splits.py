@@ -101,7 +101,7 @@ def test_a_split_of_its_own_is_that_of_the_whole_group(method: str) -> None:
         split_of = split_subjects(subjects, settings, seed)
         assert {split_of[f"P{number}"] for number in range(3)} == {"test"}
     subjects[2] = replace(subjects[2], split="train")
-    with pytest.raises(DataError, match="subject P2: the study gives it the split 'train', and another .* 'P' 'test'"):
+    with pytest.raises(DataError, match=r"subject P2: the study gives it the split 'train', and another .* 'P' 'test'"):
         split_subjects(subjects, settings, seed=0)
 
 
