@@ -35,7 +35,7 @@ def prepare(settings: Settings) -> Study:
         if settings.data.root is None:
             write_phantom(Path(root), settings.phantom, settings.seed)
         study = prepare_study(settings, root, shards)
-        tracked.params(flatten(settings.data, "data.") | {"digest": study.digest})
+        tracked.tags(flatten(settings.data, "data.") | {"digest": study.digest})  # parameters could not change
         tracked.metrics({f"subjects_{split}": len(names) for split, names in study.subjects.items()})
         tracked.metrics({"problems": len(study.problems)})
         return study

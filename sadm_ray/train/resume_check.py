@@ -57,22 +57,25 @@ def refuse_changes(settings: Settings, study: Study, config: ModelConfig, storag
     return now
 
 
-def refuse_foreign(state: Mapping[str, Any], checkpoint: str, study: Study, storage: Storage) -> None:
-    """Refuse a checkpoint that was copied here from a training on other people: its weights have seen them.
-
-    Args:
-        state: the content of its `state.json`; earlier versions did not write down who trains.
-        checkpoint: its folder, for the message.
-        storage: of the checkpoints.
-
-    Raises:
-        ConfigError: it was; or nothing says what the training was begun with.
-    """
+def require_begun(storage: Storage) -> None:
+    """Raise ConfigError where nothing says with what the training of the checkpoints in this folder was begun."""
     if _read(storage) is None:
         raise ConfigError(
             f"{storage.where()}: has checkpoints, but no {RUN}, so that nobody knows with what and on whom they were "
             "trained; remove them to begin anew, or take another run.name"
         )
+
+
+def refuse_foreign(state: Mapping[str, Any], checkpoint: str, study: Study) -> None:
+    """Refuse a checkpoint that was copied here from a training on other people: its weights have seen them.
+
+    Args:
+        state: the content of its `state.json`; earlier versions did not write down who trains.
+        checkpoint: its folder, for the message.
+
+    Raises:
+        ConfigError: it was.
+    """
     if state["study"].get("split", split_digest(study)) != split_digest(study):
         raise ConfigError(
             f"{checkpoint}: is of a training on other subjects than those of this split; remove it, or take another "

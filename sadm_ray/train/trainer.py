@@ -30,7 +30,7 @@ from sadm_ray.progress import progress
 from sadm_ray.storage import Storage
 from sadm_ray.tracking import TrackedRun, run_for_workers
 from sadm_ray.train.checkpoint import BEST, Checkpoint, Checkpoints, checkpoints_folder
-from sadm_ray.train.resume_check import refuse_changes, refuse_foreign
+from sadm_ray.train.resume_check import refuse_changes, refuse_foreign, require_begun
 from sadm_ray.train.stop_signal import control
 from sadm_ray.train.worker_loop import WorkerTask, train_worker
 
@@ -90,8 +90,10 @@ def train_model(
     checkpoints = Checkpoints(location, warn=lambda line: None)  # the workers warn of damaged ones themselves
     newest = checkpoints.newest()
     if newest is not None:
-        refuse_foreign(newest.metadata, newest.storage.where(newest.folder), study, checkpoints.storage)
+        require_begun(checkpoints.storage)
     decisive = refuse_changes(settings, study, config, checkpoints.storage)
+    if newest is not None:
+        refuse_foreign(newest.metadata, newest.storage.where(newest.folder), study)
     facts = build_model(config).describe()
     changeable = {key: value for key, value in flatten(settings.train, "train.").items() if key not in decisive}
     tracked.params(facts | decisive | {"study.digest": study.digest})
