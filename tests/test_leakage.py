@@ -63,7 +63,12 @@ def test_the_model_carries_who_taught_it_without_a_name(trained: tuple[Settings,
 
 
 @pytest.mark.parametrize(
-    "split", [{"data.split.test": 0.5}, {"data.split.folds": 3, "data.split.fold": 1}, {"seed": 7}]
+    "split",
+    [
+        {"data.split.test": 0.5},
+        pytest.param({"data.split.folds": 3, "data.split.fold": 1}, marks=pytest.mark.slow),
+        pytest.param({"seed": 7}, marks=pytest.mark.slow),
+    ],
 )
 def test_another_split_under_the_same_name(
     run: tuple[Settings, Study], split: dict[str, Any], caplog: pytest.LogCaptureFixture
@@ -232,6 +237,7 @@ def test_a_sweep_holds_for_the_weights_it_was_made_with(run: tuple[Settings, Stu
     steps.generate(with_values(few, {"generate.tuned": False}))
 
 
+@pytest.mark.slow
 def test_those_on_whom_settings_of_training_were_chosen_are_no_test_subjects(run: tuple[Settings, Study]) -> None:
     settings, study = run
     chosen = study.subjects["test"][0]
@@ -244,6 +250,7 @@ def test_those_on_whom_settings_of_training_were_chosen_are_no_test_subjects(run
     assert seen.seen_as(fingerprints(study)[chosen]) == "val"
 
 
+@pytest.mark.slow
 def test_a_model_that_is_trained_anew_has_a_run_and_a_version_of_its_own(run: tuple[Settings, Study]) -> None:
     from mlflow import MlflowClient
 
