@@ -128,6 +128,7 @@ def test_a_model_of_another_preparation_is_refused(journey: dict[str, Any]) -> N
     settings, study = journey["settings"], journey["prepare"]
     tree = settings.model_dump()
     tree["data"] |= {"intensity": {"method": "zscore", "over": "first"}, "shards": str(settings.run_dir / "other")}
+    tree["generate"] |= {"tuned": False}  # which was chosen for the weights of a shorter training
     other = Settings.model_validate(tree)
     prepared = steps.prepare(other)
     for step in (steps.tune, steps.generate):

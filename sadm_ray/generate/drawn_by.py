@@ -19,7 +19,7 @@ def sampling_of(generated: Storage, settings: Settings) -> SamplingSettings:
     """
     request = read_request(generated)
     if request is None:
-        raise DataError(f"{generated.location}: nothing was generated here; run `sadm-ray generate` first")
+        raise DataError(f"{generated.location}: no predictions here; generate some first")
     try:
         sampling = SamplingSettings.model_validate(request["sampling"])
         drew = models_of(request)

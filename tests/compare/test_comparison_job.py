@@ -10,6 +10,7 @@ import pytest
 from sadm_ray import steps
 from sadm_ray.config.settings_file import with_values
 from sadm_ray.errors import DataError
+from sadm_ray.steps.run_folder import shards_folder
 from sadm_ray.tracking import step_history
 from tests.tiny import settings_for
 
@@ -26,7 +27,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> dict[str
 
 
 def test_every_kind_has_the_same_tasks_and_subjects(found: dict[str, Any]) -> None:
-    statistics, study = found["compared"].statistics, steps.read_study(steps.shards_folder(found["settings"]))
+    statistics, study = found["compared"].statistics, read_study(shards_folder(found["settings"]))
     assert found["compared"].failures == ()
     assert list(statistics["task"].unique()) == ["single-image", "missing-data", "full-sequence"]
     for _, rows in statistics.groupby("task"):

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sadm_ray import steps
 from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import dump_settings
 from sadm_ray.model.registry import build_model
@@ -44,7 +43,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     (folder / "settings.yaml").write_text(dump_settings(settings))
     assert start("prepare", "--config", str(folder / "settings.yaml")).wait() == 0
     torch.manual_seed(0)
-    model = build_model(model_config(settings, steps.read_study(str(settings.run_dir / "shards"))))
+    model = build_model(model_config(settings, read_study(str(settings.run_dir / "shards"))))
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)

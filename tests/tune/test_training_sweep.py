@@ -41,7 +41,7 @@ def test_an_invalid_sweep_is_refused_before_anything_starts(shards: str, tmp_pat
 
 
 def test_a_trial_is_a_run_of_its_own_and_validated_at_every_rung(shards: str, tmp_path: Path) -> None:
-    study = steps.read_study(shards)
+    study = read_study(shards)
     training = {"first_steps": 3, "space": {"train.learning_rate": [1e-3, 2e-3]}}
     base = settings_with(tmp_path, shards, training, storage=str(tmp_path / "storage"))
     one, other = (trial_settings(base, {"train.learning_rate": rate}, study, tmp_path) for rate in (1e-3, 2e-3))
@@ -54,7 +54,7 @@ def test_a_trial_is_a_run_of_its_own_and_validated_at_every_rung(shards: str, tm
 
 def begun(settings: Settings, *points: dict[str, Any]) -> None:
     """As if a sweep had been killed after starting these, so that it repeats them in this order. [x] is a choice."""
-    folder = settings.run_dir / "sweeps" / _sweep_name(settings, steps.read_study(settings.data.shards or ""))
+    folder = settings.run_dir / "sweeps" / _sweep_name(settings, read_study(settings.data.shards or ""))
     for number, point in enumerate(points):
         texts = {key: json.dumps(*value) if isinstance(value, list) else value for key, value in point.items()}
         JsonLines(folder / "trials.jsonl").append({"trial": f"begun-{number}", "point": texts})
@@ -88,7 +88,7 @@ def test_a_sweep_stops_bad_trials_lists_failures_and_writes_the_best(shards: str
     begun(settings, good, bad, invalid, good)
     swept = steps.tune_training(settings)
 
-    assert swept.subjects == tuple(steps.read_study(shards).names("val")[:4])
+    assert swept.subjects == tuple(read_study(shards).names("val")[:4])
     assert list(swept.trials["stopped"]) == [False, True, False]
     assert list(swept.trials["train.learning_rate"]) == [2e-3, 1e-9, 2e-3]
     first, stopped, again = swept.trials.to_dict("records")
