@@ -9,6 +9,7 @@ import pytest
 
 from sadm_ray import steps
 from sadm_ray.config.settings_file import with_values
+from sadm_ray.data.shards.prepared_study import read_study
 from sadm_ray.errors import DataError
 from sadm_ray.steps.run_folder import shards_folder
 from sadm_ray.tracking import step_history

@@ -15,6 +15,7 @@ import ray
 from sadm_ray import steps
 from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import dump_settings, load_settings, with_values
+from sadm_ray.data.shards.prepared_study import read_study
 from sadm_ray.errors import ConfigError
 from sadm_ray.tracking import tracking_uri
 from sadm_ray.tune.json_lines import JsonLines
