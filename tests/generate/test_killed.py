@@ -15,6 +15,7 @@ import torch
 
 from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import dump_settings
+from sadm_ray.data.shards.prepared_study import read_study
 from sadm_ray.model.registry import build_model
 from sadm_ray.train.trainer import model_config
 from tests.processes import family, kill, kill_everything, start
