@@ -1,6 +1,6 @@
 """One command at a time in a folder: the others are told who is at work in it, and since when.
 
-The lock is the kernel's (`flock`, also on NFS): it ends with its process, however that ends. A URL has none, nor has a
+The lock is the kernel's (`flock`): it ends with its process, however that ends. A URL has none, nor has a
 file system without locks.
 """
 
@@ -57,7 +57,7 @@ def alone_in(folder: Path | str, key: str) -> Iterator[None]:
     try:
         yield
     finally:
-        del _held[place]
+        _held.pop(place, None)  # without locks, another thread may have been let in
         if stream is not None:
             (place / LOCK).unlink(missing_ok=True)
             stream.close()
