@@ -69,7 +69,7 @@ def main() -> None:
 
 def _run(checkout: Path, command: str, file: Path) -> tuple[float, dict[str, float]]:
     """Run a command of a checkout: its seconds, and the CPU seconds of each process of its tree."""
-    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-m", "sadm_ray", command, "--config", str(file)]
     start = time.monotonic()
     with tempfile.TemporaryFile() as output:

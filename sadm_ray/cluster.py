@@ -28,8 +28,12 @@ QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # or Ray's core complains on our terminal of how Ray Data makes its actors
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # by default a training that is done goes on for up to 2 s
 }
-PRIVATE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-"""For a Ray that was started here: nobody takes its machine away with a warning, which a process would wait for."""
+_IS_PRIVATE = "SADM_RAY_IS_PRIVATE"
+PRIVATE = {
+    _IS_PRIVATE: "1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes its machine away with a warning
+}
+"""Environment of this process and the workers, with a Ray that was started here."""
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # more threads than free cores spin: measured 4 to 8 times slower
     "MALLOC_MMAP_THRESHOLD_": str(8 << 20),  # glibc else keeps freed volumes: measured 20 to 30 % more peak memory
@@ -79,9 +83,14 @@ def ray_session(settings: Settings) -> Iterator[None]:
         _quieten()
         stack.enter_context(watched(private=address is None))
         if address is None:
-            stack.enter_context(environment({key: value for key, value in PRIVATE.items() if key not in os.environ}))
+            stack.enter_context(environment(PRIVATE))
         _wait_for_nodes(settings.ray)
         yield
+
+
+def is_private() -> bool:
+    """Whether the Ray of this process, the command's or a worker's, was started by a command of ours for itself."""
+    return os.environ.get(_IS_PRIVATE) == "1"
 
 
 def _cluster_to_join(settings: Settings) -> str | None:
@@ -130,7 +139,7 @@ def _start(settings: Settings, folder: Path) -> None:
     for start in range(STARTS):
         try:
             # Without a runtime_env, for which Ray starts processes anew instead of using those that it has ready.
-            with while_ray_starts(), environment(WORKER_ENVIRONMENT):
+            with while_ray_starts(), environment(WORKER_ENVIRONMENT | PRIVATE):
                 ray.init(
                     address="local",
                     num_cpus=slots,

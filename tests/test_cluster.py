@@ -168,4 +168,5 @@ print(json.dumps(dict(os.environ)))
     (alone, inside), after = map(json.loads, made.stdout.splitlines())
     assert {key: inside.get(key) for key in cluster.WORKER_ENVIRONMENT} == cluster.WORKER_ENVIRONMENT
     assert alone == "0", "nobody takes this machine away"
-    assert not {"MALLOC_MMAP_THRESHOLD_", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"} & set(after), "as it was before"
+    assert {key: inside.get(key) for key in cluster.PRIVATE} == cluster.PRIVATE, "also of trials, which train too"
+    assert not {"MALLOC_MMAP_THRESHOLD_", *cluster.PRIVATE} & set(after), "as it was before"

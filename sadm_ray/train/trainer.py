@@ -16,7 +16,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from sadm_ray.cluster import require_shared, warn_of_idle
+from sadm_ray.cluster import is_private, require_shared, warn_of_idle
 from sadm_ray.config import Settings, flatten, is_url
 from sadm_ray.data.shards.fingerprints import fingerprints, person_is_group, split_digest
 from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study
@@ -127,7 +127,7 @@ def _train(
         run_for_workers(tracked, controlled) as remote,
     ):
         task = WorkerTask(settings, study, config, location, remote, reporter, controlled)
-        trainer = TorchTrainer(
+        trainer = Trainer(
             train_worker,
             train_loop_config={"task": task},
             scaling_config=ScalingConfig(
@@ -160,6 +160,21 @@ def _train(
     if not _is_done(newest, settings):
         raise RuntimeError(f"training ended at step {newest.step} of {train.steps}")
     return newest
+
+
+class Trainer(TorchTrainer):
+    """Without the actor that frees the workers' resources when the controller is lost, on a Ray that is ours alone.
+
+    Such a Ray ends with this command, and its resources with it. The actor asks a dashboard whether the controller
+    lives: such a Ray has none, so the training waited 12 s for the actor at its end, or another Ray of the machine
+    answers, which does not know the controller.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        if not is_private():
+            return callbacks
+        return [each for each in callbacks if type(each).__name__ != "PlacementGroupCleanerCallback"]
 
 
 def _fit(trainer: TorchTrainer) -> None:
