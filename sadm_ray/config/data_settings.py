@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from sadm_ray.config.base import Fraction, Positive, Section, Shape
+
+warnings.filterwarnings("ignore", message='Field name "register"')  # of the metaclass, which nobody calls
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -68,12 +71,21 @@ class SplitSettings(Section):
 
 class IntensitySettings(Section):
     """What becomes 0 and 1: the minimum and maximum (the paper), the percentiles 0.5 and 99.5 (values outside are cut
-    off), or the mean − 3 and + 3 standard deviations. Always of one subject; `over` its first scan, which is always
-    observed, or all of them (the paper), through which two numbers of the target become known.
+    off), or the mean − 3 and + 3 standard deviations. `over` says of which scans of a subject: its first one, which is
+    always observed, all of them (the paper), through which two numbers of the target become known, or of each visit
+    its own, for scanners whose gain differs from visit to visit. `histogram` also brings each visit's percentiles to
+    those of the first. `within` foreground leaves the air around a head or brain out of what is measured.
     """
 
-    method: Literal["minmax", "percentile", "zscore"] = "minmax"
-    over: Literal["first", "all"] = "first"
+    method: Literal["minmax", "percentile", "zscore", "histogram"] = "minmax"
+    over: Literal["first", "all", "visit"] = "first"
+    within: Literal["volume", "foreground"] = "volume"
+
+    @model_validator(mode="after")
+    def _histograms_are_of_visits(self) -> Self:
+        if self.method == "histogram" and self.over != "visit":
+            raise ValueError("method=histogram goes with over=visit only: it is made of each visit")
+        return self
 
 
 class DataSettings(Section):
@@ -87,7 +99,9 @@ class DataSettings(Section):
     The volumes are put on one grid: `shape` (d h w) over the whole field of view, or over the `crop`, or at `spacing`
     (mm; d h w) in the centre. `frames` slots are filled by the nearest frame in time; none: all visits are kept,
     however many. A subject with fewer than `min_scans` is left out; 1 is for generating from a single scan, and needs
-    `frames` to be none. `shards` is where the shards go (none: into the run's folder).
+    `frames` to be none. `register` brings the visits of a subject onto the grid of the first: `header` by where their
+    files say that they lie, `rigid` by turning and moving them until they match; with `none` a visit on another grid is
+    left out. `shards` is where the shards go (none: into the run's folder).
     """
 
     root: Location | None = None
@@ -103,6 +117,7 @@ class DataSettings(Section):
     shape: Shape = (8, 32, 32)
     frames: Annotated[int, Field(ge=2)] | None = 8
     min_scans: Annotated[int, Field(ge=1)] = 2
+    register: Literal["none", "header", "rigid"] = "none"
     intensity: IntensitySettings = IntensitySettings()
     dtype: Literal["float16", "uint8"] = "float16"
     shards: Location | None = None

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int16
+from jaxtyping import Float, Float64, Int16
 from numpy.typing import NDArray
 
 from sadm_ray.data.find import Problem
 from sadm_ray.data.normalise.spatial import SpatialTransform
 from sadm_ray.data.read.nifti_io import read_image
+from sadm_ray.data.read.scan_checks import Geometry
+from sadm_ray.data.read.visit_grid import place
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import DataError
 from sadm_ray.storage import IMAGE_SUFFIXES, Storage
@@ -36,6 +38,15 @@ def scans_of(study: Study) -> Storage | None:
     return Storage(root) if root and study.settings["layout"] == "acdc" else None
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """As `sadm_ray.data.read.scan_checks.Geometry`."""
+
+    file: str
+    shape: tuple[int, int, int]
+    affine: Float64[np.ndarray, "4 4"]
+
+
 @dataclass
 class LabelMaps:
     """The label maps of one subject, each read when it is first needed.
@@ -44,6 +55,7 @@ class LabelMaps:
         scans: where they are looked for; None: nowhere.
         sources: a slot each, the file and frame that it holds (`sadm_ray.data.shards.subject_row.ROW_SCHEMA`).
         voxel_mm: size of a voxel of the prepared grid along d h w.
+        affine: of the first visit's own grid, (x, y, z) to mm.
         problems: a line for each label map that cannot be used.
     """
 
@@ -52,6 +64,7 @@ class LabelMaps:
     sources: Sequence[Mapping[str, Any] | None]
     grid: SpatialTransform
     voxel_mm: tuple[float, float, float]
+    affine: Float[np.ndarray, "4 4"]
     problems: list[str] = field(default_factory=list)
     _read: dict[int, NDArray[np.int16] | None] = field(default_factory=dict)
 
@@ -59,7 +72,8 @@ class LabelMaps:
     def of(cls, row: Mapping[str, Any], scans: Storage | None) -> LabelMaps:
         """Those of a subject's row (`sadm_ray.data.shards.subject_row.parse_row`)."""
         grid = SpatialTransform.from_json(row["grid"])
-        return cls(row["subject"], scans, json.loads(row["sources"]), grid, grid.voxel_size(row["spacing"].tolist()))
+        sizes = grid.voxel_size(row["spacing"].tolist())
+        return cls(row["subject"], scans, json.loads(row["sources"]), grid, sizes, row["affine"])
 
     def at(self, slot: int) -> Int16[np.ndarray, "d h w"] | None:
         """The labels of a slot on the prepared grid; None where there are none, or they cannot be used."""
@@ -79,19 +93,32 @@ class LabelMaps:
         if entry is None:
             return None
         try:
-            return self._on_grid(self.scans, file, entry.size)
+            return self._on_grid(self.scans, file, entry.size, source.get("moved"))
         except (DataError, ValueError) as error:
             self.problems.append(str(Problem(self.subject, self.scans.where(file), str(error))))
             return None
 
-    def _on_grid(self, scans: Storage, file: str, size: int) -> NDArray[np.int16]:
+    def _on_grid(self, scans: Storage, file: str, size: int, moved: Sequence[float] | None) -> NDArray[np.int16]:
         image = read_image(scans, file, size, LIMIT)
         values = image.frame(0)
         with np.errstate(invalid="ignore"):  # values beyond int16 are found to differ below
             labels = values.astype(np.int16)
         if image.count > 1 or not np.array_equal(labels, values):
             raise DataError("no label map: one volume of whole numbers is expected")
-        return self.grid.forward_labels(labels)
+        return self.grid.forward_labels(self._on_first(labels, _Grid(file, image.shape, image.affine), moved))
+
+    def _on_first(
+        self, labels: NDArray[np.int16], grid: Geometry, moved: Sequence[float] | None
+    ) -> Int16[np.ndarray, "d h w"]:
+        """On the first visit's grid, as their scan was brought there; as they are where only their header differs."""
+        d, h, w = self.grid.source_shape
+        first = _Grid("the first visit", (w, h, d), self.affine)
+        if moved is not None:
+            return place(first, grid, "rigid", np.reshape(moved, (4, 4))).labels(labels)
+        try:
+            return place(first, grid, "none").labels(labels)
+        except DataError:
+            return labels
 
 
 def label_file(file: str, frame: int | None) -> str:

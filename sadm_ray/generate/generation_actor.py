@@ -195,7 +195,7 @@ def _write(
         volumes = np.stack([sample[target] for sample in samples])
         frame = None if slot == NO_SLOT else slot
         about_frame = {"Frame": frame, "Time": round(time, 4), **facts}
-        writer.write_frame(frame_label(frame, round(time, 4)), volumes[:, 0], job.estimates, about_frame)
+        writer.write_frame(frame_label(frame, round(time, 4)), volumes[:, 0], job.estimates, about_frame, frame)
         kept = volumes if request.task is not None else None
         rows.append(_record_row(row["subject"], request.name, frame, time, slots, kept))
         rows[-1]["files"], writer.written = writer.written, []

@@ -58,20 +58,28 @@ class SubjectWriter:
             raise DataError(f"subject '{self.row['subject']}': a name that could leave the output folder; rename it")
 
     def write_frame(
-        self, label: str, samples: Float[np.ndarray, "s d h w"], wanted: Sequence[str], facts: Mapping[str, Any]
+        self,
+        label: str,
+        samples: Float[np.ndarray, "s d h w"],
+        wanted: Sequence[str],
+        facts: Mapping[str, Any],
+        slot: int | None = None,
     ) -> None:
         """Write the samples of a frame (in [0, 1], on the model's grid), and of several their mean and deviation.
+
+        A frame of a visit that was registered to the first lies where that visit lies.
 
         Args:
             label: `frame_label`.
             wanted: which of `samples`, `mean` and `std`; one sample is written in any case.
             facts: what each JSON says beside the notice.
+            slot: of the frame; none where it has none.
         """
         for estimate, volume in _estimates(samples, wanted):
             # A standard deviation is stretched by the intensity range but not shifted by it.
             values = self._in_own_units(volume, shifted=estimate != "std")
             sidecar = {"Notice": NOTICE, "Estimate": estimate, "Samples": len(samples), **facts}
-            self._write(label, estimate, values, sidecar)
+            self._write(label, estimate, values, sidecar, self._affine(slot))
 
     def write_sequence(self, frames: Sequence[tuple[float, bool, Volume]], facts: Mapping[str, Any]) -> None:
         """Write all frames in the order of time as one 4D file and as a GIF of the middle slice.
@@ -84,17 +92,22 @@ class SubjectWriter:
         times, generated = [round(time, 4) for time, _, _ in ordered], [made for _, made, _ in ordered]
         values = np.stack([self._in_own_units(volume, shifted=True) for *_, volume in ordered])
         sidecar = {"Notice": NOTICE, "Estimate": "sequence", "Times": times, "Generated": generated, **facts}
-        self._write("", "sequence", values, sidecar)
+        self._write("", "sequence", values, sidecar, self.row["affine"])
         slices = [volume[len(volume) // 2] for *_, volume in ordered]
         self._put(self._name("", "sequence") + ".gif", "sequence", _film(slices, generated))
 
     def _write(
-        self, label: str, estimate: str, values: Float[np.ndarray, "*t d h w"], sidecar: Mapping[str, Any]
+        self,
+        label: str,
+        estimate: str,
+        values: Float[np.ndarray, "*t d h w"],
+        sidecar: Mapping[str, Any],
+        affine: Float[np.ndarray, "4 4"],
     ) -> None:
         if not np.isfinite(values).all():
             raise ValueError("voxels are not finite in the units of the scanner; look at its scans")
         name = self._name(label, estimate)
-        content = nifti_bytes(values, self.row["affine"], self.row["spacing"].tolist())
+        content = nifti_bytes(values, affine, self.row["spacing"].tolist())
         self._put(f"{name}.nii.gz", estimate, content)
         self._put(f"{name}.json", estimate, (json.dumps(sidecar, indent=2) + "\n").encode())
 
@@ -107,6 +120,11 @@ class SubjectWriter:
         self.out.write(path, content, durable=False)
         digest = hashlib.sha256(content).hexdigest()
         self.written.append({"path": path, "estimate": estimate, "bytes": len(content), "sha256": digest})
+
+    def _affine(self, slot: int | None) -> Float[np.ndarray, "4 4"]:
+        scan = None if slot is None else json.loads(self.row["sources"])[slot]
+        affine: Float[np.ndarray, "4 4"] = self.row["affine"]
+        return np.reshape(scan["moved"], (4, 4)) @ affine if scan and "moved" in scan else affine
 
     def _in_own_units(self, volume: Volume, *, shifted: bool) -> Float[np.ndarray, "D H W"]:
         low, high = (float(value) for value in self.row["intensity"])

@@ -16,7 +16,8 @@ from sadm_ray.actor_pool import map_in_actor_pool
 from sadm_ray.config import DataSettings, Settings
 from sadm_ray.data.find import SPLITS, Catalog, Problem, Subject, find_subjects
 from sadm_ray.data.inspect.cohort_checks import cohort_warnings
-from sadm_ray.data.read.subject_scans import ScanFacts, read_scans
+from sadm_ray.data.read.subject_scans import Frame, ScanFacts, read_scans
+from sadm_ray.data.shared_scans import shared_scans
 from sadm_ray.data.splits import split_subjects
 from sadm_ray.errors import ConfigError
 from sadm_ray.storage import Storage
@@ -92,8 +93,13 @@ def inspect_study(settings: Settings, root: str, pictures: Path | None = None) -
         record["split"] = split_of.get(record["subject"])
     records.sort(key=lambda record: record["subject"])
     problems += [Problem("", root, line, fatal=False) for line in cohort_warnings(records, settings.data)]
+    problems += shared_scans(((record["subject"], _scan_digests(record)) for record in records), root)
     problems.sort(key=lambda problem: (problem.subject, problem.file, problem.message))
     return Inspection(root, catalog.time_unit, tuple(records), tuple(problems))
+
+
+def _scan_digests(record: Record) -> list[str]:
+    return [digest for visit in record["visits"] for digest in visit["voxels"]]
 
 
 def _make_folder(pictures: Path) -> str:
@@ -132,16 +138,17 @@ def inspect_subject(
     storage = Storage(source, scattered=True)
     record, problems = _record(subject), []
     sheet = None if pictures is None else _new_sheet()
-    times: list[float] = []  # of the frames of the file that is being read
+    frames: list[Frame] = []  # of the file that is being read, without their voxels
     try:
-        for found in read_scans(subject, storage, int(settings.max_scan_gb * 1e9), settings.min_scans):
+        limit = int(settings.max_scan_gb * 1e9)
+        for found in read_scans(subject, storage, limit, settings.min_scans, settings.register):
             if isinstance(found, Problem):
                 problems.append(found)
             elif isinstance(found, ScanFacts):
-                record["visits"].append(_visit(found, times, storage))
-                times = []
+                record["visits"].append(_visit(found, frames, storage))
+                frames = []
             else:
-                times.append(found.time)
+                frames.append(found.without_volume())
                 if sheet is not None:
                     sheet.add(f"{found.time:.3g}", found.volume, found.affine, found.spacing)
     except Exception as error:
@@ -166,8 +173,12 @@ def _record(subject: Subject) -> Record:
     return {"subject": subject.name, "group": subject.group, "split": None, "usable": False, "visits": []}
 
 
-def _visit(facts: ScanFacts, times: Sequence[float], storage: Storage) -> dict[str, Any]:
-    """`frames` of the `stored` ones are used, at times `first` to `last`; shape and spacing (mm) are of (x, y, z)."""
+def _visit(facts: ScanFacts, frames: Sequence[Frame], storage: Storage) -> dict[str, Any]:
+    """`frames` of the `stored` ones are used, at times `first` to `last`; shape and spacing (mm) are of (x, y, z).
+
+    `beside` compares the visit with the subject's first (`BesideFirst`; null for that one itself).
+    """
+    times = [frame.time for frame in frames]
     return {
         "session": facts.session,
         "file": storage.where(facts.file),
@@ -182,6 +193,8 @@ def _visit(facts: ScanFacts, times: Sequence[float], storage: Storage) -> dict[s
         "low": facts.low,
         "high": facts.high,
         "bytes": facts.size,
+        "beside": None if facts.beside is None else asdict(facts.beside),
+        "voxels": [frame.digest for frame in frames if frame.digest],
     }
 
 

@@ -19,7 +19,10 @@ MAX_FILES = {True: 20, False: 3}
 
 
 def render(inspection: Inspection) -> Group:
-    """The table, a line of sums, and every problem; print it with `soft_wrap`, so that a problem stays one line."""
+    """The table, a line of sums, and every problem; print it with `soft_wrap`, so that a problem stays one line.
+
+    Fit is the correlation of the later visits with the first, level their brightness as a multiple of its.
+    """
     marks = {problem.subject: Text("!", "yellow") for problem in inspection.problems}
     marks |= {problem.subject: Text("✗", "red") for problem in inspection.problems if problem.fatal}
     shown = _shown(inspection.records, marks)
@@ -28,7 +31,7 @@ def render(inspection: Inspection) -> Group:
         table.add_column(heading, overflow="fold")
     unit = inspection.time_unit
     time = f"time, {unit}" if len(unit) < 10 else "time"  # a longer one is in the last line
-    for heading in ("visits", time, "shape", "spacing, mm", "lies", "type", "intensity", "MB"):
+    for heading in ("visits", time, "shape", "spacing, mm", "lies", "fit", "type", "intensity", "level", "MB"):
         table.add_column(heading, justify="right", overflow="fold")
     for record in shown:
         table.add_row(marks.get(record["subject"], Text()), *map(_text, _cells(record)))
@@ -56,13 +59,21 @@ def _cells(record: Record) -> Iterator[str]:
     yield _few("×".join(map(str, visit["shape"])) for visit in visits)
     yield _few("×".join(f"{size:.3g}" for size in visit["spacing"]) for visit in visits)
     yield _few(visit["orientation"] for visit in visits)
+    beside = [visit["beside"] for visit in visits if visit["beside"]]
+    yield _span([each["correlation"] for each in beside], "{:.2f}")
     yield _few(visit["dtype"] for visit in visits)
     yield _range(min(visit["low"] for visit in visits), max(visit["high"] for visit in visits))
+    yield _span([each["level"] for each in beside], "×{:.2g}")
     yield f"{sum(visit['bytes'] for visit in visits) / 1e6:.1f}"
 
 
 def _range(low: float, high: float) -> str:
     return f"{low:.4g}–{high:.4g}".replace("-", "−")
+
+
+def _span(values: Sequence[float], form: str) -> str:
+    """The least and the greatest, once if they look the same; empty without any."""
+    return "–".join(dict.fromkeys(form.format(value) for value in (min(values), max(values)))) if values else ""
 
 
 def _few(values: Iterable[str]) -> str:

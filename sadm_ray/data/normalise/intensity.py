@@ -1,8 +1,8 @@
 """From the scanner's units to [0, 1] and back, and to the bytes of a shard and back.
 
-A subject has one range of intensities, not one a frame: that keeps real changes of intensity. The caller chooses
-the frames that the range is measured on. The first alone leaks nothing of a target; over all frames, as in the SADM
-paper (§3), a target leaks through these two numbers.
+A subject has one range of intensities, or each visit its own (`sadm_ray.data.normalise.visit_intensity`). The caller
+chooses the frames that a range is measured on. The first alone leaks nothing of a target; over all frames, as in the
+SADM paper (§3), a target leaks through these two numbers.
 """
 
 from __future__ import annotations
@@ -13,29 +13,37 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float32
 
-Method = Literal["minmax", "percentile", "zscore"]
+from sadm_ray.data.normalise.foreground import foreground
+
+Method = Literal["minmax", "percentile", "zscore", "histogram"]
+Within = Literal["volume", "foreground"]
 Stored = Literal["float16", "uint8"]
 
 
-def intensity_range(frames: Float[np.ndarray, "*t d h w"], method: Method) -> tuple[float, float]:
+def intensity_range(
+    frames: Float[np.ndarray, "*t d h w"], method: Method, within: Within = "volume"
+) -> tuple[float, float]:
     """The intensities (lo, hi), in the units of the scanner, that become 0 and 1.
 
     Args:
         frames: one frame or several, measured as one; by default callers give the first alone.
         method: `minmax`, the lowest and highest intensity, as in the SADM paper (§3); `percentile`, the 0.5th and
             99.5th, which single hot voxels do not move; `zscore`, the mean −/+ 3 standard deviations, so that a
-            z-score of z becomes (z + 3) / 6 and most of a scan stays within [0, 1].
+            z-score of z becomes (z + 3) / 6 and most of a scan stays within [0, 1]; `histogram`, as `percentile`.
+        within: `foreground` measures the upper percentile, the mean and the deviation on the `foreground` alone, so
+            that they do not depend on how much air is around. Air stays 0 of `percentile`.
 
     Raises:
         ValueError: the method finds no contrast in the frames, or a range that is not finite.
     """
+    counted = frames[foreground(frames)] if within == "foreground" and method != "minmax" else frames
     if method == "minmax":
         lo, hi = float(frames.min()), float(frames.max())
-    elif method == "percentile":
-        lo, hi = (float(value) for value in np.percentile(frames, (0.5, 99.5)))
-    else:
-        mean, deviation = float(frames.mean(dtype=np.float64)), float(frames.std(dtype=np.float64))
+    elif method == "zscore":
+        mean, deviation = float(counted.mean(dtype=np.float64)), float(counted.std(dtype=np.float64))
         lo, hi = mean - 3 * deviation, mean + 3 * deviation
+    else:
+        lo, hi = float(np.percentile(frames, 0.5)), float(np.percentile(counted, 99.5))
     _check((lo, hi))
     return lo, hi
 

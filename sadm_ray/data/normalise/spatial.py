@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float, Float32, Shaped
 from nibabel.orientations import io_orientation
 from pydantic import ConfigDict, TypeAdapter
 
+from sadm_ray.data.normalise.foreground import foreground
+
 Orientation = Literal["native", "canonical"]
 Crop = Literal["none", "foreground"]
 
@@ -207,21 +209,14 @@ def _flip(volume: Shaped[np.ndarray, "D H W"], flips: tuple[bool, bool, bool]) -
 
 
 def _foreground(volume: Float32[np.ndarray, "D H W"]) -> tuple[tuple[int, int], ...]:
-    """Start and stop along each axis of the foreground's box and its margin; all of a volume without contrast.
-
-    The foreground is brighter than the background, the 1st percentile, by a tenth of the way to the 99.9th: high
-    enough for air and ringing to stay out, low enough for the dark rim of a brain, and no single voxel moves it.
-    """
-    background, bright = np.percentile(volume, (1, 99.9))
-    if not bright > background:
-        return tuple((0, size) for size in volume.shape)
-    foreground = volume > background + 0.1 * (bright - background)
-    return tuple(_extent(np.moveaxis(foreground, axis, 0)) for axis in range(3))
+    """Start and stop along each axis of the foreground's box and its margin; all of a volume without contrast."""
+    inside = foreground(volume)
+    return tuple(_extent(np.moveaxis(inside, axis, 0)) for axis in range(3))
 
 
-def _extent(foreground: Bool[np.ndarray, "n p q"]) -> tuple[int, int]:
+def _extent(inside: Bool[np.ndarray, "n p q"]) -> tuple[int, int]:
     """Start and stop, margin and all, of the foreground along the first axis."""
-    share = np.cumsum(foreground.sum(axis=(1, 2))) / foreground.sum()
+    share = np.cumsum(inside.sum(axis=(1, 2))) / inside.sum()
     start, stop = int(np.searchsorted(share, STRAY, side="right")), int(np.searchsorted(share, 1 - STRAY)) + 1
     margin = max(MIN_MARGIN, round(MARGIN * (stop - start)))
     return max(0, start - margin), min(len(share), stop + margin)

@@ -5,7 +5,6 @@ Every function returns lines, one a fault: what is wrong, a semicolon, how to me
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -35,6 +34,14 @@ class Geometry(Protocol):
     def shape(self) -> tuple[int, int, int]: ...
     @property
     def affine(self) -> Float64[np.ndarray, "4 4"]: ...
+
+
+@runtime_checkable
+class Facts(Geometry, Protocol):
+    """A grid and the voxel sizes (x, y, z; mm) of the file's header, which an affine need not agree with."""
+
+    @property
+    def spacing(self) -> tuple[float, float, float]: ...
 
 
 def image_shape(header: Any) -> tuple[int, ...]:
@@ -144,15 +151,3 @@ def cycle_faults(ed: int, es: int, count: int) -> list[str]:
     if ed == es:
         faults.append(f"ED and ES are both frame {ed}, which leaves no sequence; correct one of them in Info.cfg")
     return faults
-
-
-def grid_faults(first: Geometry, other: Geometry) -> list[str]:
-    """Whether `other` lies elsewhere than `first`: another shape, or a corner off by more than 0.1 voxel."""
-    mend = "register or resample one onto the other"
-    if other.shape != first.shape:
-        return [f"not on the grid of {first.file} (shape {other.shape}, not {first.shape}); {mend}"]
-    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in first.shape))])
-    off = float(np.linalg.norm(corners @ (other.affine - first.affine).T, axis=1).max())
-    if off > 0.1 * np.linalg.norm(first.affine[:3, :3], axis=0).min():
-        return [f"not on the grid of {first.file} (up to {off:.3g} mm off); {mend}"]
-    return []

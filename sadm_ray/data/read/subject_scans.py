@@ -1,6 +1,7 @@
 """The scans of one subject, read one file after another: only one file's voxels are in memory at a time.
 
-A bad file yields its problems and none of its frames. Frames on another grid than those before them are bad, too.
+A bad file yields its problems and none of its frames. So does a copy of an earlier one, and one on another grid than
+the first, unless it can be brought onto that (`sadm_ray.data.read.visit_grid`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from nibabel.orientations import aff2axcodes
 from sadm_ray.config import LARGEST_TIME
 from sadm_ray.data.find.catalog import Covariates, Problem, Scan, Subject
 from sadm_ray.data.read.nifti_io import Image, read_image
-from sadm_ray.data.read.scan_checks import cycle_faults, grid_faults, spacing_warning, voxel_faults
+from sadm_ray.data.read.scan_checks import cycle_faults, voxel_faults
+from sadm_ray.data.read.visit_checks import BesideFirst, VisitChecks, voxel_digest
+from sadm_ray.data.read.visit_grid import FirstVisit, Placement, Register, place
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
 
@@ -28,10 +31,11 @@ FrameTime = tuple[int, float]
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A volume of a subject, in the units of the scanner and on the file's own grid.
+    """A volume of a subject, in the units of the scanner and on the grid of the subject's first visit.
 
     `index` (from 0) counts in a 4D file; none for a file of one volume. `time` is in the study's unit, `spacing`
-    (x, y, z) in mm, and `affine` maps (x, y, z) to mm. `covariates` are the visit's.
+    (x, y, z) in mm, and `affine` maps (x, y, z) to mm. `covariates` are the visit's. `digest` is of the file's own
+    voxels (`voxel_digest`), `moved` what a registration found (`Placement`).
     """
 
     file: str
@@ -42,6 +46,8 @@ class Frame:
     affine: Float64[np.ndarray, "4 4"]
     spacing: tuple[float, float, float]
     covariates: Covariates = field(default_factory=dict)
+    digest: str = ""
+    moved: Float64[np.ndarray, "4 4"] | None = None
 
     def without_volume(self) -> Frame:
         """The same without its voxels, to keep all frames of a subject in memory."""
@@ -54,7 +60,8 @@ class ScanFacts:
 
     `shape` and `spacing` (mm) are of (x, y, z), `count` is the number of its frames, `orientation` the directions of
     the axes (`LPS`: to the left, the back, the head), `dtype` the stored type. `low` and `high` are the least and the
-    greatest value of the frames that are used. `size` is in bytes, `sha256` of the file as stored.
+    greatest value of the frames that are used. `size` is in bytes, `sha256` of the file as stored. `beside` compares it
+    with the subject's first file.
     """
 
     file: str
@@ -69,30 +76,32 @@ class ScanFacts:
     high: float
     size: int
     sha256: str
+    beside: BesideFirst | None = None
 
 
 def read_scans(
-    subject: Subject, storage: Storage, limit: int, min_scans: int = 2
+    subject: Subject, storage: Storage, limit: int, min_scans: int = 2, register: Register = "none"
 ) -> Iterator[Frame | ScanFacts | Problem]:
     """Read a subject's files; each good one yields its frames in the order of time, then its facts.
 
     A cine (`subject.cycle`) gives the frames from ED to ES, past the end of the file and on from its start if ES comes
     first. A 4D file without a time gives all its frames, `Image.time_step` apart. All other files are one volume each,
-    at their own time; bad ones are left out, and the first good one is the grid that the others must have.
+    at their own time; bad ones are left out, and the first good one has the grid that the others are brought to.
 
     Args:
         limit: the most bytes of voxels that are read of a file.
         min_scans: a subject with fewer usable frames is reported as a problem.
+        register: how visits on another grid are brought onto the first one's.
 
     Returns:
         At least two frames, or fatal problems that say why there are fewer. Nothing is raised for what is in a file.
     """
-    first: ScanFacts | None = None
+    first, checks = FirstVisit(register), VisitChecks()
     usable, reported = 0, False
     for scan in subject.scans:
         name = storage.where(scan.file)
         try:
-            image, frame_times, facts = _read_scan(subject, scan, storage, limit, min_scans, first)
+            read = _read_scan(subject, scan, storage, limit, min_scans).beside(first, checks, name)
         except DataError as error:
             faults = error.problems or (str(error),)
         except MemoryError:
@@ -101,29 +110,33 @@ def read_scans(
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             faults = (f"{reason}; look at the file or report a bug",)
         else:
-            if first is None:
-                first = facts
-                for line in spacing_warning(facts.spacing, facts.shape):
-                    yield Problem(subject.name, name, line, fatal=False)
-            for index, time in frame_times:
+            beside = None
+            for position, (index, time, digest) in enumerate(read.frames):
+                volume = read.placement(read.image.frame(index))
+                if position == 0:
+                    beside = checks.beside_first(volume, first.facts.spacing)
                 yield Frame(
                     file=scan.file,
-                    index=index if facts.count > 1 else None,
+                    index=index if read.facts.count > 1 else None,
                     session=scan.session,
                     time=time,
-                    volume=image.frame(index),
-                    affine=facts.affine,
-                    spacing=facts.spacing,
+                    volume=volume,
+                    affine=first.facts.affine,
+                    spacing=first.facts.spacing,
                     covariates=scan.covariates,
+                    digest=digest,
+                    moved=read.placement.moved,
                 )
-            yield facts
-            usable += len(frame_times)
-            del image  # before the next file is read
+            for line in (*read.remarks, *(beside.warnings if beside else ())):
+                yield Problem(subject.name, name, line, fatal=False)
+            yield replace(read.facts, beside=beside)
+            usable += len(read.frames)
+            del read  # before the next file is read
             continue
         reported = True
         yield from (Problem(subject.name, name, line) for line in faults)
     if usable < min_scans and not (reported and len(subject.scans) == 1):
-        where = first.file if first else subject.scans[0].file if subject.scans else ""
+        where = first.facts.file if first.known else subject.scans[0].file if subject.scans else ""
         count = f"only {_count_word(usable)} usable visit{'s' * (usable > 1)}" if usable else "no usable visit"
         yield Problem(
             subject.name,
@@ -137,10 +150,37 @@ def _check(faults: list[str]) -> None:
         raise DataError(faults[0], faults)
 
 
-def _read_scan(
-    subject: Subject, scan: Scan, storage: Storage, limit: int, min_scans: int, first: ScanFacts | None
-) -> tuple[Image, list[FrameTime], ScanFacts]:
-    """A file, its frames that are used, and its facts. DataError if anything is wrong with it."""
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """A file that was read: its frames that are used, with a digest of each one's voxels, and remarks on it."""
+
+    image: Image
+    frames: list[tuple[int, float, str]]
+    facts: ScanFacts
+    placement: Placement
+    remarks: tuple[str, ...] = ()
+
+    def beside(self, first: FirstVisit, checks: VisitChecks, name: str) -> _Read:
+        """The same on the grid of the first visit and without copies of earlier frames. DataError if none is left."""
+        placement, remarks = first.place(self.facts, self.image.frame)
+        kept, copies = [], []
+        for index, time, digest in self.frames:
+            own = voxel_digest(placement(self.image.frame(index))) if placement.turns else digest
+            before = checks.copy_of(own, name)
+            if before is None:
+                kept.append((index, time, own))
+            else:
+                copies.append((index + 1, before))
+        if copies and not kept:
+            _check([f"is the same scan as {copies[0][1]}, voxel for voxel; remove one of them or copy it again"])
+        if copies:
+            numbers = ", ".join(str(number) for number, _ in copies[:5]) + (", …" if len(copies) > 5 else "")
+            remarks.append(f"frames that repeat an earlier one voxel for voxel are left out: {numbers}; look at them")
+        return replace(self, frames=kept, placement=placement, remarks=tuple(remarks))
+
+
+def _read_scan(subject: Subject, scan: Scan, storage: Storage, limit: int, min_scans: int) -> _Read:
+    """DataError if anything is wrong with the file."""
     image = read_image(storage, scan.file, scan.size, limit)
     if subject.cycle is not None:
         frame_times = _cine(*subject.cycle, image.count)
@@ -148,7 +188,7 @@ def _read_scan(
         frame_times = _series(subject, image, min_scans)
     else:
         frame_times = _visit(scan.time, image)
-    low, high = _range(image, frame_times)
+    low, high, digests = _voxels(image, frame_times)
     facts = ScanFacts(
         file=scan.file,
         session=scan.session,
@@ -163,8 +203,8 @@ def _read_scan(
         size=scan.size,
         sha256=image.sha256,
     )
-    _check(grid_faults(first or facts, facts))
-    return image, frame_times, facts
+    frames = [(*frame, digest) for frame, digest in zip(frame_times, digests, strict=True)]
+    return _Read(image, frames, facts, place(facts, facts, "none"))
 
 
 def _cine(ed: int, es: int, count: int) -> list[FrameTime]:
@@ -195,16 +235,17 @@ def _visit(time: float, image: Image) -> list[FrameTime]:
     return [(0, time)]
 
 
-def _range(image: Image, frame_times: list[FrameTime]) -> tuple[float, float]:
-    """The least and the greatest value of the frames that are used, none of which may be faulty."""
-    lows, highs, faults = [], [], []
+def _voxels(image: Image, frame_times: list[FrameTime]) -> tuple[float, float, list[str]]:
+    """The least and the greatest value of the frames that are used, none of which may be faulty, and their digests."""
+    lows, highs, faults, digests = [], [], [], []
     for index, _ in frame_times:
         volume = image.frame(index)
         lows.append(float(volume.min()))
         highs.append(float(volume.max()))
         faults += [(index, line) for line in voxel_faults(volume)]
+        digests.append(voxel_digest(volume))
     if faults:
         index, line = faults[0]
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         _check([f"frame {index + 1} of {image.count}{more}: {line}" if image.count > 1 else line])
-    return min(lows), max(highs)
+    return min(lows), max(highs), digests

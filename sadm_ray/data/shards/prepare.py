@@ -28,6 +28,7 @@ from sadm_ray.data.shards.prepared_study import (
     write_row_locations,
 )
 from sadm_ray.data.shards.shard_writer import Shard, make_shard, plan_shards
+from sadm_ray.data.shared_scans import shared_scans
 from sadm_ray.data.splits import split_subjects
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
@@ -51,7 +52,8 @@ def prepare_study(settings: Settings, root: str, out: str) -> Study:
     shards = plan_shards(catalog.subjects, settings.data, _old_rows(storage), storage.files(SHARDS_FOLDER))
     files, facts, problems = _make_shards(shards, settings.data, catalog.folder, storage)
     all_problems = sorted(
-        [*catalog.problems, *problems], key=lambda problem: (problem.subject, problem.file, problem.message)
+        [*catalog.problems, *problems, *_shared(facts, catalog.folder)],
+        key=lambda problem: (problem.subject, problem.file, problem.message),
     )
     left_out = tuple(str(problem) for problem in all_problems if problem.fatal)
     if not facts:
@@ -63,6 +65,10 @@ def prepare_study(settings: Settings, root: str, out: str) -> Study:
     storage.keep_only(SHARDS_FOLDER, files)
     storage.keep_only(SUBJECTS_FOLDER, {places})
     return study
+
+
+def _shared(facts: Sequence[Facts], root: str) -> Iterator[Problem]:
+    return shared_scans(((fact["subject"], fact.get("scans") or ()) for fact in facts), root)
 
 
 def _make_shards(

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float32
 
 from sadm_ray.config import SAFE_NAME, Settings
 from sadm_ray.data.find.study_tables import map_in_threads
-from sadm_ray.data.shards.subject_row import SCHEMA_VERSION, parse_row
+from sadm_ray.data.shards.subject_row import SCHEMA_VERSION, parse_row, without_later
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 STUDY_FILE = "_study.json"
 SHARDS_FOLDER, SUBJECTS_FOLDER = "parts", "subjects"
-VOLUME_SETTINGS = ("orientation", "crop", "spacing", "shape", "intensity")
+VOLUME_SETTINGS = ("orientation", "crop", "spacing", "shape", "register", "intensity")
 """The settings of `data` that decide how a volume looks."""
 PREPARATION_SETTINGS = (*VOLUME_SETTINGS, "frames", "dtype")
 """The settings needed to prepare another study in the same way."""
@@ -111,13 +111,13 @@ _PURPOSE = {"train": "train on", "val": "choose settings on", "test": "test"}
 def data_digest(settings: Settings) -> str:
     """A hash of all settings that decide who is in the study and how: equal hashes mean the same study."""
     phantom = settings.phantom.model_dump(mode="json") if settings.data.root is None else None
-    data = settings.data.model_dump(mode="json", exclude={"shards"})
+    data = without_later(settings.data.model_dump(mode="json", exclude={"shards"}))
     return _digest(SCHEMA_VERSION, settings.seed, data, phantom)
 
 
 def preparation_digest(settings: Settings, time_unit: str) -> str:
     """A hash of the settings that decide how a volume looks and what its time means: what a model depends on."""
-    looks = settings.data.model_dump(mode="json", include=set(VOLUME_SETTINGS))
+    looks = without_later(settings.data.model_dump(mode="json", include=set(VOLUME_SETTINGS)))
     return _digest(SCHEMA_VERSION, looks, time_unit)
 
 

@@ -14,9 +14,10 @@ from jaxtyping import Float32
 
 from sadm_ray.config import DataSettings
 from sadm_ray.data.find.catalog import Problem, Subject
-from sadm_ray.data.normalise.intensity import decode, encode, intensity_range, normalise
+from sadm_ray.data.normalise.intensity import decode, encode
 from sadm_ray.data.normalise.spatial import SpatialTransform
 from sadm_ray.data.normalise.time_slots import ABSENT, assign_slots, slot_times
+from sadm_ray.data.normalise.visit_intensity import Knots, scale
 from sadm_ray.data.read.subject_scans import Frame, ScanFacts, read_scans
 from sadm_ray.storage import Storage
 
@@ -36,7 +37,7 @@ ROW_SCHEMA = pa.schema(
         "grid": pa.string(),  # JSON of `SpatialTransform`: between the subject's own grid and the model's
         "affine": pa.list_(pa.float64(), 16),  # of the subject's own grid, (x, y, z) to mm
         "spacing": pa.list_(pa.float64(), 3),  # x y z, mm
-        "sources": pa.string(),  # JSON, a slot each: file, frame (from 0), session; null where it is absent
+        "sources": pa.string(),  # JSON, a slot each, null where it is absent: see `_source`
         "covariates": pa.string(),  # JSON: {"subject": {…}, "visits": [{…}, …]}
         "squares": pa.float64(),  # sum and number of the squared voxel differences over all pairs of scans
         "differences": pa.int64(),
@@ -56,9 +57,8 @@ class Prepared:
 
 def row_key(subject: Subject, settings: DataSettings) -> str:
     """A hash of all that decides the row: the settings of the preparation and the identity of the files."""
-    preparation = settings.model_dump(
-        mode="json", include={"orientation", "crop", "spacing", "shape", "frames", "intensity", "dtype"}
-    )
+    decisive = {"orientation", "crop", "spacing", "shape", "frames", "register", "intensity", "dtype"}
+    preparation = without_later(settings.model_dump(mode="json", include=decisive))
     files = [
         [scan.file, scan.size, scan.modified, scan.session, scan.time, dict(scan.covariates)] for scan in subject.scans
     ]
@@ -68,19 +68,28 @@ def row_key(subject: Subject, settings: DataSettings) -> str:
     ).hexdigest()
 
 
+def without_later(data: dict[str, Any]) -> dict[str, Any]:
+    """Settings of `data` without those of later versions that change nothing, so that hashes of them stay."""
+    later = {key: value for key, value in data.items() if (key, value) != ("register", "none")}
+    if later.get("intensity", {}).get("within") == "volume":
+        later["intensity"] = {key: value for key, value in later["intensity"].items() if key != "within"}
+    return later
+
+
 def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) -> Prepared:
     """Read a subject's scans one after another and make its row (`ROW_SCHEMA`); each scan is reduced as it comes.
 
-    Grid and intensity range come from the first scan (`SpatialTransform.plan`, `intensity_range`), which every task may
-    observe: no later scan influences how an earlier one looks, unless `intensity.over` is `all`.
+    The grid comes from the first scan (`SpatialTransform.plan`), which every task may observe. So does the range of
+    intensities, unless each scan has its own or all are measured (`intensity.over`). No later scan else influences how
+    an earlier one looks.
     """
     frames: list[Frame] = []
     volumes: list[Float32[np.ndarray, "d h w"]] = []
-    voxels: list[str] = []
     problems: list[Problem] = []
     facts: list[ScanFacts] = []
     transform: SpatialTransform | None = None
-    for found in read_scans(subject, storage, int(settings.max_scan_gb * 1e9), settings.min_scans):
+    limit = int(settings.max_scan_gb * 1e9)
+    for found in read_scans(subject, storage, limit, settings.min_scans, settings.register):
         if isinstance(found, Problem):
             problems.append(found)
         elif isinstance(found, ScanFacts):
@@ -96,16 +105,16 @@ def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) 
                     orientation=settings.orientation,
                     crop=settings.crop,
                 )
-            voxels.append(_voxel_digest(found.volume))
             volumes.append(transform.forward(found.volume))
             frames.append(found.without_volume())
     if transform is None or len(frames) < settings.min_scans:  # `read_scans` has reported why
         return Prepared(None, tuple(problems))
     try:
-        row = _row(subject, frames, np.stack(volumes), voxels, transform, facts, settings)
+        row, remarks = _row(subject, frames, np.stack(volumes), transform, facts, settings)
     except ValueError as error:
         problems.append(Problem(subject.name, storage.where(frames[0].file), f"{error}; export the scans again"))
         return Prepared(None, tuple(problems))
+    problems += [Problem(subject.name, storage.where(file), line, fatal=False) for file, line in remarks.items()]
     return Prepared(row, tuple(problems))
 
 
@@ -113,23 +122,23 @@ def _row(
     subject: Subject,
     frames: Sequence[Frame],
     volumes: Float32[np.ndarray, "n d h w"],
-    voxels: Sequence[str],
     transform: SpatialTransform,
     facts: Sequence[ScanFacts],
     settings: DataSettings,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The row, and a remark on each file whose intensities look wrong."""
     times = [frame.time for frame in frames]
     slots = len(frames) if settings.frames is None else settings.frames
     sources = np.arange(slots) if slots == len(frames) else assign_slots(times, slots)
     present = sources != ABSENT
-    method = settings.intensity.method
-    intensity = intensity_range(volumes[:1] if settings.intensity.over == "first" else volumes, method)
+    is_first = [position == 0 or frame.file != frames[position - 1].file for position, frame in enumerate(frames)]
+    scaled = scale(volumes, settings.intensity, is_first)
     slot_frames = np.zeros((slots, *settings.shape), dtype=np.float32)
-    slot_frames[present] = normalise(volumes[sources[present]], intensity, clip=method == "percentile")
+    slot_frames[present] = scaled.frames[sources[present]]
     data, stored = encode(slot_frames, settings.dtype)
     stored_frames = decode(data, settings.dtype, stored, slot_frames.shape)[present]
     slot_sources = [frames[int(source)] if source != ABSENT else None for source in sources]
-    slot_voxels = [voxels[int(source)] if source != ABSENT else None for source in sources]
+    slot_knots = [scaled.knots[int(source)] if source != ABSENT else None for source in sources]
     digests = {fact.file: fact.sha256 for fact in facts}
     squares, differences = pair_differences(stored_frames)
     row = {
@@ -141,22 +150,14 @@ def _row(
         "shape": list(settings.shape),
         "present": present.tolist(),
         "times": slot_times(sources, times).tolist(),
-        "intensity": list(intensity),
+        "intensity": list(scaled.intensity),
         "grid": transform.to_json(),
         "affine": np.asarray(frames[0].affine, dtype=np.float64).ravel().tolist(),
         "spacing": [float(size) for size in frames[0].spacing],
         "sources": json.dumps(
             [
-                {
-                    "file": frame.file,
-                    "frame": frame.index,
-                    "session": frame.session,
-                    "sha256": digests[frame.file],
-                    "voxels": its_voxels,
-                }
-                if frame
-                else None
-                for frame, its_voxels in zip(slot_sources, slot_voxels, strict=True)
+                _source(frame, digests, knots) if frame else None
+                for frame, knots in zip(slot_sources, slot_knots, strict=True)
             ]
         ),
         "covariates": json.dumps(
@@ -168,7 +169,24 @@ def _row(
         "squares": squares,
         "differences": differences,
     }
-    return row | {"key": row_key(subject, settings), "checksum": row_checksum(row)}
+    remarks = {frame.file: line for frame, line in zip(frames, scaled.warnings, strict=True) if line}
+    return row | {"key": row_key(subject, settings), "checksum": row_checksum(row)}, remarks
+
+
+def _source(frame: Frame, digests: Mapping[str, str], knots: Knots | None) -> dict[str, Any]:
+    """Where a slot's scan comes from; `knots` and `moved` only where it has an intensity or a place of its own."""
+    source: dict[str, Any] = {
+        "file": frame.file,
+        "frame": frame.index,
+        "session": frame.session,
+        "sha256": digests[frame.file],
+        "voxels": frame.digest,
+    }
+    if knots is not None:
+        source["knots"] = [list(knot) for knot in knots]
+    if frame.moved is not None:
+        source["moved"] = frame.moved.ravel().tolist()
+    return source
 
 
 def pair_differences(volumes: Float32[np.ndarray, "n d h w"]) -> tuple[float, int]:
@@ -179,11 +197,6 @@ def pair_differences(volumes: Float32[np.ndarray, "n d h w"]) -> tuple[float, in
         total += volume
         squared += float(np.vdot(volume, volume))
     return count * squared - float(np.vdot(total, total)), count * (count - 1) // 2 * volumes[0].size
-
-
-def _voxel_digest(volume: Float32[np.ndarray, "d h w"]) -> str:
-    """SHA-256; empty without any contrast."""
-    return "" if volume.min() == volume.max() else hashlib.sha256(volume.tobytes()).hexdigest()
 
 
 def scan_digests(row: Mapping[str, Any]) -> list[str]:

@@ -68,6 +68,17 @@ def smaller(files: list[Path], folder: Path) -> list[Path]:
     return made
 
 
+def visit_of(file: Path, visit: int) -> Path:
+    """The scan, or for later visits another one on its grid, beside it."""
+    if visit == 0:
+        return file
+    made = file.with_name(f"{visit}-{file.name}")
+    if not made.exists():
+        image = nib.load(file)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + visit, image.affine), made)
+    return made
+
+
 def everything(folder: Path) -> set[str]:
     return {str(path) for path in folder.rglob("*")}
 
@@ -91,7 +102,7 @@ def test_damaged_visits_of_a_manifest(tmp_path: Path, real_data: Path) -> None:
                 write_damaged(file, good, number)
                 damaged_files[f"s{number:03d}"] = file
             else:
-                file.symlink_to(good)
+                file.symlink_to(visit_of(good, visit))
             rows.append((f"s{number:03d}", file.name, visit))
     names = ["../../escaped", "/etc/passwd", "..", ".hidden", "a/b", "x" * 300, "ä ö", "", "-rf", "a\nb"]
     rows += [(name, "s000_0.nii.gz", 0) for name in names]

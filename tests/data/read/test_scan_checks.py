@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -10,20 +9,12 @@ import pytest
 from sadm_ray.data.read.scan_checks import (
     affine_faults,
     cycle_faults,
-    grid_faults,
     header_faults,
     spacing_warning,
     voxel_faults,
 )
 
 ACDC_SLAB = (100, 95, 7)
-
-
-@dataclass(frozen=True)
-class Grid:
-    file: str
-    shape: tuple[int, int, int]
-    affine: np.ndarray
 
 
 def affine(spacing: tuple[float, float, float] = (1.5, 1.5, 8.0), turn: float = 0.3) -> np.ndarray:
@@ -109,20 +100,6 @@ def test_cycles() -> None:
     assert "ES is frame 31, but the cine has frames 1 to 30; correct ES" in cycle_faults(1, 31, 30)[0]
     assert "both frame 4" in cycle_faults(4, 4, 30)[0]
     assert "holds a single volume" in cycle_faults(1, 12, 1)[0]
-
-
-def test_grids() -> None:
-    first = Grid("visits/first.nii.gz", (100, 90, 12), affine())
-    assert grid_faults(first, first) == []
-    assert grid_faults(first, Grid("rounded", first.shape, affine() + 1e-4)) == [], "0.01 mm at the far corner"
-    (line,) = grid_faults(first, Grid("smaller", (100, 90, 11), affine()))
-    assert "not on the grid of visits/first.nii.gz (shape (100, 90, 11)" in line
-    assert "register or resample" in line
-    turned = Grid("turned", first.shape, affine(turn=0.302))
-    assert "mm off" in grid_faults(first, turned)[0], "0.1 degrees are 0.3 mm at the rim"
-    moved = affine()
-    moved[2, 3] += 0.2
-    assert "0.2 mm off" in grid_faults(first, Grid("moved", first.shape, moved))[0]
 
 
 @pytest.mark.real_data

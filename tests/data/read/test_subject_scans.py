@@ -23,7 +23,8 @@ LIMIT = 10**9
 
 
 def write(path: Path, shape: tuple[int, ...] = (9, 8, 7), seed: int = 0, affine: np.ndarray = AFFINE) -> np.ndarray:
-    voxels = np.random.default_rng(seed).integers(0, 900, shape).astype(np.int16)
+    anatomy = np.random.default_rng(99).integers(0, 800, shape[:3]).reshape(*shape[:3], *(1,) * (len(shape) - 3))
+    voxels = (anatomy + np.random.default_rng(seed).integers(0, 100, shape)).astype(np.int16)
     path.parent.mkdir(exist_ok=True, parents=True)
     image = nib.Nifti1Image(voxels, affine)
     if len(shape) == 4:

@@ -1,0 +1,129 @@
+"""The intensities of the visits of a subject beside each other: each visit's own way to [0, 1], and what looks wrong.
+
+MR intensities have no unit: another scanner, coil or protocol multiplies them, and a gain is no anatomy. A visit's way
+is piecewise linear, given by its knots: (intensity in the units of the scanner, in [0, 1]) in ascending order. Beyond
+the outermost ones it goes on as straight as between the last two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from sadm_ray.config import IntensitySettings
+from sadm_ray.data.normalise.foreground import foreground
+from sadm_ray.data.normalise.intensity import Method, Within, intensity_range, normalise
+
+Knots = Sequence[tuple[float, float]]
+
+LANDMARKS = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
+"""Percentiles of the foreground that histogram matching brings together (Nyúl, Udupa and Zhang, IEEE TMI 2000)."""
+
+LARGEST_BEYOND = 0.05
+"""The share of a visit's foreground that may lie beyond the range of intensities, by `_MARGIN`, untold."""
+_MARGIN = {True: 0.03, False: 0.5}
+"""Where what lies beyond is cut off, and where it is kept."""
+LARGEST_RATIO = 1.6
+"""Of the standard deviations of the foregrounds of a visit and the first one, either way."""
+
+_MEND = {
+    "first": "set data.intensity.over=visit",
+    "all": "set data.intensity.over=visit",
+    "visit": "look at the scan",
+}
+_MEND_AIR = "set data.intensity.within=foreground"
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """The frames of a subject in [0, 1], and the way there.
+
+    `intensity` is what 0 and 1 stand for, in the units of the first frame's scanner; `knots` are the way of each frame
+    that has one of its own. `warnings` say what looks wrong about each frame; empty where nothing does.
+    """
+
+    frames: Float32[np.ndarray, "n d h w"]
+    intensity: tuple[float, float]
+    knots: tuple[Knots | None, ...]
+    warnings: tuple[str, ...]
+
+
+def scale(volumes: Float32[np.ndarray, "n d h w"], settings: IntensitySettings, judged: Sequence[bool]) -> Scaled:
+    """Bring the frames of a subject, in the units of the scanner and in the order of time, to [0, 1].
+
+    Args:
+        judged: which frames are looked at for warnings: the first one of each file, as a file has one gain.
+
+    Raises:
+        ValueError: there is no contrast.
+    """
+    method, within = settings.method, settings.within
+    first, clips = volumes[0], method in ("percentile", "histogram")
+    intensity = intensity_range(volumes if settings.over == "all" else first, method, within)
+    knots: list[Knots | None] = [None] * len(volumes)
+    if settings.over == "visit":
+        knots[1:] = [visit_knots(volume, first, method, within) for volume in volumes[1:]]
+    frames: list[Float32[np.ndarray, "d h w"]] = []
+    warnings: list[str] = []
+    for volume, own, is_judged in zip(volumes, knots, judged, strict=True):
+        scaled = normalise(volume, intensity) if own is None else apply_knots(volume, own)
+        mend = _MEND[settings.over] if within == "foreground" or frames else _MEND_AIR
+        warnings.append(_warning(scaled, frames[0] if frames else scaled, clips, mend) if is_judged else "")
+        frames.append(scaled.clip(0, 1) if clips else scaled)
+    return Scaled(np.stack(frames), intensity, tuple(knots), tuple(warnings))
+
+
+def visit_knots(
+    volume: Float[np.ndarray, "d h w"],
+    first: Float[np.ndarray, "d h w"],
+    method: Method,
+    within: Within,
+) -> Knots:
+    """The way of a visit: its own range to [0, 1], or of `histogram` its landmarks to where the first visit's are.
+
+    Raises:
+        ValueError: there is no contrast.
+    """
+    if method != "histogram":
+        lo, hi = intensity_range(volume, method, within)
+        return (lo, 0.0), (hi, 1.0)
+    (lo, hi), (own, _) = intensity_range(first, method, within), intensity_range(volume, method, within)
+    sources = np.percentile(volume[foreground(volume)], LANDMARKS)
+    targets = np.percentile(first[foreground(first)], LANDMARKS)
+    knots = [(own, 0.0), *((float(s), float((t - lo) / (hi - lo))) for s, t in zip(sources, targets, strict=True))]
+    kept = [knots[0]]
+    for source, target in knots[1:]:  # equal landmarks, as of few grey values, have one way back
+        if source > kept[-1][0] and target > kept[-1][1]:
+            kept.append((source, target))
+    return kept if len(kept) > 1 else ((lo, 0.0), (hi, 1.0))
+
+
+def apply_knots(volume: Float[np.ndarray, "*shape"], knots: Knots) -> Float32[np.ndarray, "*shape"]:
+    """From the units of the scanner to [0, 1] and beyond; with both numbers of each knot exchanged, back."""
+    sources, targets = (np.asarray(side, dtype=np.float64) for side in zip(*knots, strict=True))
+    result = np.interp(volume, sources, targets)
+    for outside, inner, beyond in ((0, 1, volume < sources[0]), (-1, -2, volume > sources[-1])):
+        slope = (targets[outside] - targets[inner]) / (sources[outside] - sources[inner])
+        result[beyond] = targets[outside] + (volume[beyond] - sources[outside]) * slope
+    return result.astype(np.float32)
+
+
+def undo_knots(volume: Float[np.ndarray, "*shape"], knots: Knots) -> Float32[np.ndarray, "*shape"]:
+    """The inverse of `apply_knots`."""
+    return apply_knots(volume, [(target, source) for source, target in knots])
+
+
+def _warning(scaled: Float[np.ndarray, "d h w"], first: Float[np.ndarray, "d h w"], clips: bool, mend: str) -> str:
+    """What looks wrong about a visit in [0, 1], before it is cut off, beside the first one; empty: nothing."""
+    own, margin = scaled[foreground(scaled)], _MARGIN[clips]
+    beyond = float(((own < -margin) | (own > 1 + margin)).mean())
+    if beyond > LARGEST_BEYOND:
+        how = "and is cut off" if clips else "by far"
+        return f"{beyond:.0%} of its foreground lies beyond the range of intensities {how}; {mend}"
+    contrast = float(own.std() / max(float(first[foreground(first)].std()), 1e-12))
+    if not 1 / LARGEST_RATIO <= contrast <= LARGEST_RATIO:
+        return f"has {contrast:.2g} times the contrast of the first visit; {mend}"
+    return ""
