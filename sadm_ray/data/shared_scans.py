@@ -19,7 +19,7 @@ def shared_scans(subjects: Iterable[tuple[str, Iterable[str]]], place: str) -> I
         others = {owner[digest] for digest in digests if owner.setdefault(digest, subject) != subject}
         for other in sorted(others):
             message = (
-                f"has a scan of {other}, voxel for voxel: where a model saw one, the other is no test subject; remove the "
-                "scan that is not theirs"
+                f"has a scan of {other}, voxel for voxel: where a model saw one of them, the other is no test subject; "
+                "remove the scan that is not theirs"
             )
             yield Problem(subject, place, message, fatal=False)

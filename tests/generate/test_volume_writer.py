@@ -101,3 +101,15 @@ def test_voxels_that_are_not_finite_are_not_written(tmp_path: Path, bad: float) 
     with pytest.raises(ValueError, match="voxels are not finite"):
         writer.write_frame("frame-03", volumes, ALL, {})
     assert list(tmp_path.iterdir()) == writer.written == []
+
+
+def test_a_frame_of_a_registered_visit_lies_where_that_visit_lies(tmp_path: Path) -> None:
+    moved = np.eye(4)
+    moved[:3, 3] = 3.0, -2.0, 1.0
+    sources = [{"file": "a"}, {"file": "b", "moved": moved.ravel().tolist()}, None, None]
+    subject = {**row(), "sources": json.dumps([*sources, None])}
+    for slot, expected in ((0, AFFINE), (1, moved @ AFFINE), (2, AFFINE), (None, AFFINE)):
+        writer = SubjectWriter(Storage(str(tmp_path)), f"to-{slot}", subject)
+        writer.write_frame("frame", samples(0.2), ALL, {}, slot)
+        image = nib.load(tmp_path / writer.written[0]["path"])
+        np.testing.assert_allclose(image.affine, expected, atol=1e-4)

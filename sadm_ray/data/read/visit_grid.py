@@ -57,7 +57,7 @@ class Placement:
         return np.ascontiguousarray(moved.T)
 
     def labels(self, labels: Shaped[np.ndarray, "D H W"]) -> Shaped[np.ndarray, "d h w"]:
-        """Labels brought the same way: a voxel takes that of the nearest one; beyond the own grid there are none (0)."""
+        """Labels brought the same way: a voxel takes that of the nearest one; beyond the own grid there is none (0)."""
         if self.exact:
             return self._turned(labels)
         from scipy import ndimage

@@ -40,7 +40,7 @@ def record(name: str, split: str = "train", **visit: Any) -> dict[str, Any]:
     """A subject of one file, as an inspection describes it."""
     usual = {"session": "", "file": f"/{name}.nii", "frames": 2, "stored": 2, "first": 0.0, "last": 1.0}
     usual |= {"shape": [4, 5, 6], "spacing": [1.0, 1.0, 1.0], "orientation": "RAS", "dtype": "int16"}
-    usual |= {"low": -3.0, "high": 900.0, "bytes": 10**6}
+    usual |= {"low": -3.0, "high": 900.0, "bytes": 10**6, "beside": None, "voxels": []}
     return {"subject": name, "group": "", "split": split, "usable": True, "visits": [usual | visit]}
 
 
