@@ -24,7 +24,7 @@ from sadm_ray.config import Settings, TaskSettings
 from sadm_ray.config.settings_file import dump_settings, load_settings
 from sadm_ray.data.normalise.intensity import encode
 from sadm_ray.data.normalise.spatial import SpatialTransform
-from sadm_ray.data.phantom import draw_anatomy, draw_motion, render_heart
+from sadm_ray.data.phantom.heart import draw_anatomy, draw_motion, render_heart
 from sadm_ray.data.shards.prepared_study import Study, read_study, write_row_locations
 from sadm_ray.data.shards.shard_writer import to_parquet
 from sadm_ray.data.shards.subject_row import row_checksum

@@ -34,11 +34,25 @@ Location = Annotated[str, BeforeValidator(_location)]
 
 
 class PhantomSettings(Section):
-    """The beating-ventricle phantom that stands in for a study when `data.root` is not given."""
+    """What stands in for a study when `data.root` is not given: a beating ventricle in ACDC's layout (`kind` heart), or
+    an ageing head in BIDS (brain, with `data.layout: bids`), whose visits have a gain, a bias field and a misplacement
+    of their own, as scans of different days have.
+    """
 
+    kind: Literal["heart", "brain"] = "heart"
     subjects: Positive = 112
     shape: Shape = (8, 48, 48)
     noise: Annotated[float, Field(ge=0)] = 0.01  # standard deviation, as a fraction of the intensity range
+    gain: Annotated[float, Field(ge=0, le=2)] = (
+        0.5  # of brains: standard deviation of its logarithm from visit to visit
+    )
+    bias: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # of brains: of the logarithm of the bias field at its rim
+    misplacement: Annotated[float, Field(ge=0, le=10)] = 2.0  # of brains: mm along, and degrees about, each axis
+
+    def facts(self) -> dict[str, Any]:
+        """The settings that count for this kind, for a hash or a file."""
+        others = {"kind", "gain", "bias", "misplacement"} if self.kind == "heart" else set()
+        return self.model_dump(mode="json", exclude=others)
 
 
 class SplitSettings(Section):

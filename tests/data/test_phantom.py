@@ -13,7 +13,8 @@ from sadm_ray.data.find import find_subjects
 from sadm_ray.data.normalise.intensity import intensity_range, normalise
 from sadm_ray.data.normalise.spatial import resample
 from sadm_ray.data.normalise.time_slots import assign_slots
-from sadm_ray.data.phantom import Anatomy, Motion, draw_anatomy, draw_motion, render_heart, write_phantom
+from sadm_ray.data.phantom import write_phantom
+from sadm_ray.data.phantom.heart import Anatomy, Motion, draw_anatomy, draw_motion, render_heart
 from sadm_ray.errors import DataError
 from tests.data.studies import load_frames
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from sadm_ray.data.phantom import draw_anatomy, draw_motion, render_heart
+from sadm_ray.data.phantom.heart import draw_anatomy, draw_motion, render_heart
 from sadm_ray.errors import ConfigError
 from sadm_ray.evaluate import metrics
 from sadm_ray.evaluate.score_tables import CALIBRATION_COLUMNS, NAIVE_BASELINES, TEMPORAL_COLUMNS

@@ -110,7 +110,7 @@ _PURPOSE = {"train": "train on", "val": "choose settings on", "test": "test"}
 
 def data_digest(settings: Settings) -> str:
     """A hash of all settings that decide who is in the study and how: equal hashes mean the same study."""
-    phantom = settings.phantom.model_dump(mode="json") if settings.data.root is None else None
+    phantom = settings.phantom.facts() if settings.data.root is None else None
     data = without_later(settings.data.model_dump(mode="json", exclude={"shards"}))
     return _digest(SCHEMA_VERSION, settings.seed, data, phantom)
 

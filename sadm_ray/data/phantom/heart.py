@@ -10,12 +10,9 @@ the first frame alone, but from two frames. That makes the phantom a test of a s
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -24,10 +21,6 @@ from scipy import ndimage, special
 
 from sadm_ray.config import PhantomSettings
 from sadm_ray.data.read.nifti_io import set_geometry, write_image
-from sadm_ray.errors import DataError
-
-MARKER = "phantom.json"
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -128,44 +121,8 @@ def render_heart(anatomy: Anatomy, motion: Motion, shape: Sequence[int]) -> Floa
     return (image * np.exp(anatomy.bias[0] * y + anatomy.bias[1] * x)).astype(np.float32)
 
 
-def write_phantom(root: Path, settings: PhantomSettings, seed: int) -> None:
-    """Write `settings.subjects` patients below `root`; nothing is done if the same phantom is already complete.
-
-    A patient depends on `seed` and its number only, so that a larger phantom contains the smaller one.
-
-    Raises:
-        DataError: `root` holds files that are not of a phantom.
-    """
-    expected = {"version": VERSION, "seed": seed, **settings.model_dump(mode="json")}
-    marker = root / MARKER
-    if marker.exists():
-        found = _read_marker(marker)
-        if found == {**expected, "complete": True}:
-            return
-        for number in range(1, found["subjects"] + 1):
-            shutil.rmtree(root / _name(number), ignore_errors=True)
-    elif root.exists() and any(root.iterdir()):
-        raise DataError(f"{root}: not empty and not a phantom of ours; choose another folder or empty this one")
-    root.mkdir(parents=True, exist_ok=True)
-    # Marked before it is complete, so that an interrupted phantom is recognised and written again.
-    marker.write_text(json.dumps({**expected, "complete": False}), encoding="utf-8")
-    for number in range(1, settings.subjects + 1):
-        _write_subject(root / _name(number), settings, [seed, number])
-    marker.write_text(json.dumps({**expected, "complete": True}), encoding="utf-8")
-
-
-def _read_marker(marker: Path) -> dict[str, Any]:
-    try:
-        return {"subjects": 0, **json.loads(marker.read_text(encoding="utf-8"))}
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{marker}: cannot be read ({error}); remove {marker.parent} and run again") from None
-
-
-def _name(number: int) -> str:
-    return f"patient{number:03d}"
-
-
-def _write_subject(folder: Path, settings: PhantomSettings, seed: list[int]) -> None:
+def write_heart(folder: Path, settings: PhantomSettings, seed: Sequence[int]) -> None:
+    """Write one patient's cine and `Info.cfg` into `folder`, which is called after the patient."""
     # A random stream for each, so that the draws of one do not depend on those of another.
     anatomy_rng, motion_rng, geometry_rng, noise_rng = (np.random.default_rng([*seed, stream]) for stream in range(4))
     anatomy, motion = draw_anatomy(anatomy_rng), draw_motion(motion_rng)
