@@ -7,7 +7,7 @@ few numbers, no voxels. Nothing is written but the pictures, if requested.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from sadm_ray.actor_pool import map_in_actor_pool
 from sadm_ray.config import DataSettings, Settings
 from sadm_ray.data.find import SPLITS, Catalog, Problem, Subject, find_subjects
 from sadm_ray.data.inspect.cohort_checks import cohort_warnings
+from sadm_ray.data.normalise.visit_intensity import LARGEST_RATIO
 from sadm_ray.data.read.subject_scans import Frame, ScanFacts, read_scans
 from sadm_ray.data.shared_scans import shared_scans
 from sadm_ray.data.splits import split_subjects
@@ -146,6 +147,7 @@ def inspect_subject(
                 problems.append(found)
             elif isinstance(found, ScanFacts):
                 record["visits"].append(_visit(found, frames, storage))
+                problems += _gain(subject, found, storage, settings)
                 frames = []
             else:
                 frames.append(found.without_volume())
@@ -161,6 +163,14 @@ def inspect_subject(
             problems.append(_unexpected(subject, f"{pictures}/{picture}", error, fatal=False))
     record["usable"] = sum(visit["frames"] for visit in record["visits"]) >= settings.min_scans
     return record, problems
+
+
+def _gain(subject: Subject, facts: ScanFacts, storage: Storage, settings: DataSettings) -> Iterator[Problem]:
+    """A warning where the visit is much brighter or darker than the first and shares its range of intensities."""
+    level = 1.0 if facts.beside is None else facts.beside.level
+    if settings.intensity.over != "visit" and not 1 / LARGEST_RATIO <= level <= LARGEST_RATIO:
+        message = f"is {level:.2g} times as bright as the first visit; set data.intensity.over=visit"
+        yield Problem(subject.name, storage.where(facts.file), message, fatal=False)
 
 
 def _new_sheet() -> ContactSheet:

@@ -27,7 +27,7 @@ LARGEST_BEYOND = 0.05
 _MARGIN = {True: 0.03, False: 0.5}
 """Where what lies beyond is cut off, and where it is kept."""
 LARGEST_RATIO = 1.6
-"""Of the standard deviations of the foregrounds of a visit and the first one, either way."""
+"""Of the standard deviations of the foregrounds of a visit and the first one, or of their medians, either way."""
 
 _MEND = {
     "first": "set data.intensity.over=visit",

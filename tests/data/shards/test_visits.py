@@ -156,7 +156,13 @@ def test_inspect_shows_each_visit_beside_the_first(tmp_path: Path) -> None:
     assert second["beside"]["correlation"] < second["beside"]["moved_correlation"] - 0.05
     assert second["beside"]["move"] == pytest.approx(8.1, abs=2)
     assert second["beside"]["level"] == pytest.approx(3, rel=0.05)
-    assert "data.register=rigid" in str(problems[0])
+    told = "\n".join(map(str, problems))
+    assert "data.register=rigid" in told
+    assert re.search(
+        "second.nii.gz: is (3|2.9) times as bright as the first visit; set data.intensity.over=visit", told
+    )
+    own = settings(intensity=ROBUST)
+    assert "bright" not in str(inspect_subject(found(root, own), str(root), own, "years", None)[1])
 
 
 def copied(root: Path) -> None:
