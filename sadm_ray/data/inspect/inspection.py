@@ -7,7 +7,7 @@ few numbers, no voxels. Nothing is written but the pictures, if requested.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from sadm_ray.data.find import SPLITS, Catalog, Problem, Subject, find_subjects
 from sadm_ray.data.inspect.cohort_checks import cohort_warnings
 from sadm_ray.data.normalise.visit_intensity import LARGEST_RATIO
 from sadm_ray.data.read.subject_scans import Frame, ScanFacts, read_scans
+from sadm_ray.data.read.visit_comparison import BesideFirst, VisitComparison
 from sadm_ray.data.shared_scans import shared_scans
 from sadm_ray.data.splits import split_subjects
 from sadm_ray.errors import ConfigError
@@ -140,16 +141,21 @@ def inspect_subject(
     record, problems = _record(subject), []
     sheet = None if pictures is None else _new_sheet()
     frames: list[Frame] = []  # of the file that is being read, without their voxels
+    comparison, beside = VisitComparison(), None
     try:
         limit = int(settings.max_scan_gb * 1e9)
         for found in read_scans(subject, storage, limit, settings.min_scans, settings.register):
             if isinstance(found, Problem):
                 problems.append(found)
             elif isinstance(found, ScanFacts):
-                record["visits"].append(_visit(found, frames, storage))
-                problems += _gain(subject, found, storage, settings)
+                record["visits"].append(_visit(found, frames, beside, storage))
+                if beside is not None:
+                    lines = (*beside.warnings, *_gain(beside, settings))
+                    problems += [Problem(subject.name, storage.where(found.file), line, fatal=False) for line in lines]
                 frames = []
             else:
+                if not frames:
+                    beside = comparison.beside_first(found.volume, found.spacing[::-1])
                 frames.append(found.without_volume())
                 if sheet is not None:
                     sheet.add(f"{found.time:.3g}", found.volume, found.affine, found.spacing)
@@ -165,12 +171,11 @@ def inspect_subject(
     return record, problems
 
 
-def _gain(subject: Subject, facts: ScanFacts, storage: Storage, settings: DataSettings) -> Iterator[Problem]:
-    """A warning where the visit is much brighter or darker than the first and shares its range of intensities."""
-    level = 1.0 if facts.beside is None else facts.beside.level
-    if settings.intensity.over != "visit" and not 1 / LARGEST_RATIO <= level <= LARGEST_RATIO:
-        message = f"is {level:.2g} times as bright as the first visit; set data.intensity.over=visit"
-        yield Problem(subject.name, storage.where(facts.file), message, fatal=False)
+def _gain(beside: BesideFirst, settings: DataSettings) -> list[str]:
+    """A line where the visit is much brighter or darker than the first and shares its range of intensities."""
+    if settings.intensity.over == "visit" or 1 / LARGEST_RATIO <= beside.level <= LARGEST_RATIO:
+        return []
+    return [f"is {beside.level:.2g} times as bright as the first visit; set data.intensity.over=visit"]
 
 
 def _new_sheet() -> ContactSheet:
@@ -183,7 +188,7 @@ def _record(subject: Subject) -> Record:
     return {"subject": subject.name, "group": subject.group, "split": None, "usable": False, "visits": []}
 
 
-def _visit(facts: ScanFacts, frames: Sequence[Frame], storage: Storage) -> dict[str, Any]:
+def _visit(facts: ScanFacts, frames: Sequence[Frame], beside: BesideFirst | None, storage: Storage) -> dict[str, Any]:
     """`frames` of the `stored` ones are used, at times `first` to `last`; shape and spacing (mm) are of (x, y, z).
 
     `beside` compares the visit with the subject's first (`BesideFirst`; null for that one itself).
@@ -203,7 +208,7 @@ def _visit(facts: ScanFacts, frames: Sequence[Frame], storage: Storage) -> dict[
         "low": facts.low,
         "high": facts.high,
         "bytes": facts.size,
-        "beside": None if facts.beside is None else asdict(facts.beside),
+        "beside": None if beside is None else asdict(beside),
         "voxels": [frame.digest for frame in frames if frame.digest],
     }
 

@@ -1,10 +1,11 @@
 """What can be wrong with a scan, and how to mend it.
 
-Every function returns lines, one a fault: what is wrong, a semicolon, how to mend it. The caller adds the file's name.
+A function of faults returns lines, one a fault: what is wrong, a semicolon, how to mend it. The caller adds the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -123,6 +124,11 @@ def voxel_faults(volume: Float32[np.ndarray, "d h w"]) -> list[str]:
     if high - low > float(np.finfo(np.float32).max):
         return [f"its voxels range from {low:g} to {high:g}; mend its scale factors or export the scan again"]
     return []
+
+
+def voxel_digest(volume: Float32[np.ndarray, "d h w"]) -> str:
+    """SHA-256 of the voxels, by which a scan is known again that was saved anew; empty without any contrast."""
+    return "" if volume.min() == volume.max() else hashlib.sha256(volume.tobytes()).hexdigest()
 
 
 def spacing_warning(spacing: Sequence[float], shape: Sequence[int]) -> list[str]:

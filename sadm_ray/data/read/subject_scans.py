@@ -16,9 +16,8 @@ from nibabel.orientations import aff2axcodes
 from sadm_ray.config import LARGEST_TIME
 from sadm_ray.data.find.catalog import Covariates, Problem, Scan, Subject
 from sadm_ray.data.read.nifti_io import Image, read_image
-from sadm_ray.data.read.scan_checks import cycle_faults, voxel_faults
-from sadm_ray.data.read.visit_checks import BesideFirst, VisitChecks, voxel_digest
-from sadm_ray.data.read.visit_grid import FirstVisit, Placement, Register, place
+from sadm_ray.data.read.scan_checks import cycle_faults, voxel_digest, voxel_faults
+from sadm_ray.data.read.visit_grid import FirstVisit, Placement, Register
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
 
@@ -60,8 +59,7 @@ class ScanFacts:
 
     `shape` and `spacing` (mm) are of (x, y, z), `count` is the number of its frames, `orientation` the directions of
     the axes (`LPS`: to the left, the back, the head), `dtype` the stored type. `low` and `high` are the least and the
-    greatest value of the frames that are used. `size` is in bytes, `sha256` of the file as stored. `beside` compares it
-    with the subject's first file.
+    greatest value of the frames that are used. `size` is in bytes, `sha256` of the file as stored.
     """
 
     file: str
@@ -76,7 +74,6 @@ class ScanFacts:
     high: float
     size: int
     sha256: str
-    beside: BesideFirst | None = None
 
 
 def read_scans(
@@ -96,12 +93,12 @@ def read_scans(
     Returns:
         At least two frames, or fatal problems that say why there are fewer. Nothing is raised for what is in a file.
     """
-    first, checks = FirstVisit(register), VisitChecks()
+    first, seen = FirstVisit(register), dict[str, str]()
     usable, reported = 0, False
     for scan in subject.scans:
         name = storage.where(scan.file)
         try:
-            read = _read_scan(subject, scan, storage, limit, min_scans).beside(first, checks, name)
+            read = _read_scan(subject, scan, storage, limit, min_scans).on_first(first, seen, name)
         except DataError as error:
             faults = error.problems or (str(error),)
         except MemoryError:
@@ -110,26 +107,21 @@ def read_scans(
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             faults = (f"{reason}; look at the file or report a bug",)
         else:
-            beside = None
-            for position, (index, time, digest) in enumerate(read.frames):
-                volume = read.placement(read.image.frame(index))
-                if position == 0:
-                    beside = checks.beside_first(volume, first.facts.spacing)
+            for index, time, digest in read.frames:
                 yield Frame(
                     file=scan.file,
                     index=index if read.facts.count > 1 else None,
                     session=scan.session,
                     time=time,
-                    volume=volume,
+                    volume=read.placement(read.image.frame(index)),
                     affine=first.facts.affine,
                     spacing=first.facts.spacing,
                     covariates=scan.covariates,
                     digest=digest,
                     moved=read.placement.moved,
                 )
-            for line in (*read.remarks, *(beside.warnings if beside else ())):
-                yield Problem(subject.name, name, line, fatal=False)
-            yield replace(read.facts, beside=beside)
+            yield from (Problem(subject.name, name, line, fatal=False) for line in read.remarks)
+            yield read.facts
             usable += len(read.frames)
             del read  # before the next file is read
             continue
@@ -160,17 +152,20 @@ class _Read:
     placement: Placement
     remarks: tuple[str, ...] = ()
 
-    def beside(self, first: FirstVisit, checks: VisitChecks, name: str) -> _Read:
-        """The same on the grid of the first visit and without copies of earlier frames. DataError if none is left."""
+    def on_first(self, first: FirstVisit, seen: dict[str, str], name: str) -> _Read:
+        """The same on the grid of the first visit, without copies of frames in `seen`; DataError if none is left.
+
+        `seen` are the digests of earlier frames and their files; those of this file, called `name`, are added.
+        """
         placement, remarks = first.place(self.facts, self.image.frame)
         kept, copies = [], []
         for index, time, digest in self.frames:
             own = voxel_digest(placement(self.image.frame(index))) if placement.turns else digest
-            before = checks.copy_of(own, name)
-            if before is None:
-                kept.append((index, time, own))
+            if own in seen:
+                copies.append((index + 1, seen[own]))
             else:
-                copies.append((index + 1, before))
+                kept.append((index, time, own))
+                seen |= {own: name} if own else {}
         if copies and not kept:
             _check([f"is the same scan as {copies[0][1]}, voxel for voxel; remove one of them or copy it again"])
         if copies:
@@ -204,7 +199,7 @@ def _read_scan(subject: Subject, scan: Scan, storage: Storage, limit: int, min_s
         sha256=image.sha256,
     )
     frames = [(*frame, digest) for frame, digest in zip(frame_times, digests, strict=True)]
-    return _Read(image, frames, facts, place(facts, facts, "none"))
+    return _Read(image, frames, facts, Placement.none(image.shape))
 
 
 def _cine(ed: int, es: int, count: int) -> list[FrameTime]:

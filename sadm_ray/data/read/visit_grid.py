@@ -39,6 +39,11 @@ class Placement:
     exact: bool
     moved: Float64[np.ndarray, "4 4"] | None = None
 
+    @classmethod
+    def none(cls, shape: tuple[int, int, int]) -> Placement:
+        """That of a visit that stays as it is."""
+        return cls(np.eye(4), shape, exact=True)
+
     @property
     def turns(self) -> bool:
         """Whether the same voxels are put into another order."""
@@ -66,6 +71,8 @@ class Placement:
         return np.ascontiguousarray(ndimage.affine_transform(labels.T, matrix, offset, self.shape, order=0).T)
 
     def _turned(self, volume: Shaped[np.ndarray, "D H W"]) -> Shaped[np.ndarray, "d h w"]:
+        if not self.turns:
+            return volume
         turn = np.rint(self.index_map[:3, :3]).astype(int)
         axes = np.abs(turn).argmax(axis=0)
         backwards = tuple(axis for axis in range(3) if turn[axes[axis], axis] < 0)
@@ -104,7 +111,7 @@ class FirstVisit:
         if self._facts is None:
             self._facts = facts
             self._volume = frame(0) if self._register == "rigid" else None
-            return place(facts, facts, "none"), spacing_warning(facts.spacing, facts.shape)
+            return Placement.none(facts.shape), spacing_warning(facts.spacing, facts.shape)
         if self._volume is None:
             return place(self._facts, facts, self._register), []
         from sadm_ray.data.read.rigid_registration import register_rigid

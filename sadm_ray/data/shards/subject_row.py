@@ -19,6 +19,7 @@ from sadm_ray.data.normalise.spatial import SpatialTransform
 from sadm_ray.data.normalise.time_slots import ABSENT, assign_slots, slot_times
 from sadm_ray.data.normalise.visit_intensity import Knots, scale
 from sadm_ray.data.read.subject_scans import Frame, ScanFacts, read_scans
+from sadm_ray.data.read.visit_comparison import VisitComparison
 from sadm_ray.storage import Storage
 
 SCHEMA_VERSION = 2
@@ -88,6 +89,7 @@ def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) 
     problems: list[Problem] = []
     facts: list[ScanFacts] = []
     transform: SpatialTransform | None = None
+    comparison, remarks = VisitComparison(), list[tuple[str, str]]()
     limit = int(settings.max_scan_gb * 1e9)
     for found in read_scans(subject, storage, limit, settings.min_scans, settings.register):
         if isinstance(found, Problem):
@@ -106,15 +108,19 @@ def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) 
                     crop=settings.crop,
                 )
             volumes.append(transform.forward(found.volume))
+            if not frames or frames[-1].file != found.file:
+                beside = comparison.beside_first(volumes[-1], transform.voxel_size(found.spacing))
+                remarks += [(found.file, line) for line in (beside.warnings if beside else ())]
             frames.append(found.without_volume())
     if transform is None or len(frames) < settings.min_scans:  # `read_scans` has reported why
         return Prepared(None, tuple(problems))
     try:
-        row, remarks = _row(subject, frames, np.stack(volumes), transform, facts, settings)
+        row, of_intensities = _row(subject, frames, np.stack(volumes), transform, facts, settings)
     except ValueError as error:
         problems.append(Problem(subject.name, storage.where(frames[0].file), f"{error}; export the scans again"))
         return Prepared(None, tuple(problems))
-    problems += [Problem(subject.name, storage.where(file), line, fatal=False) for file, line in remarks.items()]
+    remarks += of_intensities.items()
+    problems += [Problem(subject.name, storage.where(file), line, fatal=False) for file, line in remarks]
     return Prepared(row, tuple(problems))
 
 

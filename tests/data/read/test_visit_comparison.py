@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from sadm_ray.data.read.visit_checks import BesideFirst, VisitChecks
+from sadm_ray.data.read.visit_comparison import BesideFirst, VisitComparison
 
-SPACING = (1.0, 1.5, 2.0)  # x y z
+VOXEL = (2.0, 1.5, 1.0)  # d h w, mm
 
 
 def head(grown: float = 0.0) -> np.ndarray:
@@ -17,9 +17,9 @@ def head(grown: float = 0.0) -> np.ndarray:
 
 
 def beside(visit: np.ndarray) -> BesideFirst:
-    checks = VisitChecks()
-    assert checks.beside_first(head(), SPACING) is None
-    found = checks.beside_first(visit.astype(np.float32), SPACING)
+    checks = VisitComparison()
+    assert checks.beside_first(head(), VOXEL) is None
+    found = checks.beside_first(visit.astype(np.float32), VOXEL)
     assert found is not None
     return found
 

@@ -1,11 +1,11 @@
-"""What a visit is beside the first one of its subject: how well it lies on it, how bright it is, whether it is a copy.
+"""What a visit is beside the first one of its subject: how well it lies on it, and how bright it is.
 
-Positions and brightness are looked at on grids of blocks of voxels, which costs a small part of reading the file.
+Both are looked at on grids of blocks of voxels, which costs a small part of reading the file.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,53 +54,45 @@ class BesideFirst:
         return []
 
 
-class VisitChecks:
-    """Compares each volume of a subject with those before it; volumes are on the first one's grid."""
+class VisitComparison:
+    """Compares the visits of a subject, on one grid, with the first of them."""
 
     def __init__(self) -> None:
         self._first: Volume | None = None
         self._block_mm = np.ones(3)
-        self._files: dict[str, str] = {}
 
-    def copy_of(self, digest: str, file: str) -> str | None:
-        """The file that had the same voxels before, perhaps the same one; none: these are new."""
-        before = self._files.get(digest)
-        if digest and before is None:
-            self._files[digest] = file
-        return before
-
-    def beside_first(self, volume: Volume, spacing: tuple[float, float, float]) -> BesideFirst | None:
+    def beside_first(self, volume: Volume, voxel: Sequence[float]) -> BesideFirst | None:
         """None for the first volume itself.
 
         Args:
-            spacing: of the first visit's grid, (x, y, z) in mm.
+            voxel: its size along (d, h, w) in mm.
         """
         coarse = _blocks(volume)
         if self._first is None:
             self._first = coarse
-            self._block_mm = np.asarray(spacing[::-1]) * np.divide(volume.shape, coarse.shape)
+            self._block_mm = np.asarray(voxel) * np.divide(volume.shape, coarse.shape)
             return None
-        shift = _best_shift(self._first, coarse)
+        correlation = moved = _correlation(self._first, coarse, (0, 0, 0))
+        shift = np.zeros(3)
+        if correlation < 1 - _GAIN_OF_MOVE:  # else no move can gain that much
+            shift = _best_shift(self._first, coarse)
+            moved = _correlation(self._first, coarse, tuple(int(step) for step in shift))
         return BesideFirst(
-            _correlation(self._first, coarse, (0, 0, 0)),
+            correlation,
             float(np.linalg.norm(shift * self._block_mm)),
-            _correlation(self._first, coarse, tuple(int(step) for step in shift)),
+            moved,
             float(np.median(coarse[foreground(coarse)]) / (np.median(self._first[foreground(self._first)]) or 1.0)),
         )
 
 
-def voxel_digest(volume: Volume) -> str:
-    """SHA-256 of the voxels, by which a scan is known again that was saved anew; empty without any contrast."""
-    return "" if volume.min() == volume.max() else hashlib.sha256(volume.tobytes()).hexdigest()
-
-
 def _blocks(volume: Volume) -> Volume:
     """Means of blocks of voxels, at most `_BLOCKS` along an axis; voxels that fill no block are left out."""
-    steps = [-(-size // _BLOCKS) for size in volume.shape]
-    counts = [size // step for size, step in zip(volume.shape, steps, strict=True)]
-    cut = volume[tuple(slice(count * step) for count, step in zip(counts, steps, strict=True))]
-    d, h, w = counts
-    return cut.reshape(d, steps[0], h, steps[1], w, steps[2]).mean(axis=(1, 3, 5), dtype=np.float32)
+    for axis, size in enumerate(volume.shape):
+        step = -(-size // _BLOCKS)
+        cut = np.take(volume, range(size // step * step), axis) if size % step else volume
+        shape = (*cut.shape[:axis], size // step, step, *cut.shape[axis + 1 :])
+        volume = cut.reshape(shape).mean(axis=axis + 1, dtype=np.float32)
+    return volume
 
 
 def _best_shift(first: Volume, other: Volume) -> Float[np.ndarray, " axes"]:
