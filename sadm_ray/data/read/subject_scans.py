@@ -103,8 +103,10 @@ def read_scans(
         else:
             if first is None:
                 first = facts
-                for line in spacing_warning(facts.spacing, facts.shape):
-                    yield Problem(subject.name, name, line, fatal=False)
+                lines = spacing_warning(facts.spacing, facts.shape)
+                if subject.cycle is None and scan.time is None:
+                    lines += _series_warning(image)
+                yield from (Problem(subject.name, name, line, fatal=False) for line in lines)
             for index, time in frame_times:
                 yield Frame(
                     file=scan.file,
@@ -175,14 +177,33 @@ def _cine(ed: int, es: int, count: int) -> list[FrameTime]:
 
 
 def _series(subject: Subject, image: Image, min_scans: int) -> list[FrameTime]:
-    """All frames of a 4D file; numbered where its header does not hold the time between them."""
+    """All frames of a 4D file, in seconds; numbered where its header does not hold the time between them."""
     if len(subject.scans) > 1:
         _check(["has no time though its subject has other files; give every one of them a time, or only one 4D file"])
     if image.count < min_scans:
         needed = f"only {_count_word(image.count)} visit; at least {_count_word(min_scans)} are needed"
         _check([f"{needed}: give a 4D file, or several files with their times"])
-    step = image.time_step if _LEAST_STEP <= image.time_step <= LARGEST_TIME / image.count else 1.0  # no NaN either
+    step = image.time_step if _has_time_step(image) else 1.0
     return [(index, index * step) for index in range(image.count)]
+
+
+def _has_time_step(image: Image) -> bool:
+    return _LEAST_STEP <= image.time_step <= LARGEST_TIME / image.count  # NaN is not
+
+
+def _series_warning(image: Image) -> list[str]:
+    """A warning where the times of a 4D file are guessed."""
+    if not _has_time_step(image):
+        return [
+            f"its header has no time between frames ({image.time_step:g}); their numbers from 0 are used, not seconds: "
+            "set pixdim[4] and xyzt_units, or set data.time_unit=frames if no file has one"
+        ]
+    if not image.time_unit:
+        return [
+            f"its header names no unit of the time between frames, {image.time_step:g}; seconds are assumed: set "
+            "xyzt_units"
+        ]
+    return []
 
 
 def _count_word(count: int) -> str:

@@ -60,7 +60,11 @@ def test_single_frames_without_the_label_maps(tmp_path: Path) -> None:
     ]
     assert subject.cycle is None
     write_info(folder, ed=16, es=4, group="DCM")
-    assert "must come after ED" in find(tmp_path).problems[0].message
+    (subject,) = find(tmp_path).subjects
+    assert [(Path(scan.file).name, scan.session, scan.time) for scan in subject.scans] == [
+        ("patient006_frame16.nii.gz", "ED", 0.0),
+        ("patient006_frame04.nii.gz", "ES", 1.0),
+    ]
 
 
 def test_covariates(root: Path) -> None:

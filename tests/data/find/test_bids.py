@@ -200,7 +200,7 @@ def test_participants_with_a_row_for_each_session(tmp_path: Path) -> None:
 def test_an_age_a_participant_gives_no_times(tmp_path: Path) -> None:
     write_bids(tmp_path, {"01": {"1": 0, "2": 0}}, column="mmse")
     write_table(tmp_path / "participants.tsv", "participant_id age\nsub-01 61")
-    with pytest.raises(DataError, match=r"mmse.*participants.tsv has participant_id, age but no row a session"):
+    with pytest.raises(DataError, match=r"mmse.*participants.tsv has age but no row a session"):
         find(tmp_path)
 
 

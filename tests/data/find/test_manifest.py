@@ -226,7 +226,7 @@ def test_no_manifest(root: Path) -> None:
         find(root / "nowhere.csv")
     with pytest.raises(DataError, match=r"data\.layout=manifest needs data\.root to be"):
         find(root)
-    with pytest.raises(DataError, match=r"needs the columns subject and path.*subject;path"):
+    with pytest.raises(DataError, match=r"subject;path.*separated by semicolons where a \.csv has commas"):
         find_rows(root, "a;b", "subject;path")
     with pytest.raises(DataError, match="has no rows") as raised:
         find_rows(root, "a", "subject,path")
