@@ -171,6 +171,8 @@ def _subject(folder: _Folder, info: _Info, storage: Storage) -> Subject | list[P
     cine = _entries(folder, stem)
     if len(cine) > 1:
         return [_two_files(folder, cine, storage)]
+    if crowded := [problem for entry in cine for problem in _crowded(folder, entry, storage)]:
+        return crowded
     if cine:
         scan = Scan(cine[0].path, "", None, cine[0].size, cine[0].modified)
         return Subject(folder.name, (scan,), group, (info.ed, info.es), info.covariates)
@@ -180,6 +182,8 @@ def _subject(folder: _Folder, info: _Info, storage: Storage) -> Subject | list[P
         files = _entries(folder, stem)
         if len(files) > 1:
             problems.append(_two_files(folder, files, storage))
+        elif files and (crowded := _crowded(folder, files[0], storage)):
+            problems += crowded
         elif files:
             scans.append(Scan(files[0].path, session, time, files[0].size, files[0].modified))
         else:
@@ -190,6 +194,15 @@ def _subject(folder: _Folder, info: _Info, storage: Storage) -> Subject | list[P
 
 def _entries(folder: _Folder, stem: str) -> list[Entry]:
     return [folder.files[stem + suffix] for suffix in IMAGE_SUFFIXES if stem + suffix in folder.files]
+
+
+def _crowded(folder: _Folder, entry: Entry, storage: Storage) -> list[Problem]:
+    """The problem of a folder in the place of a scan that holds several."""
+    images = [] if entry.size else _images_in(entry.path, storage)
+    if len(images) < 2:
+        return []
+    message = f"is a folder that holds {len(images)} scans; keep one of them, or move it to the place of the folder"
+    return [Problem(folder.name, storage.where(entry.path), message)]
 
 
 def _two_files(folder: _Folder, entries: list[Entry], storage: Storage) -> Problem:

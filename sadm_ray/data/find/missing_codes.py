@@ -55,4 +55,4 @@ def impossible_times(times: Mapping[str, Sequence[float]], column: str, unit: st
 
 
 def _is_code(value: float) -> bool:
-    return value.is_integer() and abs(value) < 1e6 and _CODE.fullmatch(str(int(value))) is not None
+    return float(value).is_integer() and abs(value) < 1e6 and _CODE.fullmatch(str(int(value))) is not None
