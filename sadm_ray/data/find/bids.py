@@ -121,7 +121,7 @@ def _folders(
 
 def _require_scans(root: str, folders: Mapping[str, _Folder], settings: DataSettings) -> None:
     """Refuse a suffix or a pattern that no scan of the study has: one line in the place of one for each subject."""
-    if len(folders) == 1 or any(folder.scans for folder in folders.values()):
+    if any(folder.scans for folder in folders.values()):
         return
     suffixes = sorted({suffix for folder in folders.values() for suffix in folder.suffixes})
     if settings.suffix in suffixes and settings.match:
@@ -145,8 +145,10 @@ def _visits(
         message = "not a usable name; rename it with letters, digits, '_', '-' and '.' only"
         return [], [Problem(subject, folder_path, message)]
     if not folder.scans:
-        others = ", ".join(sorted(folder.suffixes)) or "no images in anat/"
+        others = ", ".join(sorted(folder.suffixes - {suffix})) or "no images in anat/"
         message = f"has no scan _{suffix}.nii.gz, only {others}; add one or choose another data.suffix or data.match"
+        if suffix in folder.suffixes:
+            message = f"has no scan _{suffix}.nii.gz that fits data.match; add one or correct data.match"
         return [], [Problem(subject, folder_path, message)]
     visits, problems = [], []
     for session, entries in folder.scans.items():

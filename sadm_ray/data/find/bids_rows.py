@@ -99,10 +99,12 @@ def _no_column(
 ) -> DataError:
     missing = "no column says when a visit was" if wanted == "auto" else f"no column {wanted} in the tables of visits"
     found = f"the tables of sessions and scans have {', '.join(sorted(filled)) or 'none'}"
-    if not people.is_by_visit:
+    if people.columns and not people.is_by_visit:
         found += f", {PARTICIPANTS} has {', '.join(people.values) or 'none'} but no row a session"
     mend = f"set data.time_column={ORDER} to number the visits"
     mend = f"set data.time_column to one of {', '.join(sorted(filled))}, or {mend}" if filled else f"add one, or {mend}"
+    if problems and not filled:
+        mend = f"mend the tables that are listed, or {mend.removeprefix('add one, or ')}"
     return DataError(f"{storage.location}: {missing} ({found}); {mend}", [str(problem) for problem in problems])
 
 

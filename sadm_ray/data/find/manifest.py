@@ -143,7 +143,7 @@ def _check_row(manifest: _Manifest, number: int, fields: Mapping[str, str]) -> N
     """Raises ValueError: what is wrong with a row, and how to mend it."""
     for name in ("subject", "path"):
         if not fields.get(name):
-            raise ValueError(f"has no {name}; fill it in")
+            raise ValueError(f"has no {name}; fill it in (n/a, NA and nan stand for what is missing)")
     for name in ("subject", "session"):
         if name in fields and not SAFE_NAME.fullmatch(fields[name]):
             raise ValueError(

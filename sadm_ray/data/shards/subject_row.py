@@ -63,11 +63,18 @@ def row_key(subject: Subject, settings: DataSettings) -> str:
         [scan.file, scan.size, scan.modified, scan.session, scan.time, dict(scan.covariates)] for scan in subject.scans
     ]
     identity: list[Any] = [subject.name, subject.group, subject.cycle, dict(subject.covariates)]
-    if subject.cycle is None and any(scan.time is None or np.float32(scan.time) != scan.time for scan in subject.scans):
-        identity.append("times in float64, those of headers in seconds")  # rows of earlier versions had neither
+    if had_other_times(subject):
+        identity.append("times in float64, those of headers in seconds")
     return hashlib.sha256(
         json.dumps([SCHEMA_VERSION, preparation, identity, files], sort_keys=True).encode()
     ).hexdigest()
+
+
+def had_other_times(subject: Subject) -> bool:
+    """Whether the row of an earlier version had other times: float32, and those of headers in the header's unit."""
+    return subject.cycle is None and any(
+        scan.time is None or np.float32(scan.time) != scan.time for scan in subject.scans
+    )
 
 
 def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) -> Prepared:
