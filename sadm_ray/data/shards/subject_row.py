@@ -73,7 +73,7 @@ def row_key(subject: Subject, settings: DataSettings) -> str:
 def had_other_times(subject: Subject) -> bool:
     """Whether the row of an earlier version had other times: float32, and those of headers in the header's unit."""
     return subject.cycle is None and any(
-        scan.time is None or np.float32(scan.time) != scan.time for scan in subject.scans
+        scan.time is None or float(np.float32(scan.time)) != scan.time for scan in subject.scans
     )
 
 
