@@ -35,7 +35,7 @@ def impossible_times(times: Mapping[str, Sequence[float]], column: str, unit: st
             if is_age and value < 0:
                 found[subject][value] = "while no age is below 0"
             elif is_age and year and value > OLDEST * year:
-                found[subject][value] = f"more than {OLDEST} years, in {unit}"
+                found[subject][value] = f"more than {OLDEST} years if its unit is {unit} (data.time_unit)"
         usual[subject] = [
             value
             for value in values

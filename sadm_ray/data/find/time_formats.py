@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Literal
 
 from sadm_ray.data.find.study_tables import parse_number
@@ -46,6 +47,7 @@ class TimeText:
     unit: str = ""
 
 
+@lru_cache(maxsize=64)
 def is_called_date(column: str) -> bool:
     """Whether a column is named after dates or the time of the acquisition: there, digits are no plain number."""
     words = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column).lower())
@@ -66,9 +68,9 @@ def read_time(text: str, column: str) -> TimeText | None:
     digits = text
     if number.is_integer() and 0 <= number < 1e15 and not text.isdecimal():
         digits = str(int(number))  # 20190131.0 and 2.0190131e+07, as programs write a column with gaps
-    date = _read_digits(digits, column)
-    if date is not None:
-        return date
+    time = _read_digits(digits, column)
+    if time is not None:
+        return time
     whole = digits.partition(".")[0]
     if not is_called_date(column):
         return None if whole != digits and _read_digits(whole, column) else TimeText(number, "number")
@@ -79,10 +81,31 @@ def read_time(text: str, column: str) -> TimeText | None:
     return TimeText(number, "number")
 
 
-def kind_of_column(times: Iterable[TimeText]) -> Kind:
-    """What most texts of a column are; a column without any is one of numbers."""
+def read_column(texts: Sequence[str | None], column: str) -> list[TimeText | None]:
+    """All texts of a column, as `read_time` reads them; six digits are months only if no day can be meant (YYMMDD)."""
+    times = [read_time(text, column) if text else None for text in texts]
+    six = [text for text, time in zip(texts, times, strict=True) if text and _is_six_digits(text, column)]
+    are_months = all(_read_month(text[:4], text[4:]) for text in six)
+    if not six or (are_months and not all(map(_is_short_date, six))):
+        return times
+    return [None if text and _is_six_digits(text, column) else time for text, time in zip(texts, times, strict=True)]
+
+
+def _is_six_digits(text: str, column: str) -> bool:
+    return len(text) == 6 and text.isdecimal() and text.isascii() and is_called_date(column)
+
+
+def _is_short_date(text: str) -> bool:
+    try:
+        return bool(date(2000 + int(text[:2]), int(text[2:4]), int(text[4:])))
+    except ValueError:
+        return False
+
+
+def kind_of_column(times: Iterable[TimeText], column: str) -> Kind:
+    """What most texts of a column are; without any, its name decides."""
     counts = Counter(time.kind for time in times)
-    return max(counts, key=lambda kind: counts[kind], default="number")
+    return max(counts, key=lambda kind: counts[kind], default="date" if is_called_date(column) else "number")
 
 
 def fault(text: str, column: str, time: TimeText | None, kind: Kind) -> str:
@@ -91,11 +114,11 @@ def fault(text: str, column: str, time: TimeText | None, kind: Kind) -> str:
     if time is not None and time.kind == kind:
         looks_dated = kind == "date" and parse_number(text) is not None and is_called_number(column)
         return f"{where}, which looks like a date where a number is expected; {_MEND_DATE}" if looks_dated else ""
-    if time is None and _EITHER_WAY.fullmatch(text):
+    if time is None and (_EITHER_WAY.fullmatch(text) or _is_six_digits(text, column)):
         return f"{where}, which can be read in more than one way; write it as an ISO date (2024-03-31)"
     if time is None and kind == "number" and re.fullmatch(r"-?[0-9]+,[0-9]+", text):
         return f"{where}, with a comma; write it with a decimal point"
-    if time is None and kind == "number" and re.fullmatch(r"[<>]?[0-9.]+\+?", text):
+    if time is None and kind == "number" and re.fullmatch(r"[<>]=?[0-9.]+|[0-9.]+\+", text):
         return f"{where}, which is a bound and no value; write the value, or clear it"
     if time is not None and time.kind == "month" and kind == "date":
         return f"{where}, without the day that other visits have; write it as an ISO date (2024-03-31)"
@@ -136,12 +159,11 @@ def _date_of(match: re.Match[str]) -> TimeText | None:
         return None
     try:
         zone = timezone(timedelta(hours=int(offset[:3]), minutes=int(offset[0] + offset[3:]))) if offset else UTC
-        date = datetime.strptime(day, "%Y%m%d").replace(
-            hour=int(hour or 0), minute=int(minute or 0), second=int(second or 0), tzinfo=zone
-        )
+        clock = int(hour or 0), int(minute or 0), int(second or 0)
+        start = datetime(int(day[:4]), int(day[4:6]), int(day[6:]), *clock, tzinfo=zone)
     except ValueError:
         return None
-    return _days(date + timedelta(seconds=float(fraction or 0)))
+    return _days(start + timedelta(seconds=float(fraction or 0)))
 
 
 def _read_month(year: str, month: str) -> TimeText | None:
@@ -150,6 +172,6 @@ def _read_month(year: str, month: str) -> TimeText | None:
     return TimeText(_days(datetime(int(year), int(month), 1, tzinfo=UTC)).value, "month")
 
 
-def _days(date: datetime) -> TimeText:
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return TimeText((date - _EPOCH).total_seconds() / 86400, "date")
+def _days(moment: datetime) -> TimeText:
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return TimeText((moment - _EPOCH).total_seconds() / 86400, "date")

@@ -15,7 +15,7 @@ from sadm_ray.data.find.catalog import Problem, Scan
 from sadm_ray.data.find.missing_codes import impossible_times
 from sadm_ray.data.find.study_tables import covariates_of, natural_sort_key
 from sadm_ray.data.find.time_column import DEFAULT_UNITS, ORDER, Visit, Visits, other_column
-from sadm_ray.data.find.time_formats import Kind, TimeText, fault, kind_of_column, read_time
+from sadm_ray.data.find.time_formats import Kind, TimeText, fault, kind_of_column, read_column
 from sadm_ray.data.find.time_units import factor, some, study_unit, unit_of, unit_of_column
 from sadm_ray.storage import Storage
 
@@ -42,8 +42,8 @@ def read_times(
     if column == ORDER:
         return StudyTimes(column, False, settings.time_unit or DEFAULT_UNITS[ORDER])
     every = [visit for subject_visits in visits.values() for visit in subject_visits]
-    read = [read_time(visit.time, column) if visit.time else None for visit in every]
-    kind = kind_of_column(time for time in read if time)
+    read = read_column([visit.time for visit in every], column)
+    kind = kind_of_column((time for time in read if time), column)
     is_date = kind in ("date", "month")
     for visit, time in zip(every, read, strict=True):
         visit.fault = _fault(visit, column, time, kind)
@@ -112,7 +112,7 @@ def _refuse_impossible(visits: Visits, column: str, unit: str) -> None:
                 visit.when = None
                 visit.fault = (
                     f"{column} of its visit is {str(visit.time)[:50]!r}, {why}; clear it if it stands for a missing "
-                    "value, correct it, or set data.time_unit if that is wrong"
+                    "value, else correct it"
                 )
 
 

@@ -4,7 +4,15 @@ from datetime import date
 
 import pytest
 
-from sadm_ray.data.find.time_formats import TimeText, fault, is_called_date, is_called_number, kind_of_column, read_time
+from sadm_ray.data.find.time_formats import (
+    TimeText,
+    fault,
+    is_called_date,
+    is_called_number,
+    kind_of_column,
+    read_column,
+    read_time,
+)
 
 
 def days(*day: int) -> float:
@@ -99,10 +107,28 @@ def test_texts_that_are_not_guessed(text: str, column: str) -> None:
         (["20190131", "5", "6"], "time", "number"),
         (["201811", "2018-12"], "scan_date", "month"),
         ([], "time", "number"),
+        ([], "acq_time", "date"),
     ],
 )
 def test_a_column_is_what_most_of_it_is(texts: list[str], column: str, kind: str) -> None:
-    assert kind_of_column(time for text in texts if (time := read_time(text, column))) == kind
+    assert kind_of_column((time for time in read_column(texts, column) if time), column) == kind
+
+
+@pytest.mark.parametrize(
+    ("texts", "are_months"),
+    [
+        (["201811", "201812"], True),
+        (["201011", "201013"], False),  # no month, so days of 2020
+        (["190131", "190201"], False),
+        (["201011", "201012"], False),  # November 2010, or a day of 2020
+        (["201011", "201811"], True),
+        (["189010", "189101"], True),
+    ],
+)
+def test_six_digits_are_months_if_no_day_can_be_meant(texts: list[str], are_months: bool) -> None:
+    assert [time is not None and time.kind == "month" for time in read_column(texts, "scan_date")] == [are_months] * 2
+    if not are_months:
+        assert "can be read in more than one way" in fault(texts[0], "scan_date", None, "date")
 
 
 @pytest.mark.parametrize(
@@ -122,6 +148,8 @@ def test_a_column_is_what_most_of_it_is(texts: list[str], column: str, kind: str
         ("soon", "age", "number", "where a number is expected; correct it"),
         ("5", "acq_time", "date", "where an ISO date (2024-03-31) is expected"),
         ("72", "age", "age", "where an age such as 018M is expected"),
+        ("101500.25", "acq_time", "date", "where an ISO date (2024-03-31) is expected"),
+        ("31012019", "scan_date", "date", "where an ISO date (2024-03-31) is expected"),
     ],
 )
 def test_what_is_wrong_names_the_column_the_text_and_the_mend(text: str, column: str, kind: str, expected: str) -> None:
