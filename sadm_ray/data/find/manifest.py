@@ -27,6 +27,7 @@ from sadm_ray.data.find.time_column import (
     is_coarse,
     time_column,
 )
+from sadm_ray.data.find.time_units import some, unit_of
 from sadm_ray.data.find.visit_times import StudyTimes, order_remark, order_visits, read_times
 from sadm_ray.errors import DataError
 from sadm_ray.storage import IMAGE_SUFFIXES, Entry, Storage
@@ -100,6 +101,13 @@ def find_manifest(root: str, settings: DataSettings) -> Catalog:
             subjects.append(Subject(subject, scans, group, covariates=covariates_of(row), split=split or None))
     manifest.problems += order_remark(manifest.unexpected, times, manifest.storage)
     unit = times.unit if column else settings.time_unit or FRAME_TIME_UNIT
+    series = [subject.name for subject in subjects if subject.scans[0].time is None]
+    if column and 0 < len(series) < len(subjects) and unit_of(unit) != unit_of(FRAME_TIME_UNIT):
+        message = (
+            f"the frames of {len(series)} 4D files ({some(series)}) have times in {FRAME_TIME_UNIT}, the visits of "
+            f"other subjects in {unit}; prepare them as two studies, unless that is meant"
+        )
+        manifest.problems.append(Problem("", manifest.file, message, fatal=False))
     return Catalog(manifest.storage.location, tuple(subjects), tuple(manifest.problems), unit)
 
 
