@@ -107,8 +107,9 @@ class DataSettings(Section):
 
     `root` is the study's folder, a manifest file, or a URL of either (none: the phantom is written and used). In BIDS,
     `suffix` is the contrast; `match` takes only the files whose path below `root` matches the pattern (`*_run-1_*`).
-    The time of a visit is in `time_column` of the sessions.tsv, the participants.tsv or the manifest (`auto`: the first
-    of the usual names; `order`: visits are numbered in the order of their names); `time_unit` is its unit's name.
+    The time of a visit is in `time_column` of the sessions.tsv, the participants.tsv, the scans.tsv or the manifest
+    (`auto`: the first of the usual names, but exact dates before whole years; `order`: visits are numbered in the order
+    of their names); `time_unit` is its unit's name.
 
     The volumes are put on one grid: `shape` (d h w) over the whole field of view, or over the `crop`, or at `spacing`
     (mm; d h w) in the centre. `frames` slots are filled by the nearest frame in time; none: all visits are kept,

@@ -49,8 +49,8 @@ class TimeLimits:
         for time in times:
             if not low <= time <= high:
                 return (
-                    f"{time:g} is too far from the scans of the study, which are from {self.first:g} to {self.last:g} "
-                    f"({self.unit}); take a time between {low:g} and {high:g}"
+                    f"{time:.12g} is too far from the scans of the study, which are from {self.first:.12g} to "
+                    f"{self.last:.12g} ({self.unit}); take a time between {low:.12g} and {high:.12g}"
                 )
         return ""
 

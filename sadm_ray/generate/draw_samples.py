@@ -62,6 +62,6 @@ def draw(
         the samples of each query's target frames, in [0, 1].
     """
     times = np.stack([query.target_times for query in queries])
-    target_times = torch.from_numpy(times).to(encoded.frames.device)
+    target_times = torch.from_numpy(times.astype(np.float32)).to(encoded.frames.device)
     volumes = model.roll_out(encoded, target_times, [seed for each in seeds for seed in each], sampling)
     return rearrange(volumes, "(b s) m c d h w -> b m s c d h w", b=len(queries)).cpu().numpy()

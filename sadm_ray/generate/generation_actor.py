@@ -20,7 +20,7 @@ from sadm_ray.generate.draw_samples import draw, observe
 from sadm_ray.generate.generation_plan import SubjectJob
 from sadm_ray.generate.generation_record import read_record, write_record
 from sadm_ray.generate.request import NO_SLOT, Query, Request, sample_seed
-from sadm_ray.generate.volume_writer import SubjectWriter, frame_label
+from sadm_ray.generate.volume_writer import SubjectWriter, frame_label, shown_time
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.memory_bounds import samples_at_once
 from sadm_ray.model.pretrained import StoredModel
@@ -194,8 +194,8 @@ def _write(
     for target, (slot, time) in enumerate(zip(query.targets, query.target_times.tolist(), strict=True)):
         volumes = np.stack([sample[target] for sample in samples])
         frame = None if slot == NO_SLOT else slot
-        about_frame = {"Frame": frame, "Time": round(time, 4), **facts}
-        writer.write_frame(frame_label(frame, round(time, 4)), volumes[:, 0], job.estimates, about_frame, frame)
+        about_frame = {"Frame": frame, "Time": shown_time(time), **facts}
+        writer.write_frame(frame_label(frame, time), volumes[:, 0], job.estimates, about_frame, frame)
         kept = volumes if request.task is not None else None
         rows.append(_record_row(row["subject"], request.name, frame, time, slots, kept))
         rows[-1]["files"], writer.written = writer.written, []
@@ -212,7 +212,7 @@ def _facts(row: Row, request: Request, slots: Sequence[int], job: GenerationJob)
         "Subject": row["subject"],
         "Task": request.name,
         "TimeUnit": job.study.time_unit,
-        "ObservedTimes": [round(float(row["times"][slot]), 4) for slot in slots],
+        "ObservedTimes": [shown_time(row["times"][slot]) for slot in slots],
         "Seed": request.seed,
         "Checkpoint": job.digests[0] if len(job.digests) == 1 else list(job.digests),
         "Sampling": job.sampling.model_dump(mode="json"),

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 
 from sadm_ray.config import TaskSettings
 from sadm_ray.data.load.target_sampling import nearest_present
 
 NO_SLOT = -1
 _SAME_TIME = 1e-4
-"""Times that differ by less, absolutely or relatively, are equal: they are stored as float32."""
+"""A time that is given so near to a slot's, absolutely or relatively, is that slot's: people round what they type."""
+_SHARE = 0.1
+"""… but not if it differs by more than this share of the least time between two slots."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Query:
 
     observed: Bool[np.ndarray, " t"]
     targets: tuple[int, ...]
-    target_times: Float[np.ndarray, " m"]
+    target_times: Float64[np.ndarray, " m"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Request:
         if self.observed is not None:
             for time in self.observed:
                 if not (present & _same(times, time)).any():
-                    raise ValueError(f"has no scan at the time {time:g}, which is to be observed")
+                    raise ValueError(f"has no scan at the time {time:.12g}, which is to be observed")
             observed &= np.any([_same(times, time) for time in self.observed], axis=0)
         targets: list[tuple[int, float]] = []
         if self.missing:
@@ -80,13 +83,17 @@ class Request:
             if len(scanned) and self.skip_scanned:
                 continue
             observed[scanned] = False
-            if not any(np.isclose(time, other, rtol=_SAME_TIME, atol=_SAME_TIME) for _, other in targets):
-                targets.append((int(here[0]) if len(here) else NO_SLOT, time))
+            target = (int(here[0]) if len(here) else NO_SLOT, time)
+            if not any(target == other or target[0] == other[0] != NO_SLOT for other in targets):
+                targets.append(target)
         if not observed.any():
             raise ValueError("has no scan that may be observed")
         targets.sort(key=lambda target: target[1])
+        for (_, earlier), (_, later) in pairwise(targets):
+            if np.float32(earlier) == np.float32(later):  # as the model takes them
+                raise ValueError(f"has the targets {earlier:.12g} and {later:.12g}, which are one time to the model")
         slots, target_times = zip(*targets, strict=True) if targets else ((), ())
-        return Query(observed, tuple(slots), np.asarray(target_times, dtype=np.float32))
+        return Query(observed, tuple(slots), np.asarray(target_times, dtype=np.float64))
 
 
 def query_of_task(task: TaskSettings, present: Bool[np.ndarray, " t"], times: Float[np.ndarray, " t"]) -> Query:
@@ -108,7 +115,7 @@ def query_of_task(task: TaskSettings, present: Bool[np.ndarray, " t"], times: Fl
     observed[list(targets)] = False
     if not observed.any():
         raise ValueError(f"has no frame that task '{task.name}' may observe")
-    return Query(observed, targets, np.asarray(times[list(targets)], dtype=np.float32))
+    return Query(observed, targets, np.asarray(times[list(targets)], dtype=np.float64))
 
 
 def sample_seed(seed: int, subject: str, task: str, sample: int) -> int:
@@ -118,4 +125,8 @@ def sample_seed(seed: int, subject: str, task: str, sample: int) -> int:
 
 
 def _same(times: Float[np.ndarray, " t"], time: float) -> Bool[np.ndarray, " t"]:
-    return np.isclose(times, time, rtol=_SAME_TIME, atol=_SAME_TIME)
+    """Which slots, one at most, have this time."""
+    gap = np.abs(times - time)
+    least = np.diff(np.sort(times)).min(initial=np.inf)
+    reach = min(_SAME_TIME * (1 + abs(time)), _SHARE * least) if least else _SAME_TIME
+    return (gap <= reach) & (gap == gap.min())

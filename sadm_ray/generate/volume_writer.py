@@ -89,7 +89,7 @@ class SubjectWriter:
                 model saw them, so that the sequence is of one sharpness.
         """
         ordered = sorted(frames, key=lambda frame: frame[0])
-        times, generated = [round(time, 4) for time, _, _ in ordered], [made for _, made, _ in ordered]
+        times, generated = [shown_time(time) for time, _, _ in ordered], [made for _, made, _ in ordered]
         values = np.stack([self._in_own_units(volume, shifted=True) for *_, volume in ordered])
         sidecar = {"Notice": NOTICE, "Estimate": "sequence", "Times": times, "Generated": generated, **facts}
         self._write("", "sequence", values, sidecar, self.row["affine"])
@@ -134,10 +134,20 @@ class SubjectWriter:
 
 
 def frame_label(frame: int | None, time: float) -> str:
-    """What a frame is called in the names of files: by its slot, else by its time, in letters and digits."""
+    """What a frame is called in the names of files: by its slot, else by its time, in letters and digits.
+
+    Two times have two names.
+    """
     if frame is not None:
         return f"frame-{frame:02d}"
-    return "time-" + f"{time:.6g}".replace("-", "m").replace(".", "p").replace("+", "")
+    text = f"{time:.6g}"
+    text = text if float(text) == time else repr(float(time))
+    return "time-" + text.replace("-", "m").replace(".", "p").replace("+", "")
+
+
+def shown_time(time: float) -> float:
+    """A time in 12 digits: without the noise of calculations, and yet different from all others of a study."""
+    return float(f"{time:.12g}")
 
 
 def describe(out: Storage) -> None:

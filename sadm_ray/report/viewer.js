@@ -96,7 +96,7 @@
       else viewer.setFrame4D(viewer.volumes[0].id, state.time);
     }
     const frame = view.frames[state.time];
-    const when = `frame ${frame.frame}, time ${+frame.time.toFixed(3)}`;
+    const when = `frame ${frame.frame}, time ${+frame.time.toPrecision(12)}`;
     const said = { time: when, slice: `${state.slice + 1} of ${view.shape[2]}`, zoom: `${state.zoom} ×` };
     for (const [name, text] of Object.entries(said)) {
       byId(`${name}-value`).textContent = text;

@@ -71,6 +71,26 @@ def test_given_times_are_generated_where_there_is_no_scan() -> None:
     )  # 12 is a target once
 
 
+def test_times_that_are_close_are_told_apart() -> None:
+    days = (20190131.0, 20190201.0, 20190203.0, 20190205.0, 20190301.0)
+    query = query_for(Request("visits", 1, 0, times=(20190201.0, 20190150.0, 20190160.0)), 0, 2, 4, times=days)
+    assert query.targets == (NO_SLOT, NO_SLOT, 1)
+    assert query.target_times.tolist() == [20190150, 20190160, 20190201]
+    seen = query_for(Request("visits", 1, 0, missing=True, observed=(20190203.0,)), 0, 2, 4, times=days)
+    assert np.flatnonzero(seen.observed).tolist() == [2]
+    with pytest.raises(ValueError, match=r"targets 20190150 and 20190150\.5, which are one time to the model"):
+        query_for(Request("visits", 1, 0, times=(20190150.0, 20190150.5)), 0, 2, 4, times=days)
+    with pytest.raises(ValueError, match=r"no scan at the time 20190204, which"):
+        query_for(Request("visits", 1, 0, missing=True, observed=(20190204.0,)), 0, 2, 4, times=days)
+
+
+def test_a_rounded_time_is_that_of_its_slot() -> None:
+    third = (0, 1 / 3, 2 / 3, 1, 2)
+    assert query_for(Request("visits", 1, 0, times=(0.3333, 1.5)), 0, 2, 3, times=third).targets == (1, NO_SLOT)
+    small = tuple(n * 1e-5 for n in range(5))
+    assert query_for(Request("visits", 1, 0, times=(1.5e-5,)), 0, 2, 4, times=small).targets == (NO_SLOT,)
+
+
 def test_a_complete_subject_has_no_targets() -> None:
     assert query_for(Request("visits", 1, 0, missing=True), 0, 1, 2, 3, 4).targets == ()
 

@@ -81,7 +81,15 @@ def test_a_sequence_is_in_the_order_of_time_and_marks_what_is_synthetic(tmp_path
 
 @pytest.mark.parametrize(
     ("frame", "time", "label"),
-    [(3, 0.4, "frame-03"), (None, 12.0, "time-12"), (None, 12.5, "time-12p5"), (None, -0.25, "time-m0p25")],
+    [
+        (3, 0.4, "frame-03"),
+        (None, 12.0, "time-12"),
+        (None, 12.5, "time-12p5"),
+        (None, -0.25, "time-m0p25"),
+        (None, 20190131.0, "time-20190131p0"),
+        (None, 20190132.0, "time-20190132p0"),
+        (None, 365.0000116, "time-365p0000116"),
+    ],
 )
 def test_labels_are_letters_and_digits(frame: int | None, time: float, label: str) -> None:
     assert frame_label(frame, time) == label

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -24,6 +24,8 @@ INFO_LIMIT = 64 * 2**10
 """Bytes; a real one has a hundred."""
 
 _FILE = re.compile(r"(?P<folder>(?:(?:training|testing)/)?(?P<name>[^/]+))/(?P<file>[^/]+)")
+_UNPACKED = re.compile(r"(?P<folder>.+\.nii(?:\.gz)?)/[^/]+\.nii(?:\.gz)?")
+"""A scan in a folder that has its name, as some programs unpack archives."""
 
 
 @dataclass(slots=True)
@@ -83,24 +85,51 @@ def find_acdc(root: str, settings: DataSettings) -> Catalog:
 
 
 def _folders(storage: Storage) -> list[_Folder]:
-    """The patients' folders: those with a scan or an `Info.cfg`, and those named `patient…`, with or without a scan."""
+    """The patients' folders: those with a scan or an `Info.cfg`, and those named `patient…`, with or without a scan.
+
+    `Info.cfg` may be written in any case. A folder with the name of a scan stands for the only scan in it.
+    """
     folders: dict[str, _Folder] = {}
-    for entry in storage.entries():
-        match = _FILE.fullmatch(entry.path)
+    for path, entry in _unpacked(storage.entries(), storage):
+        match = _FILE.fullmatch(path)
         if match is None or match["folder"] in ("training", "testing"):
             continue
-        is_used = match["file"] == INFO or match["file"].endswith(IMAGE_SUFFIXES)
+        file = INFO if match["file"].lower() == INFO.lower() else match["file"]
+        is_used = file == INFO or file.endswith(IMAGE_SUFFIXES)
         if is_used or match["name"].startswith("patient"):
             folder = folders.setdefault(match["folder"], _Folder(match["folder"], match["name"]))
-            if is_used:
-                folder.files[match["file"]] = entry
+            if is_used and not (file == INFO and match["file"] != INFO and INFO in folder.files):
+                folder.files[file] = entry
     return list(folders.values())
 
 
+def _unpacked(entries: Sequence[Entry], storage: Storage) -> Iterator[tuple[str, Entry]]:
+    """All files, and the paths to look them up by: that of the folder for a scan alone in a folder named `.nii`."""
+    inside: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if match := _UNPACKED.fullmatch(entry.path):  # as URLs list them
+            inside.setdefault(match["folder"], []).append(entry)
+        elif not entry.size and entry.path.endswith(IMAGE_SUFFIXES):
+            inside.setdefault(entry.path, []).extend(_images_in(entry.path, storage))
+        else:
+            yield entry.path, entry
+    for path, images in inside.items():
+        yield path, images[0] if len(images) == 1 else Entry(path, 0, 0)
+
+
+def _images_in(folder: str, storage: Storage) -> list[Entry]:
+    """The scans directly in a folder; none if it is no folder."""
+    try:
+        found = [storage.entry(path) for path in storage.files(folder) if path.endswith(IMAGE_SUFFIXES)]
+    except (OSError, pa.ArrowException):
+        return []
+    return [entry for entry in found if entry is not None]
+
+
 def _read_info(folder: _Folder, storage: Storage) -> _Info | list[Problem]:
-    path = f"{folder.path}/{INFO}"
-    file = storage.where(path)
     entry = folder.files.get(INFO)
+    path = entry.path if entry else f"{folder.path}/{INFO}"
+    file = storage.where(path)
     if entry is None:
         return [Problem(folder.name, file, "no such file; add it with lines 'ED: 1' and 'ES: 12'")]
     if not entry.size:
@@ -142,18 +171,19 @@ def _subject(folder: _Folder, info: _Info, storage: Storage) -> Subject | list[P
     cine = _entries(folder, stem)
     if len(cine) > 1:
         return [_two_files(folder, cine, storage)]
+    if crowded := [problem for entry in cine for problem in _crowded(folder, entry, storage)]:
+        return crowded
     if cine:
         scan = Scan(cine[0].path, "", None, cine[0].size, cine[0].modified)
         return Subject(folder.name, (scan,), group, (info.ed, info.es), info.covariates)
-    if info.es < info.ed:
-        message = f"ES ({info.es}) must come after ED ({info.ed}) unless there is a 4D file; correct one of them"
-        return [Problem(folder.name, storage.where(f"{folder.path}/{INFO}"), message)]
     scans, problems = [], []
     for session, frame, time in (("ED", info.ed, 0.0), ("ES", info.es, 1.0)):
         stem = f"{folder.name}_frame{frame:02d}"
         files = _entries(folder, stem)
         if len(files) > 1:
             problems.append(_two_files(folder, files, storage))
+        elif files and (crowded := _crowded(folder, files[0], storage)):
+            problems += crowded
         elif files:
             scans.append(Scan(files[0].path, session, time, files[0].size, files[0].modified))
         else:
@@ -164,6 +194,15 @@ def _subject(folder: _Folder, info: _Info, storage: Storage) -> Subject | list[P
 
 def _entries(folder: _Folder, stem: str) -> list[Entry]:
     return [folder.files[stem + suffix] for suffix in IMAGE_SUFFIXES if stem + suffix in folder.files]
+
+
+def _crowded(folder: _Folder, entry: Entry, storage: Storage) -> list[Problem]:
+    """The problem of a folder in the place of a scan that holds several."""
+    images = [] if entry.size else _images_in(entry.path, storage)
+    if len(images) < 2:
+        return []
+    message = f"is a folder that holds {len(images)} scans; keep one of them, or move it to the place of the folder"
+    return [Problem(folder.name, storage.where(entry.path), message)]
 
 
 def _two_files(folder: _Folder, entries: list[Entry], storage: Storage) -> Problem:

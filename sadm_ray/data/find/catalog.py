@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 SPLITS = ("train", "val", "test")
@@ -58,6 +58,32 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.file}: {self.message}" if self.subject else f"{self.file}: {self.message}"
+
+
+_ALIKE = 4
+"""From how many subjects on equal warnings become one."""
+
+
+def merge_alike(problems: Iterable[Problem], where: str) -> list[Problem]:
+    """The problems, with one warning of the study in the place of equal ones of many subjects.
+
+    What was left out keeps its line for each file.
+    """
+    alike: dict[str, list[Problem]] = {}
+    merged = []
+    for problem in problems:
+        if problem.fatal or not problem.subject:
+            merged.append(problem)
+        else:
+            alike.setdefault(problem.message, []).append(problem)
+    for message, some in alike.items():
+        names = list(dict.fromkeys(problem.subject for problem in some))
+        if len(names) < _ALIKE:
+            merged += some
+        else:
+            first = ", ".join(names[:3])
+            merged.append(Problem("", where, f"of {len(names)} subjects ({first}, …): {message}", fatal=False))
+    return merged
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,32 @@ import pyarrow as pa
 from sadm_ray.config import SAFE_NAME, DataSettings, is_url
 from sadm_ray.data.find.catalog import SPLITS, Catalog, Problem, Scan, Subject
 from sadm_ray.data.find.study_tables import covariates_of, first_line, map_in_threads, read_table, shared_columns
-from sadm_ray.data.find.visit_times import ORDER, USUAL_TIME_COLUMNS, TimeParser, Visit, order_visits, time_column
+from sadm_ray.data.find.time_column import (
+    ORDER,
+    USUAL_TIME_COLUMNS,
+    Visit,
+    dates_remark,
+    exact_dates,
+    is_coarse,
+    time_column,
+)
+from sadm_ray.data.find.time_units import some, unit_of
+from sadm_ray.data.find.visit_times import StudyTimes, order_remark, order_visits, read_times
 from sadm_ray.errors import DataError
 from sadm_ray.storage import IMAGE_SUFFIXES, Entry, Storage
+
+FRAME_TIME_UNIT = "s"
+"""The unit of the times in the header of a 4D file, as `read_image` gives them."""
+
+_OWN_COLUMNS = ("subject", "path", "session", "split", "group")
 
 
 @dataclass
 class _Manifest:
     """What has been read: the visits of each subject, the number of its rows (bad ones too), the row of each file.
 
-    `row_of_visit` is the row of each (subject, session).
+    `row_of_visit` is the row of each (subject, session); `unexpected` has the scans of those whose names contradict
+    the order of their times.
     """
 
     storage: Storage
@@ -39,6 +55,7 @@ class _Manifest:
     row_counts: Counter[str] = field(default_factory=Counter)
     row_of_file: dict[str, int] = field(default_factory=dict)
     row_of_visit: dict[tuple[str, str], int] = field(default_factory=dict)
+    unexpected: dict[str, tuple[Scan, ...]] = field(default_factory=dict)
 
     def file_key(self, path: str) -> str:
         """One key for all ways to write the path of a file."""
@@ -58,11 +75,8 @@ def find_manifest(root: str, settings: DataSettings) -> Catalog:
     manifest = _read_rows(Storage(folder or "/", scattered=True), name, settings.min_scans)
     _look_up(manifest)
     column = _match_times(manifest, settings.time_column)
-    parser = TimeParser.of(
-        column or "time",
-        (visit.time for subject_visits in manifest.visits.values() for visit in subject_visits),
-        settings,
-    )
+    times = read_times(column or "time", manifest.visits, settings, manifest.file)
+    manifest.problems += times.problems
     splits = {
         subject: _split(manifest, subject, subject_visits)
         for subject, subject_visits in sorted(manifest.visits.items())
@@ -82,10 +96,18 @@ def find_manifest(root: str, settings: DataSettings) -> Catalog:
             manifest.problems.append(Problem(subject, manifest.file, message, fatal=False))
         for visit in subject_visits:
             visit.row = {name: value for name, value in visit.row.items() if name not in shared}
-        if scans := _scans(manifest, subject, parser):
+        if scans := _scans(manifest, subject, times):
             group = next(iter(groups), "")
             subjects.append(Subject(subject, scans, group, covariates=covariates_of(row), split=split or None))
-    unit = parser.unit if column else settings.time_unit or "frame time"
+    manifest.problems += order_remark(manifest.unexpected, times, manifest.storage)
+    unit = times.unit if column else settings.time_unit or FRAME_TIME_UNIT
+    series = [subject.name for subject in subjects if subject.scans[0].time is None]
+    if column and 0 < len(series) < len(subjects) and unit_of(unit) != unit_of(FRAME_TIME_UNIT):
+        message = (
+            f"the frames of {len(series)} 4D files ({some(series)}) have times in {FRAME_TIME_UNIT}, the visits of "
+            f"other subjects in {unit}; prepare them as two studies, unless that is meant"
+        )
+        manifest.problems.append(Problem("", manifest.file, message, fatal=False))
     return Catalog(manifest.storage.location, tuple(subjects), tuple(manifest.problems), unit)
 
 
@@ -99,7 +121,7 @@ def _read_rows(storage: Storage, name: str, min_scans: int) -> _Manifest:
         raise DataError(f"{storage.where(name)}: no such file; set data.root to the manifest")
     table = read_table(storage, entry)
     manifest = _Manifest(storage, table.file, table.columns, min_scans)
-    columns = {name: table.named(name) for name in ("subject", "path", "session", "split", "group")}
+    columns = {name: table.named(name) for name in _OWN_COLUMNS}
     if not columns["subject"] or not columns["path"]:
         found_columns = ", ".join(table.columns)
         raise DataError(
@@ -129,7 +151,7 @@ def _check_row(manifest: _Manifest, number: int, fields: Mapping[str, str]) -> N
     """Raises ValueError: what is wrong with a row, and how to mend it."""
     for name in ("subject", "path"):
         if not fields.get(name):
-            raise ValueError(f"has no {name}; fill it in")
+            raise ValueError(f"has no {name}; fill it in (n/a, NA and nan stand for what is missing)")
     for name in ("subject", "session"):
         if name in fields and not SAFE_NAME.fullmatch(fields[name]):
             raise ValueError(
@@ -201,9 +223,16 @@ def _match_times(manifest: _Manifest, wanted: str) -> str | None:
     column = time_column(wanted, filled, ("time", *USUAL_TIME_COLUMNS))
     if column is None and (wanted != "auto" or min(manifest.row_counts.values()) > 1):
         missing = "no column says when a visit was" if wanted == "auto" else f"has no column {wanted}"
-        mend = f"set data.time_column to one of them, or data.time_column={ORDER} to number the visits"
+        others = [name for name in manifest.columns if name and name.lower() not in _OWN_COLUMNS]
+        mend = f"set data.time_column={ORDER} to number the visits"
+        mend = f"set data.time_column to one of {', '.join(others)}, or {mend}" if others else f"add one, or {mend}"
         problems = [str(problem) for problem in manifest.problems]
         raise DataError(f"{manifest.file}: {missing}, only {', '.join(manifest.columns)}; {mend}", problems)
+    if column and wanted == "auto" and is_coarse(manifest.visits, column):
+        dates = exact_dates(manifest.visits, column)
+        if dates:
+            manifest.problems.append(dates_remark(column, dates, manifest.file))
+            column = dates
     for subject_visits in manifest.visits.values():
         for visit in subject_visits:
             visit.time = visit.row.pop(column, None) if column else None
@@ -220,14 +249,14 @@ def _split(manifest: _Manifest, subject: str, subject_visits: Sequence[Visit]) -
     return None
 
 
-def _scans(manifest: _Manifest, subject: str, parser: TimeParser) -> tuple[Scan, ...]:
+def _scans(manifest: _Manifest, subject: str, times: StudyTimes) -> tuple[Scan, ...]:
     """The scans of a subject in the order of time, none if they are no sequence."""
     subject_visits, listed = manifest.visits[subject], manifest.row_counts[subject]
     if listed == 1 and subject_visits and subject_visits[0].time is None:
         entry = subject_visits[0].entry
         return (Scan(entry.path, "", None, entry.size, entry.modified, covariates_of(subject_visits[0].row)),)
-    if subject_visits and parser.column != ORDER and not any(visit.time for visit in subject_visits):
-        message = f"its {listed} rows have no {parser.column}; fill it in, or set data.time_column={ORDER}"
+    if subject_visits and times.column != ORDER and not any(visit.time for visit in subject_visits):
+        message = f"its {listed} rows have no {times.column}; fill it in, or set data.time_column={ORDER}"
         manifest.problems.append(Problem(subject, manifest.file, message))
         return ()
     if any(visit.session for visit in subject_visits):
@@ -236,6 +265,8 @@ def _scans(manifest: _Manifest, subject: str, parser: TimeParser) -> tuple[Scan,
                 message = "its row has no session, while others of the subject have one; fill it in"
                 manifest.problems.append(Problem(subject, manifest.storage.where(visit.entry.path), message))
         subject_visits = [visit for visit in subject_visits if visit.session]
-    scans, problems = order_visits(subject, subject_visits, parser, manifest.storage, manifest.min_scans)
-    manifest.problems += problems
-    return scans
+    ordered = order_visits(subject, subject_visits, times, manifest.storage, manifest.min_scans)
+    manifest.problems += ordered.problems
+    if ordered.is_unexpected:
+        manifest.unexpected[subject] = ordered.scans
+    return ordered.scans

@@ -65,6 +65,10 @@ class StudyTable:
                     )
                     problems.append(Problem(subject, self.file, message))
                     continue
+                if any(_swallows_rows(field, self.columns) for field in fields if field):
+                    message = f"row {number} ends in a quote that is opened in it or above and swallows rows; remove it"
+                    problems.append(Problem(subject, self.file, message))
+                    continue
                 texts = ((name, (field or "").strip()) for name, field in zip(self.columns, fields, strict=True))
                 yield number, {name: text for name, text in texts if name and text.lower() not in MISSING}
         except (OSError, csv.Error, pa.ArrowException) as error:
@@ -80,17 +84,25 @@ def read_table(storage: Storage, entry: Entry) -> StudyTable:
     """Open a .csv, .tsv or .parquet table.
 
     Raises:
-        DataError: it cannot be read, is empty or names a column twice.
+        DataError: it cannot be read, is empty, is in UTF-16 or separated by another sign, or names a column twice.
     """
     path, file = entry.path, storage.where(entry.path)
     if not entry.size:  # pipes and devices, too, have size 0: reading one might never end
         raise DataError(f"{file}: {EMPTY_FILE}")
     try:
-        lines = _parquet(storage, path) if path.lower().endswith(".parquet") else _text(storage.read(path), path)
+        lines = _parquet(storage, path) if path.lower().endswith(".parquet") else _text(storage.read(path), path, file)
         _, names = next(lines, (0, ()))
     except (OSError, csv.Error, pa.ArrowException) as error:
         raise DataError(f"{file}: cannot be read ({first_line(error)}); check the path or export it again") from None
     columns = tuple((name or "").strip() for name in names)
+    separator = next((sign for sign in ";\t," if len(columns) == 1 and sign in columns[0]), None)
+    if separator and path[-4:].lower() in DELIMITERS:
+        signs = {";": "semicolons", "\t": "tabs", ",": "commas"}
+        needed = signs[DELIMITERS[path[-4:].lower()]]
+        raise DataError(
+            f"{file}: its columns ({columns[0][:100]!r}) are separated by {signs[separator]} where a "
+            f"{path[-4:].lower()} has {needed}; export the table again"
+        )
     if not any(columns):
         raise DataError(f"{file}: is empty; a line with the names of the columns is expected")
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
@@ -99,13 +111,31 @@ def read_table(storage: Storage, entry: Entry) -> StudyTable:
     return StudyTable(file, columns, lines)
 
 
-def _text(content: bytes, path: str) -> Iterator[tuple[int, Sequence[str | None]]]:
-    """The header and the lines that are not blank. pyarrow's reader knows no line numbers and stops at Latin-1."""
+def _text(content: bytes, path: str, file: str) -> Iterator[tuple[int, Sequence[str | None]]]:
+    """The header and the lines that are not blank. pyarrow's reader knows no line numbers and stops at Latin-1.
+
+    A TSV has no quoting (BIDS), so that a quote is text; a field that is quoted as a whole loses its quotes.
+    """
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or content[:1000].count(0) > len(content[:1000]) / 3:
+        raise DataError(f"{file}: is text in UTF-16; save it in UTF-8")
     text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", errors="replace", newline="")
-    lines = csv.reader(text, delimiter=DELIMITERS[path[-4:].lower()])
+    delimiter = DELIMITERS[path[-4:].lower()]
+    is_plain = delimiter == "\t"
+    lines = csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE if is_plain else csv.QUOTE_MINIMAL)
     for fields in lines:
         if any(field.strip() for field in fields):
-            yield lines.line_num, fields
+            yield lines.line_num, [_unquoted(field) for field in fields] if is_plain else fields
+
+
+def _unquoted(field: str) -> str:
+    match = re.fullmatch(r'\s*"((?:[^"]|"")*)"\s*', field)
+    return match[1].replace('""', '"') if match else field
+
+
+def _swallows_rows(field: str, columns: Sequence[str]) -> bool:
+    """Whether a field goes on over whole rows: a quote that was never meant to open it does that."""
+    lines = field.splitlines()[1:] if "\n" in field or "\r" in field else []
+    return len(columns) > 1 and any(line.count(",") >= len(columns) - 1 for line in lines)
 
 
 def _parquet(storage: Storage, path: str) -> Iterator[tuple[int, Sequence[str | None]]]:

@@ -45,7 +45,7 @@ def collate(rows: Sequence[Mapping[str, Any]], covariates: Sequence[CovariateSet
         lengths=tuple(len(row["present"]) for row in rows),
         frames=_padded([row["frames"] for row in rows], np.float32(0)),
         present=_padded([row["present"] for row in rows], np.False_),
-        times=_padded([row["times"] for row in rows], np.float32(0)),
+        times=_padded([row["times"] for row in rows], np.float32(0)),  # distinct in float32: `order_visits` sees to it
         covariates=np.array(values, np.float32) if of_subjects else None,
         visit_covariates=_padded(visits, np.float32(np.nan)) if of_visits else None,
     )

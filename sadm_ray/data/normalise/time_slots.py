@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float64, Int64
 
 ABSENT = -1
 """The source of a slot that no frame fills."""
@@ -48,10 +48,10 @@ def assign_slots(times: Times, slots: int) -> Int64[np.ndarray, " slots"]:
     return sources
 
 
-def slot_times(sources: Int64[np.ndarray, " slots"], times: Times) -> Float32[np.ndarray, " slots"]:
+def slot_times(sources: Int64[np.ndarray, " slots"], times: Times) -> Float64[np.ndarray, " slots"]:
     """When each slot was acquired, in the unit of `times`: the true time of its frame, the nominal one if absent."""
     acquired = np.asarray(times, dtype=np.float64)
-    return np.where(sources == ABSENT, _nominal(acquired, len(sources)), acquired[sources]).astype(np.float32)
+    return np.where(sources == ABSENT, _nominal(acquired, len(sources)), acquired[sources])
 
 
 def _nominal(times: Float[np.ndarray, " t"], slots: int) -> Float[np.ndarray, " slots"]:

@@ -32,6 +32,9 @@ from sadm_ray.storage import Storage
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 """Header classes by the number in the first 4 bytes of a file, the length of its header."""
 
+_TIME_UNITS = {8: ("s", 1), 16: ("ms", 1000), 24: ("µs", 1000000)}
+"""The codes of `xyzt_units` for times, and how many of the unit are a second."""
+
 _SKIP_BYTES = 2**20  # bytes before the voxels that are passed over at a time
 _MAX_PADDING = 512  # zeros that tapes and archives fill their blocks with
 _SILENT_LOGGER = logging.Logger("nibabel's remarks on headers")  # outside the tree of loggers, so without handlers
@@ -43,13 +46,15 @@ class Image:
     """A NIfTI file that was read to its end.
 
     `raw` is in the file's type, without the scale factors `slope` and `inter`. `affine` maps (x, y, z) to mm, `spacing`
-    (x, y, z; mm) is the header's own, which an affine need not agree with, and `time_step` its fourth voxel size,
-    unchecked (0 where there is no fourth axis). `sha256` is of the file's bytes as stored.
+    (x, y, z; mm) is the header's own, which an affine need not agree with, and `time_step` its fourth voxel size in
+    seconds, unchecked (0 where there is no fourth axis); `time_unit` is the header's unit of it, empty if it names none
+    (then it is taken for seconds). `sha256` is of the file's bytes as stored.
     """
 
     affine: Float64[np.ndarray, "4 4"]
     spacing: tuple[float, float, float]
     time_step: float
+    time_unit: str
     sha256: str
     dtype: str
     raw: Shaped[np.ndarray, "x y z t"]
@@ -166,7 +171,7 @@ def _read(stream: ByteStream, size: int, limit: int) -> Image:
     faults = header_faults(header, size, stream.packed, limit)
     if faults:
         raise _data_error(*faults)
-    time_step = float(header["pixdim"][4]) if header["dim"][0] > 3 else 0.0
+    time_step, time_unit = _time_step(header)
     affine, spacing = _geometry(header)
     for offset in range(int(header["sizeof_hdr"]), int(header["vox_offset"]), _SKIP_BYTES):
         stream.take(min(_SKIP_BYTES, int(header["vox_offset"]) - offset))
@@ -179,7 +184,7 @@ def _read(stream: ByteStream, size: int, limit: int) -> Image:
     if slope == 0 or math.isnan(slope):  # which means none in NIfTI
         slope, inter = 1.0, 0.0
     raw = voxels.view(dtype).reshape((*shape, 1)[:4], order="F")
-    return Image(affine, spacing, time_step, stream.digest.hexdigest(), dtype.name, raw, slope, inter)
+    return Image(affine, spacing, time_step, time_unit, stream.digest.hexdigest(), dtype.name, raw, slope, inter)
 
 
 def _read_header(stream: ByteStream) -> Any:
@@ -194,6 +199,14 @@ def _read_header(stream: ByteStream) -> Any:
     if header["magic"].item() != kind.single_magic:
         raise _data_error(f"no single NIfTI file, or half of a pair; convert it to .nii.gz or {COPY_AGAIN}")
     return header
+
+
+def _time_step(header: Any) -> tuple[float, str]:
+    """The fourth voxel size in seconds, and the unit that the header gives it: empty without, or if it is no time."""
+    if header["dim"][0] <= 3:
+        return 0.0, ""
+    unit, units_a_second = _TIME_UNITS.get(int(header["xyzt_units"]) & 0x38, ("", 1))
+    return float(str(header["pixdim"][4])) / units_a_second, unit
 
 
 def _geometry(header: Any) -> tuple[Float64[np.ndarray, "4 4"], tuple[float, float, float]]:

@@ -171,7 +171,7 @@ class _Read:
         if copies:
             numbers = ", ".join(str(number) for number, _ in copies[:5]) + (", …" if len(copies) > 5 else "")
             remarks.append(f"frames that repeat an earlier one voxel for voxel are left out: {numbers}; look at them")
-        return replace(self, frames=kept, placement=placement, remarks=tuple(remarks))
+        return replace(self, frames=kept, placement=placement, remarks=(*self.remarks, *remarks))
 
 
 def _read_scan(subject: Subject, scan: Scan, storage: Storage, limit: int, min_scans: int) -> _Read:
@@ -199,7 +199,9 @@ def _read_scan(subject: Subject, scan: Scan, storage: Storage, limit: int, min_s
         sha256=image.sha256,
     )
     frames = [(*frame, digest) for frame, digest in zip(frame_times, digests, strict=True)]
-    return _Read(image, frames, facts, Placement.none(image.shape))
+    is_series = subject.cycle is None and scan.time is None
+    remarks = tuple(_series_warning(image)) if is_series else ()
+    return _Read(image, frames, facts, Placement.none(image.shape), remarks)
 
 
 def _cine(ed: int, es: int, count: int) -> list[FrameTime]:
@@ -210,14 +212,33 @@ def _cine(ed: int, es: int, count: int) -> list[FrameTime]:
 
 
 def _series(subject: Subject, image: Image, min_scans: int) -> list[FrameTime]:
-    """All frames of a 4D file; numbered where its header does not hold the time between them."""
+    """All frames of a 4D file, in seconds; numbered where its header does not hold the time between them."""
     if len(subject.scans) > 1:
         _check(["has no time though its subject has other files; give every one of them a time, or only one 4D file"])
     if image.count < min_scans:
         needed = f"only {_count_word(image.count)} visit; at least {_count_word(min_scans)} are needed"
         _check([f"{needed}: give a 4D file, or several files with their times"])
-    step = image.time_step if _LEAST_STEP <= image.time_step <= LARGEST_TIME / image.count else 1.0  # no NaN either
+    step = image.time_step if _has_time_step(image) else 1.0
     return [(index, index * step) for index in range(image.count)]
+
+
+def _has_time_step(image: Image) -> bool:
+    return _LEAST_STEP <= image.time_step <= LARGEST_TIME / image.count  # NaN is not
+
+
+def _series_warning(image: Image) -> list[str]:
+    """A warning where the times of a 4D file are guessed."""
+    if not _has_time_step(image):
+        return [
+            f"its header has no time between frames ({image.time_step:g}); their numbers from 0 are used, not seconds: "
+            "set pixdim[4] and xyzt_units, or set data.time_unit=frames if no file has one"
+        ]
+    if not image.time_unit:
+        return [
+            f"its header names no unit of the time between frames, {image.time_step:g}; seconds are assumed: set "
+            "xyzt_units"
+        ]
+    return []
 
 
 def _count_word(count: int) -> str:

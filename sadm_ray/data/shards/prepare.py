@@ -16,6 +16,7 @@ import numpy as np
 from sadm_ray.actor_pool import map_in_actor_pool
 from sadm_ray.config import DataSettings, Settings
 from sadm_ray.data.find import SPLITS, Catalog, Problem, find_subjects
+from sadm_ray.data.find.catalog import merge_alike
 from sadm_ray.data.shards.prepared_study import (
     SHARDS_FOLDER,
     SUBJECTS_FOLDER,
@@ -52,7 +53,7 @@ def prepare_study(settings: Settings, root: str, out: str) -> Study:
     shards = plan_shards(catalog.subjects, settings.data, _old_rows(storage), storage.files(SHARDS_FOLDER))
     files, facts, problems = _make_shards(shards, settings.data, catalog.folder, storage)
     all_problems = sorted(
-        [*catalog.problems, *problems, *_shared(facts, catalog.folder)],
+        merge_alike([*catalog.problems, *problems, *_shared(facts, catalog.folder)], root),
         key=lambda problem: (problem.subject, problem.file, problem.message),
     )
     left_out = tuple(str(problem) for problem in all_problems if problem.fatal)

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float64
 
 from sadm_ray.config import SAFE_NAME, Settings
 from sadm_ray.data.find.study_tables import map_in_threads
-from sadm_ray.data.shards.subject_row import SCHEMA_VERSION, parse_row, without_later
+from sadm_ray.data.shards.subject_row import ROW_SCHEMA, SCHEMA_VERSION, parse_row, without_later
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
 
@@ -190,7 +190,7 @@ class Slots(NamedTuple):
     """Which slots of a subject hold a scan, and the times of all slots."""
 
     present: Bool[np.ndarray, " t"]
-    times: Float32[np.ndarray, " t"]
+    times: Float64[np.ndarray, " t"]
 
 
 def read_slots(study: Study, subjects: Collection[str]) -> Mapping[str, Slots]:
@@ -209,7 +209,7 @@ def read_slots(study: Study, subjects: Collection[str]) -> Mapping[str, Slots]:
         except (OSError, pa.ArrowException, IndexError):
             return {}
         return {
-            name: Slots(np.asarray(row["present"], dtype=bool), np.asarray(row["times"], dtype=np.float32))
+            name: Slots(np.asarray(row["present"], dtype=bool), np.asarray(row["times"], dtype=np.float64))
             for name, row in found.items()
         }
 
@@ -262,13 +262,15 @@ def _keys_and_locations(location: str, file: str) -> Mapping[str, tuple[str, Row
 
 
 def read_row(location: str, place: RowLocation) -> pa.Table:
-    """A stored row, alone in a table.
+    """A stored row, alone in a table, whose times are float64 also where an earlier version stored float32.
 
     Raises:
         DataError: the shard is missing or damaged.
     """
     try:
-        return _open_shard(location, place.shard).read_row_group(place.row)
+        row = _open_shard(location, place.shard).read_row_group(place.row)
+        column = row.schema.get_field_index("times")
+        return row.set_column(column, "times", row["times"].cast(ROW_SCHEMA.field("times").type))
     except (OSError, pa.ArrowException) as error:
         _open_shard.cache_clear()  # so that the mended file is read
         reason = str(error).splitlines()[0]

@@ -33,7 +33,7 @@ ROW_SCHEMA = pa.schema(
         "stored": pa.list_(pa.float64(), 2),  # what 0 and the largest stored value stand for, of integer types
         "shape": pa.list_(pa.int32(), 3),  # d h w
         "present": pa.list_(pa.bool_()),  # t: which slots hold a scan
-        "times": pa.list_(pa.float32()),  # t, in the study's unit
+        "times": pa.list_(pa.float64()),  # t, in the study's unit; float32 in older shards, which `read_row` widens
         "intensity": pa.list_(pa.float64(), 2),  # what 0 and 1 stand for, in the units of the scanner
         "grid": pa.string(),  # JSON of `SpatialTransform`: between the subject's own grid and the model's
         "affine": pa.list_(pa.float64(), 16),  # of the subject's own grid, (x, y, z) to mm
@@ -63,7 +63,9 @@ def row_key(subject: Subject, settings: DataSettings) -> str:
     files = [
         [scan.file, scan.size, scan.modified, scan.session, scan.time, dict(scan.covariates)] for scan in subject.scans
     ]
-    identity = [subject.name, subject.group, subject.cycle, dict(subject.covariates)]
+    identity: list[Any] = [subject.name, subject.group, subject.cycle, dict(subject.covariates)]
+    if had_other_times(subject):
+        identity.append("times in float64, those of headers in seconds")
     return hashlib.sha256(
         json.dumps([SCHEMA_VERSION, preparation, identity, files], sort_keys=True).encode()
     ).hexdigest()
@@ -75,6 +77,13 @@ def without_later(data: dict[str, Any]) -> dict[str, Any]:
     if later.get("intensity", {}).get("within") == "volume":
         later["intensity"] = {key: value for key, value in later["intensity"].items() if key != "within"}
     return later
+
+
+def had_other_times(subject: Subject) -> bool:
+    """Whether the row of an earlier version had other times: float32, and those of headers in the header's unit."""
+    return subject.cycle is None and any(
+        scan.time is None or float(np.float32(scan.time)) != scan.time for scan in subject.scans
+    )
 
 
 def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) -> Prepared:
@@ -252,7 +261,7 @@ def parse_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "group": row["group"],
         "frames": decode(row["frames"], row["dtype"], tuple(row["stored"]), shape),
         "present": present,
-        "times": np.asarray(row["times"], dtype=np.float32),
+        "times": np.asarray(row["times"], dtype=np.float64),
         "intensity": np.asarray(row["intensity"], dtype=np.float64),
         "affine": np.asarray(row["affine"], dtype=np.float64).reshape(4, 4),
         "spacing": np.asarray(row["spacing"], dtype=np.float64),

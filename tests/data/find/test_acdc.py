@@ -10,6 +10,7 @@ import pytest
 from sadm_ray.config import DataSettings
 from sadm_ray.data.find import Catalog, find_subjects
 from sadm_ray.errors import DataError
+from sadm_ray.storage import Storage
 from tests.data.patients import write_cine, write_info, write_single_frames
 
 FRAME = np.zeros((6, 5, 4), np.float32)
@@ -60,7 +61,63 @@ def test_single_frames_without_the_label_maps(tmp_path: Path) -> None:
     ]
     assert subject.cycle is None
     write_info(folder, ed=16, es=4, group="DCM")
-    assert "must come after ED" in find(tmp_path).problems[0].message
+    (subject,) = find(tmp_path).subjects
+    assert [(Path(scan.file).name, scan.session, scan.time) for scan in subject.scans] == [
+        ("patient006_frame16.nii.gz", "ED", 0.0),
+        ("patient006_frame04.nii.gz", "ES", 1.0),
+    ]
+
+
+@pytest.mark.parametrize("name", ["info.cfg", "INFO.CFG", "Info.Cfg"])
+def test_info_in_any_case(tmp_path: Path, name: str) -> None:
+    file = write_cine(tmp_path, "patient001", ed=2, es=5)
+    (file.parent / "Info.cfg").rename(file.parent / name)
+    catalog = find(tmp_path)
+    assert (catalog.subjects[0].cycle, catalog.problems) == ((2, 5), ())
+    (file.parent / name).write_text("ED: 1\n")
+    assert find(tmp_path).problems[0].file.endswith(f"/{name}")
+
+
+def unpack(file: Path, inner: str) -> Path:
+    """Put a scan into a folder of its name, as some programs unpack archives."""
+    content = file.read_bytes()
+    file.unlink()
+    folder = file.with_name(file.name.removesuffix(".gz"))
+    folder.mkdir()
+    (folder / inner).write_bytes(content)
+    return folder
+
+
+def test_scans_in_folders_of_their_names(tmp_path: Path) -> None:
+    unpack(write_cine(tmp_path / "training", "patient001"), "patient001_4d.nii.gz")
+    unpack(write_cine(tmp_path / "training", "patient002"), "cine.nii.gz")
+    frames = write_single_frames(tmp_path / "testing", "patient101", {1: FRAME, 4: FRAME}, ed=1, es=4)
+    for file in sorted(frames.glob("*.nii.gz")):
+        unpack(file, file.name)
+    catalog = find(tmp_path)
+    assert catalog.problems == ()
+    assert [[scan.file for scan in subject.scans] for subject in catalog.subjects] == [
+        ["training/patient001/patient001_4d.nii/patient001_4d.nii.gz"],
+        ["training/patient002/patient002_4d.nii/cine.nii.gz"],
+        [f"testing/patient101/patient101_frame{n:02d}.nii/patient101_frame{n:02d}.nii.gz" for n in (1, 4)],
+    ]
+    assert all(scan.size > 0 for subject in catalog.subjects for scan in subject.scans)
+
+
+def test_a_folder_of_several_scans_is_none(root: Path) -> None:
+    folder = unpack(write_cine(root, "patient001"), "a.nii.gz")
+    (folder / "b.nii.gz").write_bytes(b"another")
+    assert [line for line in problems_of_one(find(root)) if "holds 2 scans; keep one" in line]
+
+
+def test_scans_in_folders_behind_a_url(tmp_path: Path, s3_bucket: str) -> None:
+    unpack(write_cine(tmp_path, "patient001"), "patient001_4d.nii.gz")
+    bucket = Storage(f"{s3_bucket}/acdc")
+    for path in ("Info.cfg", "patient001_4d.nii/patient001_4d.nii.gz"):
+        bucket.write(f"patient001/{path}", (tmp_path / "patient001" / path).read_bytes())
+    catalog = find(bucket.location)
+    assert catalog.problems == ()
+    assert catalog.subjects[0].scans[0].file == "patient001/patient001_4d.nii/patient001_4d.nii.gz"
 
 
 def test_covariates(root: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,184 @@ def test_columns_and_units(
     assert find(tmp_path, time_unit="moons").time_unit == "moons"
 
 
+@pytest.mark.parametrize(
+    ("column", "times", "expected", "unit", "told"),
+    [
+        ("acq_time", ("20190131", "20190201", "20190303"), [0, 1, 31], "days", ""),
+        ("time", ("20190131", "20190201", "20190303"), [0, 1, 31], "days", ""),
+        ("acq_time", ("20190131101500.000000", "20190201101500.5", "20190303101500"), [0, 1, 31], "days", ""),
+        ("acq_time", ("18901014T123300", "18901113T123300", "18910112T123300"), [0, 30, 90], "days", ""),
+        ("scan_date", ("2018-11", "2018-12", "2019-01"), [0, 30, 61], "days", "first of each month is taken"),
+        ("scan_date", ("201811", "201812", "201901"), [0, 30, 61], "days", "first of each month is taken"),
+        ("date", ("2018", "2019", "2021"), [2018, 2019, 2021], "years", ""),
+        ("age", ("018M", "024M", "003Y"), [18, 24, 36], "months", ""),
+        ("age", ("071Y", "072Y", "074Y"), [71, 72, 74], "years", ""),
+        ("age_weeks", (20190131, 20190132, 20190133), [20190131, 20190132, 20190133], "weeks", "130 years"),
+    ],
+)
+def test_dates_and_ages_in_every_form(
+    tmp_path: Path, column: str, times: tuple[object, ...], expected: list[float], unit: str, told: str
+) -> None:
+    catalog = find(write_bids(tmp_path, {"01": dict(zip("123", times, strict=True))}, column=column))
+    if "130" in told:
+        assert catalog.subjects == ()
+        assert len(messages(catalog)) == 1
+        assert "age_weeks of none of 3 visits can be used, the first is '20190131'" in messages(catalog)[0]
+        return
+    assert [scan.time for scan in catalog.subjects[0].scans] == pytest.approx(expected, abs=1e-5)
+    assert (catalog.time_unit, messages(catalog)) == (unit, [])
+    assert [told in line for line in messages(catalog, fatal=False)] == [True] * bool(told)
+
+
+def test_a_column_that_cannot_be_read_is_one_problem(tmp_path: Path) -> None:
+    times = {"1": "01/31/2019", "2": "02/01/2019", "3": "03/03/2019"}
+    catalog = find(write_bids(tmp_path, {"01": times, "02": times}, column="scan_date"))
+    assert catalog.subjects == ()
+    (line,) = messages(catalog)
+    assert "scan_date of none of 6 visits can be used, the first is '01/31/2019', which can be read in more" in line
+    assert "ISO date" in line
+
+
+def test_codes_for_missing_ages(tmp_path: Path) -> None:
+    times = {"1": 72.1, "2": 73, "3": 999, "4": -4, "5": 0, "6": 75}
+    catalog = find(write_bids(tmp_path, {"01": times, "02": {"1": 60, "2": 61.5}}, column="age"))
+    assert visits(catalog.subjects[0]) == [("1", 72.1), ("2", 73.0), ("6", 75.0)]
+    lines = messages(catalog)
+    assert len(lines) == 3
+    for text, session in (("'999'", 3), ("'-4'", 4), ("'0'", 5)):
+        assert sum(text in line and f"ses-{session}_T1w" in line and "missing value" in line for line in lines) == 1
+    newborns = find(write_bids(tmp_path / "b", {"01": {"1": 0, "2": 0.5, "3": 1}}, column="age"))
+    assert (len(newborns.subjects[0].scans), newborns.problems) == (3, ())
+
+
+def write_json(path: Path, content: object) -> None:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+def test_units_of_sidecars(tmp_path: Path) -> None:
+    root = write_bids(tmp_path, {"01": {"1": 3, "2": 9}, "02": {"1": 2, "2": 8}}, column="age")
+    write_json(root / "participants.json", {"age": {"Units": "years"}})
+    assert find(root).time_unit == "years"
+    write_json(root / "sessions.json", {"age": {"Description": "at the session", "Units": "month"}})
+    catalog = find(root)
+    assert (catalog.time_unit, visits(catalog.subjects[0])) == ("months", [("1", 3.0), ("2", 9.0)])
+    assert catalog.problems == ()
+    write_json(root / "sub-02" / "sub-02_sessions.json", {"Age": {"Units": "years"}})
+    mixed = find(root)
+    assert [visits(subject) for subject in mixed.subjects] == [[("1", 3.0), ("2", 9.0)], [("1", 24.0), ("2", 96.0)]]
+    assert "age is in months and years, as the sidecars say; converted to months" in messages(mixed, fatal=False)[0]
+    assert find(root, time_unit="moons").time_unit == "moons"
+    write_json(root / "sub-02" / "sub-02_sessions.json", {"age": {"Units": "days"}})
+    unequal = find(root)
+    assert [subject.name for subject in unequal.subjects] == ["01"]
+    assert "no exact number of months" in messages(unequal)[0]
+    write_json(root / "sub-02" / "sub-02_sessions.json", "{")
+    assert "sub-02_sessions.json: is no sidecar" in messages(find(root), fatal=False)[0]
+
+
+def test_a_sidecar_against_the_name_of_the_column(root: Path) -> None:
+    write_json(root / "sessions.json", {"age_weeks": {"Units": "days"}})
+    catalog = find(root)
+    assert catalog.time_unit == "weeks"
+    assert "in days, against the name of the column; weeks is used" in messages(catalog, fatal=False)[0]
+
+
+def write_scans_tables(root: Path, times: dict[str, str], column: str = "acq_time") -> None:
+    for session, time in times.items():
+        rows = f"filename {column} operator\nanat/sub-01_ses-{session}_T1w.nii.gz {time} x\nanat/other.nii.gz n/a x"
+        write_table(root / "sub-01" / f"ses-{session}" / f"sub-01_ses-{session}_scans.tsv", rows)
+
+
+DATES = {"1": "2015-02-03T09:00:00", "2": "2015-08-03T09:00:00", "3": "2016-02-03T09:00:00"}
+
+
+def test_times_in_the_scans_tables(tmp_path: Path) -> None:
+    root = write_bids(tmp_path, {"01": dict.fromkeys("123", 0)}, column="mmse")
+    write_scans_tables(root, DATES)
+    catalog = find(root)
+    assert visits(catalog.subjects[0]) == [("1", 0.0), ("2", 181.0), ("3", 365.0)]
+    assert (catalog.time_unit, catalog.problems) == ("days", ())
+    assert dict(catalog.subjects[0].scans[0].covariates) == {"mmse": 0.0}
+    write_table(root / "sub-01" / "sub-01_sessions.tsv", "session_id age\nses-1 61.2\nses-2 61.7\nses-3 62.2")
+    assert find(root).time_unit == "years", "a table of sessions goes before"
+    assert find(root, time_column="acq_time").time_unit == "days"
+    (root / "sub-01" / "ses-1" / "sub-01_ses-1_scans.tsv").write_text("file\tacq_time\n")
+    assert "has no column filename" in messages(find(root, time_column="acq_time"), fatal=False)[0]
+
+
+def test_whole_years_beside_dates(tmp_path: Path) -> None:
+    root = write_bids(tmp_path, {"01": {"1": 72, "2": 72, "3": 73}}, column="age")
+    assert "has the same age as" in messages(find(root))[0]
+    rows = "\n".join(f"ses-{session} {time} {{}}" for session, time in DATES.items())
+    table = root / "sub-01" / "sub-01_sessions.tsv"
+    for ages in ((72, 72, 73), (72, 72, 72), (72, 73, 74), (72.5, 72.5, 73.5)):
+        write_table(table, "session_id acq_time age\n" + rows.format(*ages))
+        catalog = find(root)
+        assert visits(catalog.subjects[0]) == [("1", 0.0), ("2", 181.0), ("3", 365.0)]
+        (line,) = messages(catalog, fatal=False)
+        assert "the dates in acq_time are used; set data.time_column=age" in line
+    write_table(table, "session_id acq_time age\n" + rows.format(72.1, 72.6, 73.1))
+    assert find(root).time_unit == "years", "these ages are exact"
+    write_table(table, "session_id acq_time age\n" + rows.format(72, 72, 73).replace(DATES["3"], "n/a"))
+    line = messages(find(root))[0]
+    assert "has the same age as" in line
+    assert "set data.time_column=acq_time" in line
+    write_table(table, "session_id age\nses-1 72\nses-2 72\nses-3 73")
+    write_scans_tables(root, DATES)
+    assert visits(find(root).subjects[0]) == [("1", 0.0), ("2", 181.0), ("3", 365.0)]
+
+
+def test_labels_that_lost_their_zeros(tmp_path: Path) -> None:
+    root = write_bids(tmp_path, {"01": {"01": 0, "02": 1}, "02": {"M00": 0, "M06": 1}, "3": {"1": 0, "2": 1}})
+    write_table(root / "sub-01" / "sub-01_sessions.tsv", "session_id age\n1 70.5\n2 71.5")
+    write_table(root / "sub-02" / "sub-02_sessions.tsv", "session_id age\nM0 60.5\nM6 61.5")
+    write_table(root / "sub-3" / "sub-3_sessions.tsv", "session_id age\n01 50.5\n1 51\n2 52")
+    write_table(root / "participants.tsv", "participant_id sex\n1 F\n2 M\n3 F")
+    catalog = find(root)
+    assert [visits(subject) for subject in catalog.subjects] == [
+        [("01", 70.5), ("02", 71.5)],
+        [("M00", 60.5), ("M06", 61.5)],
+        [("1", 51.0), ("2", 52.0)],
+    ]
+    assert [subject.covariates for subject in catalog.subjects] == [{"sex": "F"}, {"sex": "M"}, {"sex": "F"}]
+    assert messages(catalog) == []
+    lines = messages(catalog, fatal=False)
+    assert len(lines) == 2
+    assert "rows of 2 tables are matched without zeros, such as '1' of sub-01_sessions.tsv to '01'" in lines[0]
+    write_table(root / "sub-3" / "sub-3_sessions.tsv", "session_id age\n01 50.5\n001 51\n2 52")
+    assert ["sub-3_ses-1" in line and "no age in the tables" in line for line in messages(find(root))][:1] == [True]
+
+
+def test_one_remark_for_many_subjects(tmp_path: Path) -> None:
+    root = write_bids(tmp_path, {f"{n:02d}": {"1": 40, "2": 30} for n in range(11)})
+    (line,) = messages(find(root), fatal=False)
+    assert "of 11 subjects (00, 01, 02, …) are in another order than their names, of 00 2, 1" in line
+
+
+def test_names_without_numbers_have_no_order(tmp_path: Path) -> None:
+    times = {"pre": 1, "post": 2, "end": 3}
+    assert find(write_bids(tmp_path / "a", {"01": times})).problems == ()
+    assert find(write_bids(tmp_path / "b", {"01": {"baseline": 0, "M12": 12, "M06": 6}})).problems == ()
+
+
+def test_a_pattern_or_suffix_that_fits_nothing(root: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"data\.match='\*_run-1_\*' fits the path of no scan _T1w\.nii\.gz in 2 folders"
+    ):
+        find(root, match="*_run-1_*")
+    with pytest.raises(DataError, match=r"no scan _FLAIR\.nii\.gz in 2 folders sub-\*, only T1w; choose another data"):
+        find(root, suffix="FLAIR")
+
+
+def test_the_mend_names_columns_that_may_have_times(root: Path) -> None:
+    for subject in ("01", "02"):
+        write_table(root / f"sub-{subject}" / f"sub-{subject}_sessions.tsv", "session_id\nses-1\nses-2")
+    write_table(root / "participants.tsv", "participant_id\nsub-01\nsub-02")
+    with pytest.raises(DataError, match=r"; add one, or set data\.time_column=order to number the visits") as raised:
+        find(root)
+    assert not {"session_id", "participant_id"} & set(str(raised.value).replace(",", " ").split())
+
+
 def test_a_column_by_name_or_the_order(root: Path) -> None:
     for subject in ("01", "02"):
         table = "session_id age_weeks dose\nses-1 1 5\nses-2 2 7\nses-10 3 11"
@@ -200,7 +379,7 @@ def test_participants_with_a_row_for_each_session(tmp_path: Path) -> None:
 def test_an_age_a_participant_gives_no_times(tmp_path: Path) -> None:
     write_bids(tmp_path, {"01": {"1": 0, "2": 0}}, column="mmse")
     write_table(tmp_path / "participants.tsv", "participant_id age\nsub-01 61")
-    with pytest.raises(DataError, match=r"mmse.*participants.tsv has participant_id, age but no row a session"):
+    with pytest.raises(DataError, match=r"mmse.*participants.tsv has age but no row a session"):
         find(tmp_path)
 
 

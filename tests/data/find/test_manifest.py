@@ -164,8 +164,11 @@ def test_cines_beside_visits(root: Path) -> None:
     assert visits(first) == [("a0.nii", "", None)]
     assert (first.cycle, first.scans[0].covariates) == (None, {"dose": 5.0})
     assert len(second.scans) == 2
+    (line,) = messages(catalog, fatal=False)
+    assert "the frames of 1 4D files (a) have times in s, the visits of other subjects in time" in line
     cines = find_rows(root, "a,a0.nii\nb,b0.nii\nc,c0.nii\nc,c1.nii", "subject,path")
     assert [subject.name for subject in cines.subjects] == ["a", "b"]
+    assert (cines.time_unit, messages(cines, fatal=False)) == ("s", [])
     assert "its 2 rows have no time" in messages(cines)[0]
     assert find_rows(root, "a,a0.nii", "subject,path", time_unit="ms").time_unit == "ms"
 
@@ -182,6 +185,31 @@ def test_the_time_column(root: Path) -> None:
         find_rows(root, rows, header, time_column="Dose")
     with pytest.raises(DataError, match=r"no column says.*data\.time_column=order"):
         find_rows(root, "a,a0.nii,1\na,a1.nii,2", "subject,path,dose")
+
+
+def test_whole_years_beside_dates(root: Path) -> None:
+    rows = "a,a0.nii,61,2020-01-01\na,a1.nii,61,2020-07-01\na,a2.nii,62,2021-01-01"
+    catalog = find_rows(root, rows, "subject,path,age,scan_date")
+    assert [scan.time for scan in catalog.subjects[0].scans] == [0, 182, 366]
+    assert "the dates in scan_date are used" in messages(catalog, fatal=False)[0]
+    by_age = find_rows(root, rows, "subject,path,age,scan_date", time_column="age")
+    assert "has the same age as" in messages(by_age)[0]
+    assert "set data.time_column=scan_date" in messages(by_age)[0]
+
+
+def test_dates_in_digits_in_parquet(root: Path) -> None:
+    """A column with a gap is one of floats."""
+    days = [20190131, 20190201, None]
+    frame = pd.DataFrame({"subject": "a", "path": ["a0.nii", "a1.nii", "a2.nii"], "time": days})
+    frame.to_parquet(root / "study.parquet")
+    catalog = find(root / "study.parquet")
+    assert [scan.time for scan in catalog.subjects[0].scans] == [0, 1]
+    assert catalog.time_unit == "days"
+
+
+def test_subjects_called_as_missing_values(root: Path) -> None:
+    catalog = find_rows(root, f"{GOOD}\nNA,a0.nii,0\nNA,a1.nii,1")
+    assert "row 4: has no subject; fill it in (n/a, NA and nan stand for what is missing)" in messages(catalog)[0]
 
 
 def test_parquet_as_pandas_writes_it(root: Path) -> None:
@@ -226,7 +254,7 @@ def test_no_manifest(root: Path) -> None:
         find(root / "nowhere.csv")
     with pytest.raises(DataError, match=r"data\.layout=manifest needs data\.root to be"):
         find(root)
-    with pytest.raises(DataError, match=r"needs the columns subject and path.*subject;path"):
+    with pytest.raises(DataError, match=r"subject;path.*separated by semicolons where a \.csv has commas"):
         find_rows(root, "a;b", "subject;path")
     with pytest.raises(DataError, match="has no rows") as raised:
         find_rows(root, "a", "subject,path")

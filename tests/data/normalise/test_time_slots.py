@@ -70,7 +70,7 @@ def test_times_are_those_of_the_frames_and_nominal_where_absent() -> None:
 @given(times=uneven(12), slots=st.integers(2, 12), seed=st.integers(0, 99))
 def test_slots_follow_their_frames_through_time(times: list[float], slots: int, seed: int) -> None:
     filled = slot_times(sources := assign_slots(times, slots), times)[sources != ABSENT]
-    np.testing.assert_array_equal(filled, np.array(times, np.float32)[sources[sources != ABSENT]])
+    np.testing.assert_array_equal(filled, np.array(times)[sources[sources != ABSENT]])
 
 
 def test_times_a_rounding_error_apart_keep_their_order() -> None:

@@ -142,14 +142,30 @@ def test_a_volume_is_no_cine(three: Path) -> None:
     refused(three, subject, "holds a single volume")
 
 
-@pytest.mark.parametrize(("step", "expected"), [(0.5, 0.5), (0, 1), (np.nan, 1), (-2, 1)])
-def test_a_series_has_the_times_of_its_header(tmp_path: Path, step: float, expected: float) -> None:
+@pytest.mark.parametrize(
+    ("step", "unit", "expected", "told"),
+    [
+        (0.5, 8, 0.5, ""),
+        (40, 16, 0.04, ""),
+        (40000, 24, 0.04, ""),
+        (0.04, 8 | 2, 0.04, ""),
+        (0.5, 0, 0.5, "names no unit of the time between frames, 0.5; seconds are assumed"),
+        (0.5, 32, 0.5, "names no unit"),  # hertz
+        (0, 8, 1, "has no time between frames (0); their numbers from 0 are used"),
+        (np.nan, 8, 1, "has no time between frames (nan)"),
+        (-2, 16, 1, "has no time between frames"),
+    ],
+)
+def test_a_series_has_the_times_of_its_header(
+    tmp_path: Path, step: float, unit: int, expected: float, told: str
+) -> None:
     write(tmp_path / "series.nii", (9, 8, 7, 4))
     data = bytearray((tmp_path / "series.nii").read_bytes())
     data[92:96] = np.array(step, "<f4").tobytes()
+    data[123] = unit
     (tmp_path / "series.nii").write_bytes(data)
     frames, _, problems = read(tmp_path, Subject("s", (scan(tmp_path, "series.nii", None),)))
-    assert problems == []
+    assert [told in problem.message and not problem.fatal for problem in problems] == [True] * bool(told)
     assert [frame.index for frame in frames] == [0, 1, 2, 3]
     assert [frame.time for frame in frames] == [expected * index for index in range(4)]
 
