@@ -16,6 +16,7 @@ from sadm_ray.config import LARGEST_TIME
 from sadm_ray.data.find.catalog import Covariates, Problem, Scan, Subject
 from sadm_ray.data.read.nifti_io import Image, read_image
 from sadm_ray.data.read.scan_checks import cycle_faults, grid_faults, spacing_warning, voxel_faults
+from sadm_ray.data.read.stored_geometry import StoredGeometry
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
 
@@ -31,7 +32,8 @@ class Frame:
     """A volume of a subject, in the units of the scanner and on the file's own grid.
 
     `index` (from 0) counts in a 4D file; none for a file of one volume. `time` is in the study's unit, `spacing`
-    (x, y, z) in mm, and `affine` maps (x, y, z) to mm. `covariates` are the visit's.
+    (x, y, z) in mm, and `affine` maps (x, y, z) to mm. `covariates` are the visit's, `stored` is what the file's header
+    says of its geometry.
     """
 
     file: str
@@ -42,6 +44,7 @@ class Frame:
     affine: Float64[np.ndarray, "4 4"]
     spacing: tuple[float, float, float]
     covariates: Covariates = field(default_factory=dict)
+    stored: StoredGeometry | None = None
 
     def without_volume(self) -> Frame:
         """The same without its voxels, to keep all frames of a subject in memory."""
@@ -89,6 +92,7 @@ def read_scans(
     """
     first: ScanFacts | None = None
     usable, reported = 0, False
+    told: set[str] = set()
     for scan in subject.scans:
         name = storage.where(scan.file)
         try:
@@ -105,6 +109,10 @@ def read_scans(
                 first = facts
                 for line in spacing_warning(facts.spacing, facts.shape):
                     yield Problem(subject.name, name, line, fatal=False)
+            for kind, line in image.remarks.items():
+                if kind not in told:
+                    yield Problem(subject.name, name, line, fatal=False)
+            told |= image.remarks.keys()
             for index, time in frame_times:
                 yield Frame(
                     file=scan.file,
@@ -115,6 +123,7 @@ def read_scans(
                     affine=facts.affine,
                     spacing=facts.spacing,
                     covariates=scan.covariates,
+                    stored=image.stored,
                 )
             yield facts
             usable += len(frame_times)
