@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sadm_ray.config import Settings
+from sadm_ray.config.layout_defaults import fit_layout
 from sadm_ray.config.presets import preset_file, preset_names
 from sadm_ray.config.renamed_settings import current_name, override_with_current_name, with_current_names
 from sadm_ray.config.typed_yaml import override_value, read_tree
@@ -21,7 +22,10 @@ from sadm_ray.errors import ConfigError
 
 
 def load_settings(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Settings:
-    """Read settings from `file` (none: the embedded default) and put `key=value` overrides on top.
+    """Read settings from `file` and put `key=value` overrides on top.
+
+    Without a file they are on top of the embedded default, that of the phantom; with `data.layout` bids or manifest
+    what was not given of frames, orientation and intensities is for visits, and the log says so (`layout_defaults`).
 
     Args:
         file: a YAML file with any part of the tree, or the name of one that comes with the package (`preset_names`)
@@ -38,6 +42,8 @@ def load_settings(file: Path | str | None = None, overrides: Sequence[str] = ())
         tree = with_current_names(_read_yaml(found), str(found))
     for override in overrides:
         _apply(tree, override)
+    if file is None:
+        fit_layout(tree)
     return _validated(tree)
 
 
