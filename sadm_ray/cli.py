@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from sadm_ray import __version__
+from sadm_ray.config import Settings
 from sadm_ray.config.presets import preset_names
 from sadm_ray.config.settings_file import dump_settings, load_settings
 from sadm_ray.errors import DataError, Stopped, UserError
@@ -96,9 +97,9 @@ def tune(config: Config = None, overrides: Overrides = None) -> None:
     """Search the settings of sampling on validation subjects, or with tune.sweep=training those of training."""
     settings = load_settings(config, overrides or ())
     if settings.tune.sweep == "training":
-        _print_training_swept(_step("tune_training", config, overrides), settings.run_dir / "tuned-training.yaml")
+        _print_training_swept(_step_with("tune_training", settings), settings.run_dir / "tuned-training.yaml")
     else:
-        _print_swept(_step("tune", config, overrides))
+        _print_swept(_step_with("tune", settings))
 
 
 @app.command()
@@ -117,7 +118,9 @@ def generate(
     Without options: the frames of every task for the test subjects, which `evaluate` scores.
     """
     values = {"file": file, "model": model, "study": study, "out": out}
-    options = [f"generate.{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
+    options = [
+        f"generate.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None
+    ]
     options += ["generate.missing=true"] * missing + [f"generate.at=[{at}]"] * (at is not None)
     _fail_if(_print_generated(_step("generate", config, [*(overrides or ()), *options])))
 
@@ -172,8 +175,11 @@ def show_settings(config: Config = None, overrides: Overrides = None) -> None:
 
 
 def _step(name: str, config: Path | None, overrides: Sequence[str] | None, **options: Any) -> Any:
-    settings = load_settings(config, overrides or ())  # before anything heavy: a typo is refused at once
-    from sadm_ray import steps
+    return _step_with(name, load_settings(config, overrides or ()), **options)
+
+
+def _step_with(name: str, settings: Settings, **options: Any) -> Any:
+    from sadm_ray import steps  # heavy: a typo in the settings was refused before
 
     step: Callable[..., Any] = getattr(steps, name)
     return step(settings, **options)

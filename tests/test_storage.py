@@ -5,7 +5,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
@@ -118,3 +121,23 @@ def test_any_kind_of_url_that_fsspec_knows() -> None:
     assert [entry.path for entry in storage.entries()] == ["a/b.txt"]
     storage.delete("a/b.txt")
     assert storage.entry("a/b.txt") is None
+
+
+@pytest.mark.parametrize("name", ["a #b", "50%20", "a?b&c=d", "[x] *", "ü 日本", "a:b;c@d", "~", "$HOME", 'it\'s "x"'])
+def test_a_folder_may_be_called_anything(tmp_path: Path, name: str) -> None:
+    storage = Storage(str(tmp_path / name))
+    table = pa.table({"x": [1]})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    storage.write(f"{name}/{name}.parquet", sink.getvalue())
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.parquet")] == [
+        f"{name}/{name}/{name}.parquet"
+    ]
+    assert [entry.path for entry in storage.entries()] == storage.files(name) == [f"{name}/{name}.parquet"]
+    system, folder = storage.resolved
+    assert pq.read_table(f"{folder}/{name}/{name}.parquet", filesystem=system) == table
+    # Ray Train and Ray Tune are given the path alone, and ask pyarrow what it is.
+    assert fs.FileSystem.from_uri(folder) == (system, str(tmp_path / name))
+    storage.delete(f"{name}/{name}.parquet")
+    storage.remove_folder(name)
+    assert list((tmp_path / name).iterdir()) == []

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from sadm_ray.config.base import (
     LARGEST_TIME,
@@ -21,6 +21,7 @@ from sadm_ray.config.base import (
     SamplerName,
     Section,
     Shape,
+    storable,
 )
 from sadm_ray.config.compare_settings import CompareSettings
 from sadm_ray.config.data_settings import (
@@ -95,7 +96,7 @@ class RunSettings(Section):
     """Where a run lives. Everything that a run writes is below `dir/name`."""
 
     name: Name = "phantom"
-    dir: Path = Path("runs")
+    dir: Annotated[Path, AfterValidator(storable)] = Path("runs")
 
 
 class TrackingSettings(Section):

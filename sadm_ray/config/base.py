@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
@@ -29,6 +30,23 @@ def _safe_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_safe_name)]
+
+_Where = TypeVar("_Where", str, Path)
+
+
+def storable(where: _Where) -> _Where:
+    """A path or URL that every file can be called by, also in the tables and databases that name it.
+
+    Raises:
+        ValueError: it holds NUL, or a byte that is no UTF-8.
+    """
+    text = str(where)
+    if "\0" in text:
+        raise ValueError("holds the character NUL, which no path can; remove it")
+    foreign = [character for character in text if "\ud800" <= character <= "\udfff"]  # how Python reads such bytes
+    if foreign:
+        raise ValueError(f"holds {foreign[0]!a}, a byte that is no UTF-8; rename that folder or file")
+    return where
 
 
 class Section(BaseModel):

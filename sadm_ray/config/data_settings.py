@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from sadm_ray.config.base import Fraction, Positive, Section, Shape
+from sadm_ray.config.base import Fraction, Positive, Section, Shape, storable
 
 warnings.filterwarnings("ignore", message='Field name "register"')  # of the metaclass, which nobody calls
 
@@ -29,7 +29,7 @@ def _location(value: Any) -> Any:
     return text if is_url(text) else os.path.expanduser(text)  # noqa: PTH111  (a URL would lose a slash as a path)
 
 
-Location = Annotated[str, BeforeValidator(_location)]
+Location = Annotated[str, BeforeValidator(_location), AfterValidator(storable)]
 """A folder or file: a path, or a URL that pyarrow or fsspec can open (s3://, gs://, …)."""
 
 

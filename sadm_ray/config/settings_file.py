@@ -14,18 +14,24 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sadm_ray.config import Settings
+from sadm_ray.config.layout_defaults import fit_layout
 from sadm_ray.config.presets import preset_file, preset_names
-from sadm_ray.config.renamed_settings import override_with_current_name, with_current_names
+from sadm_ray.config.renamed_settings import current_name, override_with_current_name, with_current_names
+from sadm_ray.config.typed_yaml import override_value, read_tree
 from sadm_ray.errors import ConfigError
 
 
 def load_settings(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Settings:
-    """Read settings from `file` (none: the embedded default) and put `key=value` overrides on top.
+    """Read settings from `file` and put `key=value` overrides on top.
+
+    Without a file they are on top of the embedded default, that of the phantom; with `data.layout` bids or manifest
+    what was not given of frames, orientation and intensities is for visits, and the log says so (`layout_defaults`).
 
     Args:
         file: a YAML file with any part of the tree, or the name of one that comes with the package (`preset_names`)
             where no file has that name.
-        overrides: such as `train.steps=100` or `model.denoiser.widths=[64,128]`; the values are YAML.
+        overrides: such as `train.steps=100`, `run.dir=/out/run #3` or `model.denoiser.widths=[64,128]`: of a setting
+            that is text as it stands, of all others YAML (`typed_yaml.override_value`).
 
     Raises:
         ConfigError: a missing or unreadable file, an unknown key or a value that does not fit, in one line.
@@ -36,6 +42,8 @@ def load_settings(file: Path | str | None = None, overrides: Sequence[str] = ())
         tree = with_current_names(_read_yaml(found), str(found))
     for override in overrides:
         _apply(tree, override)
+    if file is None:
+        fit_layout(tree)
     return _validated(tree)
 
 
@@ -65,7 +73,7 @@ def _file_or_preset(file: Path) -> Path:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = read_tree(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         packaged = ", ".join(preset_names())
         raise ConfigError(
@@ -88,10 +96,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"'{override}': an override is written key=value, such as train.steps=100")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"{key}: the value '{text}' is not valid YAML") from None
+    value = override_value(current_name(key), text)
     _put(tree, *override_with_current_name(key, value, f"'{override}'"))
 
 

@@ -21,6 +21,7 @@ from sadm_ray.config import SAFE_NAME
 from sadm_ray.data.normalise.intensity import denormalise
 from sadm_ray.data.normalise.spatial import SpatialTransform
 from sadm_ray.data.read.nifti_io import nifti_bytes
+from sadm_ray.data.read.stored_geometry import StoredGeometry
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
 
@@ -42,7 +43,8 @@ class SubjectWriter:
 
     Args:
         folder: of the task or request; the subject gets a folder in it.
-        row: of the subject (`sadm_ray.data.shards.subject_row.parse_row`): its grid, affine, spacing and intensity.
+        row: of the subject (`sadm_ray.data.shards.subject_row.parse_row`): its grid, affine, spacing, header and
+            intensity.
 
     Raises:
         DataError: the subject's name would leave the folder.
@@ -107,7 +109,9 @@ class SubjectWriter:
         if not np.isfinite(values).all():
             raise ValueError("voxels are not finite in the units of the scanner; look at its scans")
         name = self._name(label, estimate)
-        content = nifti_bytes(values, affine, self.row["spacing"].tolist())
+        header = self.row.get("header")  # rows of earlier versions have none
+        stored = StoredGeometry.from_json(header) if header and affine is self.row["affine"] else None
+        content = nifti_bytes(values, affine, self.row["spacing"].tolist(), stored)
         self._put(f"{name}.nii.gz", estimate, content)
         self._put(f"{name}.json", estimate, (json.dumps(sidecar, indent=2) + "\n").encode())
 

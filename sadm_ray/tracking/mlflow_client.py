@@ -11,6 +11,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from sadm_ray.tracking.sqlite_uri import sqlite_file
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -74,9 +76,9 @@ def _make(uri: str) -> MlflowClient:
 
 def _open_sqlite(uri: str) -> None:
     """Raise sqlite's error at once: MLflow was seen to try for 100 s to open a file that cannot be."""
-    _, found, path = uri.partition("sqlite:///")
-    if found:
-        with contextlib.closing(sqlite3.connect(path.partition("?")[0], timeout=5.0)) as database:
+    file = sqlite_file(uri)
+    if file:
+        with contextlib.closing(sqlite3.connect(file, timeout=5.0)) as database:
             database.execute("PRAGMA schema_version")
 
 

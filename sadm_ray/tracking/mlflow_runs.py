@@ -5,6 +5,7 @@ from __future__ import annotations
 from sadm_ray.tracking.log_record import TrackingStore, parent_of
 from sadm_ray.tracking.mlflow_client import LazyClient
 from sadm_ray.tracking.run_ids import RunIds
+from sadm_ray.tracking.sqlite_uri import is_sqlite
 
 MARK = "sadm_ray.mark"
 
@@ -64,8 +65,7 @@ class MlflowRuns:
         if known is not None:
             return str(known.experiment_id)
         # Beside a sqlite store the artifacts need an absolute place, or they land in some working directory.
-        local = self._place.uri.startswith("sqlite:")
-        place = (self._place.folder / "mlartifacts").as_uri() if local else None
+        place = (self._place.folder / "mlartifacts").as_uri() if is_sqlite(self._place.uri) else None
         made = client.create_experiment(name, artifact_location=place)
         self._client.heard()
         return str(made)

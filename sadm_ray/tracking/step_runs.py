@@ -16,6 +16,7 @@ from sadm_ray.tracking.log_record import PARENT, TrackingStore
 from sadm_ray.tracking.mlflow_client import shown
 from sadm_ray.tracking.outbox import outbox_folder
 from sadm_ray.tracking.run_ids import RunIds
+from sadm_ray.tracking.sqlite_uri import sqlite_uri
 from sadm_ray.tracking.tracked_run import TrackedRun
 
 log = logging.getLogger(__name__)
@@ -24,9 +25,13 @@ INTERRUPTED_SECONDS = 3.0
 
 
 def tracking_uri(settings: Settings) -> str:
-    """The setting, else `MLFLOW_TRACKING_URI`, else a sqlite file in the run's folder."""
-    default = f"sqlite:///{settings.run_dir / 'mlflow.db'}"
-    return settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
+    """The setting, else `MLFLOW_TRACKING_URI`, else a sqlite file in the run's folder.
+
+    Raises:
+        ConfigError: the run's folder has a name that no such file can have, in one line.
+    """
+    chosen = settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return chosen or sqlite_uri(settings.run_dir / "mlflow.db")
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import logging
 import math
 import os
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from sadm_ray.data.read.gzip_stream import ByteStream
 from sadm_ray.data.read.scan_checks import COPY_AGAIN, SPACING_RANGE, affine_faults, header_faults, image_shape
+from sadm_ray.data.read.stored_geometry import StoredGeometry
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
 
@@ -48,7 +49,8 @@ class Image:
     `raw` is in the file's type, without the scale factors `slope` and `inter`. `affine` maps (x, y, z) to mm, `spacing`
     (x, y, z; mm) is the header's own, which an affine need not agree with, and `time_step` its fourth voxel size in
     seconds, unchecked (0 where there is no fourth axis); `time_unit` is the header's unit of it, empty if it names none
-    (then it is taken for seconds). `sha256` is of the file's bytes as stored.
+    (then it is taken for seconds). `sha256` is of the file's bytes as stored. `stored` is what the header says in its
+    own units, `remarks` what is odd about that, a line a kind.
     """
 
     affine: Float64[np.ndarray, "4 4"]
@@ -60,6 +62,8 @@ class Image:
     raw: Shaped[np.ndarray, "x y z t"]
     slope: float
     inter: float
+    stored: StoredGeometry
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -114,19 +118,27 @@ def nifti_bytes(
     volume: Float[np.ndarray, "*t d h w"],
     affine: Float[np.ndarray, "4 4"],
     spacing: Sequence[float] | None = None,
+    stored: StoredGeometry | None = None,
 ) -> bytes:
     """A volume or a sequence as float32 NIfTI (.nii.gz) that lies exactly where its source lies.
 
-    Equal voxels give equal bytes.
+    Equal voxels give equal bytes. With `stored` it is in the source's units, and lies where the source lies for every
+    tool, whatever that tool reads of a header. It is NIfTI-1, which all tools read, also of a source in NIfTI-2.
 
     Args:
         volume: on the grid that `affine` belongs to.
         affine: the source's, voxel (x, y, z) to mm; nibabel reads back exactly this.
         spacing: voxel sizes (x, y, z) of the source's header in mm; none: those of the affine.
+        stored: what the source's header says; none: it is not known any more, and `affine` and `spacing` are written.
     """
-    image = nib.Nifti1Image(np.asarray(volume, dtype=np.float32).T, affine)
-    image.header.set_xyzt_units("mm", "sec")
-    set_geometry(image, np.asarray(affine, dtype=np.float64), spacing)
+    voxels = np.asarray(volume, dtype=np.float32).T
+    if stored is None:
+        image = nib.Nifti1Image(voxels, affine)
+        image.header.set_xyzt_units("mm", "sec")
+        set_geometry(image, np.asarray(affine, dtype=np.float64), spacing)
+    else:
+        image = nib.Nifti1Image(voxels, None)
+        stored.put_into(image.header, has_time=voxels.ndim > 3)
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)  # higher levels gain 1 % on noisy voxels
 
 
@@ -172,7 +184,7 @@ def _read(stream: ByteStream, size: int, limit: int) -> Image:
     if faults:
         raise _data_error(*faults)
     time_step, time_unit = _time_step(header)
-    affine, spacing = _geometry(header)
+    affine, spacing, stored, remarks = _geometry(header)
     for offset in range(int(header["sizeof_hdr"]), int(header["vox_offset"]), _SKIP_BYTES):
         stream.take(min(_SKIP_BYTES, int(header["vox_offset"]) - offset))
     shape, dtype = image_shape(header), header.get_data_dtype()
@@ -184,7 +196,8 @@ def _read(stream: ByteStream, size: int, limit: int) -> Image:
     if slope == 0 or math.isnan(slope):  # which means none in NIfTI
         slope, inter = 1.0, 0.0
     raw = voxels.view(dtype).reshape((*shape, 1)[:4], order="F")
-    return Image(affine, spacing, time_step, time_unit, stream.digest.hexdigest(), dtype.name, raw, slope, inter)
+    digest = stream.digest.hexdigest()
+    return Image(affine, spacing, time_step, time_unit, digest, dtype.name, raw, slope, inter, stored, remarks)
 
 
 def _read_header(stream: ByteStream) -> Any:
@@ -209,23 +222,35 @@ def _time_step(header: Any) -> tuple[float, str]:
     return float(str(header["pixdim"][4])) / units_a_second, unit
 
 
-def _geometry(header: Any) -> tuple[Float64[np.ndarray, "4 4"], tuple[float, float, float]]:
-    """Affine and voxel sizes; as in nibabel, so that other tools show the voxels in the same place."""
+def _geometry(
+    header: Any,
+) -> tuple[Float64[np.ndarray, "4 4"], tuple[float, float, float], StoredGeometry, dict[str, str]]:
+    """Affine and voxel sizes in mm, as in nibabel, so that other tools show the voxels in the same place; what the
+    header says in its own units; and remarks on that.
+    """
+    stored = StoredGeometry.of(header)
     sizes = np.abs(header["pixdim"][1:4].astype(np.float64))
-    sizes_valid = bool(((sizes >= SPACING_RANGE[0]) & (sizes <= SPACING_RANGE[1])).all())  # NaN is not
     try:
         with np.errstate(all="ignore"):
             header.check_fix(logger=_SILENT_LOGGER)
-            affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+            found = np.asarray(header.get_best_affine(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
         raise _data_error(f"its header makes no sense ({error}); set a valid sform or qform, or {COPY_AGAIN}") from None
+    with np.errstate(all="ignore"):
+        norms = np.linalg.norm(found[:3, :3], axis=0)
+        mm = stored.mm(norms.tolist())
+        affine = np.diag([mm, mm, mm, 1.0]) @ found if mm != 1 else found
+    sizes_valid = bool(((sizes * mm >= SPACING_RANGE[0]) & (sizes * mm <= SPACING_RANGE[1])).all())  # NaN is not
     faults = affine_faults(affine)
     if not sizes_valid and not header["sform_code"]:
         faults = [f"its header has no valid voxel sizes ({', '.join(f'{size:g}' for size in sizes)}); set pixdim"]
     if faults:
         raise _data_error(*faults)
-    x, y, z = (float(size) for size in (sizes if sizes_valid else np.linalg.norm(affine[:3, :3], axis=0)))
-    return affine, (x, y, z)
+    if not sizes_valid:  # and no rotation of them
+        pixdim = (stored.pixdim[0], *norms.tolist(), *stored.pixdim[4:])
+        stored = replace(stored, pixdim=pixdim, qform_code=0)
+    x, y, z = (float(size * mm) for size in (sizes if sizes_valid else norms))
+    return affine, (x, y, z), stored, dict(stored.remarks(header, found, mm))
 
 
 def _read_end(stream: ByteStream, padding: int) -> None:

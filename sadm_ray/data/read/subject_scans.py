@@ -17,6 +17,7 @@ from sadm_ray.config import LARGEST_TIME
 from sadm_ray.data.find.catalog import Covariates, Problem, Scan, Subject
 from sadm_ray.data.read.nifti_io import Image, read_image
 from sadm_ray.data.read.scan_checks import cycle_faults, voxel_digest, voxel_faults
+from sadm_ray.data.read.stored_geometry import StoredGeometry
 from sadm_ray.data.read.visit_grid import FirstVisit, Placement, Register
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
@@ -34,7 +35,8 @@ class Frame:
 
     `index` (from 0) counts in a 4D file; none for a file of one volume. `time` is in the study's unit, `spacing`
     (x, y, z) in mm, and `affine` maps (x, y, z) to mm. `covariates` are the visit's. `digest` is of the file's own
-    voxels (`voxel_digest`), `moved` what a registration found (`Placement`).
+    voxels (`voxel_digest`), `moved` what a registration found (`Placement`), `stored` is what the file's header says of
+    its geometry.
     """
 
     file: str
@@ -47,6 +49,7 @@ class Frame:
     covariates: Covariates = field(default_factory=dict)
     digest: str = ""
     moved: Float64[np.ndarray, "4 4"] | None = None
+    stored: StoredGeometry | None = None
 
     def without_volume(self) -> Frame:
         """The same without its voxels, to keep all frames of a subject in memory."""
@@ -95,6 +98,7 @@ def read_scans(
     """
     first, seen = FirstVisit(register), dict[str, str]()
     usable, reported = 0, False
+    told: set[str] = set()
     for scan in subject.scans:
         name = storage.where(scan.file)
         try:
@@ -107,6 +111,10 @@ def read_scans(
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             faults = (f"{reason}; look at the file or report a bug",)
         else:
+            for kind, line in read.image.remarks.items():
+                if kind not in told:
+                    yield Problem(subject.name, name, line, fatal=False)
+            told |= read.image.remarks.keys()
             for index, time, digest in read.frames:
                 yield Frame(
                     file=scan.file,
@@ -119,6 +127,7 @@ def read_scans(
                     covariates=scan.covariates,
                     digest=digest,
                     moved=read.placement.moved,
+                    stored=read.image.stored,
                 )
             yield from (Problem(subject.name, name, line, fatal=False) for line in read.remarks)
             yield read.facts

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float64
 
 from sadm_ray.config import SAFE_NAME, Settings
 from sadm_ray.data.find.study_tables import map_in_threads
-from sadm_ray.data.shards.subject_row import ROW_SCHEMA, SCHEMA_VERSION, parse_row, without_later
+from sadm_ray.data.shards.subject_row import SCHEMA_VERSION, parse_row, with_all_columns, without_later
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
 
@@ -268,9 +268,7 @@ def read_row(location: str, place: RowLocation) -> pa.Table:
         DataError: the shard is missing or damaged.
     """
     try:
-        row = _open_shard(location, place.shard).read_row_group(place.row)
-        column = row.schema.get_field_index("times")
-        return row.set_column(column, "times", row["times"].cast(ROW_SCHEMA.field("times").type))
+        return with_all_columns(_open_shard(location, place.shard).read_row_group(place.row))
     except (OSError, pa.ArrowException) as error:
         _open_shard.cache_clear()  # so that the mended file is read
         reason = str(error).splitlines()[0]

@@ -38,6 +38,7 @@ ROW_SCHEMA = pa.schema(
         "grid": pa.string(),  # JSON of `SpatialTransform`: between the subject's own grid and the model's
         "affine": pa.list_(pa.float64(), 16),  # of the subject's own grid, (x, y, z) to mm
         "spacing": pa.list_(pa.float64(), 3),  # x y z, mm
+        "header": pa.string(),  # JSON of `StoredGeometry`, of the first scan; null in rows of earlier versions
         "sources": pa.string(),  # JSON, a slot each, null where it is absent: see `_source`
         "covariates": pa.string(),  # JSON: {"subject": {…}, "visits": [{…}, …]}
         "squares": pa.float64(),  # sum and number of the squared voxel differences over all pairs of scans
@@ -169,6 +170,7 @@ def _row(
         "grid": transform.to_json(),
         "affine": np.asarray(frames[0].affine, dtype=np.float64).ravel().tolist(),
         "spacing": [float(size) for size in frames[0].spacing],
+        "header": frames[0].stored and frames[0].stored.to_json(),
         "sources": json.dumps(
             [
                 _source(frame, digests, knots) if frame else None
@@ -240,7 +242,9 @@ def row_checksum(row: Mapping[str, Any]) -> str:
     Also without the digests of voxels, which rows of earlier versions do not have.
     """
     digest = hashlib.sha256(row["frames"])
-    others = {name: row[name] for name in ROW_SCHEMA.names if name not in ("frames", "key", "checksum")}
+    others = {name: row[name] for name in ROW_SCHEMA.names if name not in ("frames", "header", "key", "checksum")}
+    if row.get("header"):  # which rows of earlier versions do not have
+        others["header"] = row["header"]
     scans = json.loads(row["sources"])
     if any(scan and "voxels" in scan for scan in scans):
         bare = [scan and {key: value for key, value in scan.items() if key != "voxels"} for scan in scans]
@@ -249,10 +253,19 @@ def row_checksum(row: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def with_all_columns(rows: pa.Table) -> pa.Table:
+    """Stored rows in the order and types of `ROW_SCHEMA`; columns that an earlier version did not have are null."""
+    columns = [
+        rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+        for field in ROW_SCHEMA
+    ]
+    return pa.table(columns, schema=ROW_SCHEMA.with_metadata(rows.schema.metadata))
+
+
 def parse_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as it is read, with its arrays: `frames` (t 1 d h w) float32 in [0, 1], `present`, `times`, `affine` (4 4).
 
-    The JSON of `grid`, `sources` and `covariates` stays text.
+    The JSON of `header`, `grid`, `sources` and `covariates` stays text.
     """
     present = np.asarray(row["present"], dtype=bool)
     shape = (len(present), 1, *row["shape"])
@@ -265,5 +278,6 @@ def parse_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "intensity": np.asarray(row["intensity"], dtype=np.float64),
         "affine": np.asarray(row["affine"], dtype=np.float64).reshape(4, 4),
         "spacing": np.asarray(row["spacing"], dtype=np.float64),
+        "header": row.get("header"),
         **{name: row[name] for name in ("grid", "sources", "covariates")},
     }
