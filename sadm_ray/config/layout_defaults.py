@@ -1,7 +1,7 @@
 """Without a settings file the defaults are those of the phantom; visits in BIDS or a manifest need others.
 
-Eight slots would drop all further visits of a subject, and min–max follows its single brightest voxel. So what is
-general in `configs/brain.yaml` counts where nothing else is said.
+Eight slots would drop all further visits of a subject, min–max follows its single brightest voxel, and visits of other
+days have other gains. So what is general in `configs/brain.yaml` counts where nothing else is said.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ log = logging.getLogger(__name__)
 VISITS = "brain"
 """The packaged settings file for visits."""
 _LAYOUTS = ("bids", "manifest")
-_KEYS = (("data", "frames"), ("data", "orientation"), ("data", "intensity", "method"), ("generate", "tasks"))
+_KEYS = (
+    ("data", "frames"),
+    ("data", "orientation"),
+    ("data", "intensity", "method"),
+    ("data", "intensity", "over"),
+    ("data", "intensity", "within"),
+    ("generate", "tasks"),
+)
 
 
 def fit_layout(tree: dict[str, Any]) -> None:

@@ -29,7 +29,8 @@ def test_visits_are_prepared_as_in_the_brain_file(layout: str, caplog: pytest.Lo
     (line,) = [record.getMessage() for record in caplog.records if record.name == LOGGER]
     for part in (f"data.layout={layout}", "data.frames=null", "data.orientation=canonical", "configs/brain.yaml"):
         assert part in line
-    assert "data.intensity.method=percentile, generate.tasks taken from" in line
+    assert "data.intensity.method=percentile, data.intensity.over=visit" in line
+    assert "generate.tasks taken from" in line
     assert "\n" not in line
 
 
@@ -41,7 +42,12 @@ def test_what_is_given_stays(caplog: pytest.LogCaptureFixture) -> None:
     (line,) = [record.getMessage() for record in caplog.records if record.name == LOGGER]
     assert "frames" not in line
     caplog.clear()
-    all_given = ["data.frames=8", "data.orientation=native", "data.intensity.method=minmax", "data.layout=manifest"]
+    all_given = [
+        "data.frames=8",
+        "data.orientation=native",
+        "data.intensity={method: minmax, over: first, within: volume}",
+    ]
+    all_given.append("data.layout=manifest")
     assert load_settings(None, all_given).data == Settings.model_validate({"data": {"layout": "manifest"}}).data
     assert not caplog.records
 

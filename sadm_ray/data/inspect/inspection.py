@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from sadm_ray.actor_pool import map_in_actor_pool
 from sadm_ray.config import DataSettings, Settings
 from sadm_ray.data.find import SPLITS, Catalog, Problem, Subject, find_subjects
-from sadm_ray.data.find.catalog import merge_alike
 from sadm_ray.data.inspect.cohort_checks import cohort_warnings
 from sadm_ray.data.normalise.visit_intensity import LARGEST_RATIO
 from sadm_ray.data.read.subject_scans import Frame, ScanFacts, read_scans
@@ -97,7 +96,6 @@ def inspect_study(settings: Settings, root: str, pictures: Path | None = None) -
     records.sort(key=lambda record: record["subject"])
     problems += [Problem("", root, line, fatal=False) for line in cohort_warnings(records, settings.data)]
     problems += shared_scans(((record["subject"], _scan_digests(record)) for record in records), root)
-    problems = merge_alike(problems, root)
     problems.sort(key=lambda problem: (problem.subject, problem.file, problem.message))
     return Inspection(root, catalog.time_unit, tuple(records), tuple(problems))
 

@@ -42,7 +42,8 @@ def turned(degrees: float, sizes: tuple[float, float, float] = (1.5, 1.5, 2.0), 
 
 def save(path: Path, affine: np.ndarray, kind: Any = nib.Nifti1Image, seed: int = 1, **fields: Any) -> Path:
     """A scan, then fields of its header changed in the file as it lies, and nothing else."""
-    voxels = np.random.default_rng(seed).integers(0, 1000, SHAPE).astype(np.int16)
+    anatomy = np.random.default_rng(99).integers(0, 900, SHAPE)
+    voxels = (anatomy + np.random.default_rng(seed).integers(0, 100, SHAPE)).astype(np.int16)
     image = kind(voxels, affine)
     image.set_qform(affine, 1)
     raw = bytearray(image.to_bytes())
