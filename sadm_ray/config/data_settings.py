@@ -85,13 +85,14 @@ class SplitSettings(Section):
 
 class IntensitySettings(Section):
     """What becomes 0 and 1: the minimum and maximum (the paper), the percentiles 0.5 and 99.5 (values outside are cut
-    off), or the mean − 3 and + 3 standard deviations. `over` says of which scans of a subject: its first one, which is
+    off), the mean − 3 and + 3 standard deviations, or (`whitestripe`) air and a little more than the brightest tissue,
+    which is white matter in T1w and becomes 0.8. `over` says of which scans of a subject: its first one, which is
     always observed, all of them (the paper), through which two numbers of the target become known, or of each visit
     its own, for scanners whose gain differs from visit to visit. `histogram` also brings each visit's percentiles to
     those of the first. `within` foreground leaves the air around a head or brain out of what is measured.
     """
 
-    method: Literal["minmax", "percentile", "zscore", "histogram"] = "minmax"
+    method: Literal["minmax", "percentile", "zscore", "whitestripe", "histogram"] = "minmax"
     over: Literal["first", "all", "visit"] = "first"
     within: Literal["volume", "foreground"] = "volume"
 

@@ -29,7 +29,7 @@ EACH = {"over": "visit", "within": "foreground"}
 
 
 @pytest.mark.parametrize("gain", [16.0, 1.8, 0.0625, 0.3])
-@pytest.mark.parametrize("method", ["percentile", "zscore", "histogram", "minmax"])
+@pytest.mark.parametrize("method", ["percentile", "zscore", "whitestripe", "histogram", "minmax"])
 def test_a_gain_is_no_anatomy_where_each_visit_has_its_own_range(gain: float, method: str) -> None:
     result = scaled(head(), head(gain, lesion=method != "minmax"), method=method, **EACH)  # whose maximum it is
     assert abs(result.frames[1] - result.frames[0])[INSIDE].mean() < 0.03
@@ -54,6 +54,22 @@ def test_histograms_are_matched_beyond_a_gain() -> None:
     assert abs(matched[1] - matched[0])[INSIDE].mean() < 0.7 * abs(linear[1] - linear[0])[INSIDE].mean()
 
 
+def test_the_brightest_tissue_has_one_place_whatever_is_around_it() -> None:
+    """A wider ventricle or a lesion moves percentiles, not the peak of the white matter."""
+    white, grey, fluid = 0.8, 0.5, 0.1
+    rng = np.random.default_rng(0)
+    visits = []
+    for ventricle, gain in ((0.2, 1.0), (0.35, 3.0)):
+        tissue = np.where(RADIUS < 0.65, white, grey)
+        tissue = np.where(ventricle > RADIUS, fluid, tissue)
+        noisy = np.where(RADIUS < 0.8, tissue, 0.0) + 0.02 * rng.standard_normal(RADIUS.shape)
+        visits.append((np.abs(noisy) * 700 * gain).astype(np.float32))
+    frames = scaled(*visits, method="whitestripe", **EACH).frames
+    for frame, inner in zip(frames, (0.2, 0.35), strict=True):
+        matter = (inner + 0.08 < RADIUS) & (RADIUS < 0.58)
+        assert np.median(frame[matter]) == pytest.approx(0.8, abs=0.02)
+
+
 def test_the_air_around_a_brain_does_not_count() -> None:
     brain = np.pad(head() * (RADIUS < 0.8), 24)  # 98 % of it are zeros
     whole = scaled(brain, brain * 1.01, method="percentile")
@@ -64,7 +80,7 @@ def test_the_air_around_a_brain_does_not_count() -> None:
     assert inside.frames[0][0, 0, 0] == 0, "air is 0"
 
 
-@pytest.mark.parametrize("method", ["percentile", "zscore", "histogram", "minmax"])
+@pytest.mark.parametrize("method", ["percentile", "zscore", "whitestripe", "histogram", "minmax"])
 def test_each_visit_has_its_way_back(method: str) -> None:
     visits = head(), head(3.0, 40.0, gamma=1.2)
     result = scaled(*visits, method=method, **EACH)
