@@ -86,6 +86,8 @@ class SubjectWriter:
     def write_sequence(self, frames: Sequence[tuple[float, bool, Volume]], facts: Mapping[str, Any]) -> None:
         """Write all frames in the order of time as one 4D file and as a GIF of the middle slice.
 
+        The header has the time between two frames where they are evenly spaced; the JSON has all times in any case.
+
         Args:
             frames: (time, whether it is generated, volume in [0, 1] on the model's grid). Scanned ones too are as the
                 model saw them, so that the sequence is of one sharpness.
@@ -94,7 +96,7 @@ class SubjectWriter:
         times, generated = [shown_time(time) for time, _, _ in ordered], [made for _, made, _ in ordered]
         values = np.stack([self._in_own_units(volume, shifted=True) for *_, volume in ordered])
         sidecar = {"Notice": NOTICE, "Estimate": "sequence", "Times": times, "Generated": generated, **facts}
-        self._write("", "sequence", values, sidecar, self.row["affine"])
+        self._write("", "sequence", values, sidecar, self.row["affine"], even_step(times))
         slices = [volume[len(volume) // 2] for *_, volume in ordered]
         self._put(self._name("", "sequence") + ".gif", "sequence", _film(slices, generated))
 
@@ -105,13 +107,16 @@ class SubjectWriter:
         values: Float[np.ndarray, "*t d h w"],
         sidecar: Mapping[str, Any],
         affine: Float[np.ndarray, "4 4"],
+        time_step: float = 0.0,
     ) -> None:
         if not np.isfinite(values).all():
             raise ValueError("voxels are not finite in the units of the scanner; look at its scans")
         name = self._name(label, estimate)
         header = self.row.get("header")  # rows of earlier versions have none
         stored = StoredGeometry.from_json(header) if header and affine is self.row["affine"] else None
-        content = nifti_bytes(values, affine, self.row["spacing"].tolist(), stored)
+        content = nifti_bytes(
+            values, affine, self.row["spacing"].tolist(), stored, time_step, sidecar.get("TimeUnit") == "s"
+        )
         self._put(f"{name}.nii.gz", estimate, content)
         self._put(f"{name}.json", estimate, (json.dumps(sidecar, indent=2) + "\n").encode())
 
@@ -152,6 +157,13 @@ def frame_label(frame: int | None, time: float) -> str:
 def shown_time(time: float) -> float:
     """A time in 12 digits: without the noise of calculations, and yet different from all others of a study."""
     return float(f"{time:.12g}")
+
+
+def even_step(times: Sequence[float]) -> float:
+    """The time between two frames of a sequence, in the unit of `times`; 0 where it differs by over 1 %."""
+    steps = np.diff(times)
+    step = float(steps.mean()) if len(steps) else 0.0
+    return step if step > 0 and (np.abs(steps - step) <= 0.01 * step).all() else 0.0
 
 
 def describe(out: Storage) -> None:

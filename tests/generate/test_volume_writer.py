@@ -121,3 +121,24 @@ def test_a_frame_of_a_registered_visit_lies_where_that_visit_lies(tmp_path: Path
         writer.write_frame("frame", samples(0.2), ALL, {}, slot)
         image = nib.load(tmp_path / writer.written[0]["path"])
         np.testing.assert_allclose(image.affine, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("times", "unit", "step", "stated"),
+    [
+        ((0.0, 0.04, 0.08, 0.12), "s", 0.04, "sec"),
+        ((0.0, 0.25, 0.5, 0.75), "cardiac phase (ED 0, ES 1)", 0.25, "unknown"),
+        ((70.1, 71.3, 75.0, 75.5), "years", 0.0, "unknown"),
+    ],
+)
+def test_the_time_step_of_a_sequence_is_that_of_its_frames(
+    tmp_path: Path, times: tuple[float, ...], unit: str, step: float, stated: str
+) -> None:
+    writer = SubjectWriter(Storage(str(tmp_path)), "future", row())
+    volume = samples(0.3)[0]
+    writer.write_sequence([(time, time > 0, volume) for time in times], {"TimeUnit": unit})
+    image = nib.load(next((tmp_path / "future" / "sub-a").glob("*.nii.gz")))
+    assert image.header.get_zooms()[3] == pytest.approx(step, abs=1e-6)
+    assert image.header.get_xyzt_units() == ("mm", stated)
+    sidecar = json.loads(next((tmp_path / "future" / "sub-a").glob("*.json")).read_text())
+    assert sidecar["Times"] == list(times)

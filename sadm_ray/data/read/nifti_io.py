@@ -36,6 +36,7 @@ HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _TIME_UNITS = {8: ("s", 1), 16: ("ms", 1000), 24: ("µs", 1000000)}
 """The codes of `xyzt_units` for times, and how many of the unit are a second."""
 
+_SPACE_UNITS, _SECONDS = 0x07, 0x08  # of xyzt_units
 _SKIP_BYTES = 2**20  # bytes before the voxels that are passed over at a time
 _MAX_PADDING = 512  # zeros that tapes and archives fill their blocks with
 _SILENT_LOGGER = logging.Logger("nibabel's remarks on headers")  # outside the tree of loggers, so without handlers
@@ -119,6 +120,8 @@ def nifti_bytes(
     affine: Float[np.ndarray, "4 4"],
     spacing: Sequence[float] | None = None,
     stored: StoredGeometry | None = None,
+    time_step: float = 0.0,
+    seconds: bool = True,
 ) -> bytes:
     """A volume or a sequence as float32 NIfTI (.nii.gz) that lies exactly where its source lies.
 
@@ -130,6 +133,8 @@ def nifti_bytes(
         affine: the source's, voxel (x, y, z) to mm; nibabel reads back exactly this.
         spacing: voxel sizes (x, y, z) of the source's header in mm; none: those of the affine.
         stored: what the source's header says; none: it is not known any more, and `affine` and `spacing` are written.
+        time_step: of a sequence, between two frames; 0 where they are not evenly spaced.
+        seconds: whether that is in seconds; NIfTI knows no longer unit.
     """
     voxels = np.asarray(volume, dtype=np.float32).T
     if stored is None:
@@ -139,6 +144,9 @@ def nifti_bytes(
     else:
         image = nib.Nifti1Image(voxels, None)
         stored.put_into(image.header, has_time=voxels.ndim > 3)
+    if voxels.ndim > 3:
+        image.header["pixdim"][4] = time_step
+        image.header["xyzt_units"] = int(image.header["xyzt_units"]) & _SPACE_UNITS | (seconds and _SECONDS)
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)  # higher levels gain 1 % on noisy voxels
 
 

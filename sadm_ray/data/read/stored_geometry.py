@@ -63,7 +63,7 @@ class StoredGeometry:
         )
 
     def put_into(self, header: Any, *, has_time: bool) -> None:
-        """Put them into nibabel's header of a volume, or of a sequence, whose frames have no step that is known."""
+        """Put them into nibabel's header of a volume, or of a sequence, whose step in time is another."""
         header["qform_code"], header["sform_code"] = self.qform_code, self.sform_code
         for (name, axes), values in zip(_QFORM, (self.quatern, self.qoffset), strict=True):
             for axis, value in zip(axes, values, strict=True):
