@@ -17,6 +17,7 @@ from sadm_ray.config import DataSettings, Settings
 from sadm_ray.data.find import SPLITS, Catalog, Problem, Subject, find_subjects
 from sadm_ray.data.inspect.cohort_checks import cohort_warnings
 from sadm_ray.data.normalise.visit_intensity import LARGEST_RATIO
+from sadm_ray.data.read.rigid_registration import require_registration
 from sadm_ray.data.read.subject_scans import Frame, ScanFacts, read_scans
 from sadm_ray.data.read.visit_comparison import BesideFirst, VisitComparison
 from sadm_ray.data.shared_scans import shared_scans
@@ -82,9 +83,10 @@ def inspect_study(settings: Settings, root: str, pictures: Path | None = None) -
 
     Raises:
         DataError: `root` is missing, cannot be listed, or holds no subject at all.
-        ConfigError: `pictures` cannot be made.
+        ConfigError: `pictures` cannot be made, or `data.register` needs a library that is not installed.
     """
     folder = None if pictures is None else _make_folder(pictures)
+    require_registration(settings.data.register)
     catalog = find_subjects(root, settings.data)
     records, problems = _read_all(catalog, settings.data, folder)
     problems += catalog.problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,12 @@ _LEAST_SAMPLED, _SAMPLES = 0.2, 200_000
 _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def require_registration() -> None:
-    """Raises ConfigError where SimpleITK is not installed."""
-    try:
-        import SimpleITK  # noqa: F401
-    except ImportError:
+def require_registration(register: str) -> None:
+    """Raises ConfigError where `rigid` is wanted and SimpleITK is not installed."""
+    if register == "rigid" and find_spec("SimpleITK") is None:
         raise ConfigError(
             "data.register=rigid needs SimpleITK; install it: pip install 'sadm-ray[register]', or use header"
-        ) from None
+        )
 
 
 def register_rigid(

@@ -17,6 +17,7 @@ from sadm_ray.actor_pool import map_in_actor_pool
 from sadm_ray.config import DataSettings, Settings
 from sadm_ray.data.find import SPLITS, Catalog, Problem, find_subjects
 from sadm_ray.data.find.catalog import merge_alike
+from sadm_ray.data.read.rigid_registration import require_registration
 from sadm_ray.data.shards.prepared_study import (
     SHARDS_FOLDER,
     SUBJECTS_FOLDER,
@@ -43,8 +44,10 @@ def prepare_study(settings: Settings, root: str, out: str) -> Study:
     Needs a running Ray.
 
     Raises:
+        ConfigError: `data.register` needs a library that is not installed.
         DataError: `root` is no study, or no subject of it is left to train on; `problems` holds all that is wrong.
     """
+    require_registration(settings.data.register)
     catalog = find_subjects(root, settings.data)
     if not catalog.subjects:
         lines = [str(problem) for problem in catalog.problems]

@@ -5,7 +5,9 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from sadm_ray.data.read.rigid_registration import register_rigid
+from sadm_ray.data.read import rigid_registration
+from sadm_ray.data.read.rigid_registration import register_rigid, require_registration
+from sadm_ray.errors import ConfigError
 
 pytest.importorskip("SimpleITK")
 
@@ -61,3 +63,11 @@ def test_a_sheared_grid_is_left_to_its_header() -> None:
     sheared = AFFINE.copy()
     sheared[0, 2] += 1.0
     assert register_rigid(as_stored(head()), sheared, as_stored(head()), AFFINE) is None
+
+
+def test_a_library_that_is_missing_is_told_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_registration("rigid")
+    monkeypatch.setattr(rigid_registration, "find_spec", lambda name: None)
+    require_registration("header")
+    with pytest.raises(ConfigError, match=r"sadm-ray\[register\]"):
+        require_registration("rigid")
