@@ -44,13 +44,14 @@ from sadm_ray.config.model_settings import (
     check_prediction,
 )
 from sadm_ray.config.sampling_settings import SamplingSettings
-from sadm_ray.config.task_settings import OUTPUT_NAMES, TaskSettings
+from sadm_ray.config.task_settings import OUTPUT_NAMES, OWN_NAMES, TaskSettings
 from sadm_ray.config.train_settings import AugmentSettings, TrainSettings, ValidationSettings
 from sadm_ray.config.tune_settings import Range, TrainingSweepSettings, TuneSettings
 
 __all__ = [
     "LARGEST_TIME",
     "OUTPUT_NAMES",
+    "OWN_NAMES",
     "SAFE_NAME",
     "AugmentSettings",
     "CompareSettings",

@@ -8,10 +8,13 @@ from pydantic import Field, field_validator, model_validator
 
 from sadm_ray.config.base import Name, Section
 
-OUTPUT_NAMES = frozenset(
+OWN_NAMES = frozenset(
     {"predictions", "shards", "manifest.parquet", "request.json", "seen_subjects.json", "failures.csv"}
-    | {"dataset_description.json", "readme", "readme.md", "readme.txt", "readme.rst", "changes", "license"}
 )
+"""Files and folders of an output folder that are ours."""
+OUTPUT_NAMES = OWN_NAMES | {
+    *("dataset_description.json", "readme", "readme.md", "readme.txt", "readme.rst", "changes", "license")
+}
 """Files and folders of an output folder, of ours or of BIDS, in lower case: no task or request may be called so, as its
 folder would be in their place. Some disks do not tell upper from lower case."""
 

@@ -100,7 +100,7 @@ def generate_volumes(
         _tell_of_seen(study, plan.subject_jobs, seen)
     left = _left(folder, plan.subject_jobs, records)
     if left:
-        describe(folder)
+        describe(folder, {request.name for each in plan.subject_jobs for request in each.requests})
         job = GenerationJob(
             study,
             tuple(models),

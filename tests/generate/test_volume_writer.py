@@ -10,7 +10,7 @@ from PIL import Image
 
 from sadm_ray.data.shards.subject_row import parse_row
 from sadm_ray.errors import DataError
-from sadm_ray.generate.volume_writer import SubjectWriter, frame_label
+from sadm_ray.generate.volume_writer import SubjectWriter, describe, frame_label
 from sadm_ray.storage import Storage
 from tests.data.studies import AFFINE, made_row
 
@@ -142,3 +142,11 @@ def test_the_time_step_of_a_sequence_is_that_of_its_frames(
     assert image.header.get_xyzt_units() == ("mm", stated)
     sidecar = json.loads(next((tmp_path / "future" / "sub-a").glob("*.json")).read_text())
     assert sidecar["Times"] == list(times)
+
+
+def test_the_folder_tells_bids_what_is_not_its(tmp_path: Path) -> None:
+    describe(Storage(str(tmp_path)), ["to-last", "missing"])
+    assert json.loads((tmp_path / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    ignored = (tmp_path / ".bidsignore").read_text().splitlines()
+    assert {"/to-last", "/missing", "/predictions", "/manifest.parquet", "/request.json"} <= set(ignored)
+    assert not any(line.endswith("/") for line in ignored), "which the validator does not honour"
