@@ -143,7 +143,7 @@ class SequenceModel(nn.Module, ABC):
         Args:
             frames: in [0, 1]; absent ones may hold anything.
             observed: which frames are observed, at least one a sequence.
-            times: when each frame was acquired.
+            times: when each frame was acquired; of any precision, the model computes in float32.
             target_times: when the wanted frames are.
             seeds: one a sequence. A sample depends on its own seed, not on its batch-mates.
             sampling: how to draw; none for the defaults.
@@ -192,7 +192,7 @@ class SequenceModel(nn.Module, ABC):
         with autocast(frames.device, precision):
             features = self.conditioner.encode(padded, observed)
         size = tuple(frames.shape[-3:])
-        return EncodedSequences(padded, features, observed, times, covariates, visit_covariates, size)
+        return EncodedSequences(padded, features, observed, times.float(), covariates, visit_covariates, size)
 
     @torch.no_grad()
     def roll_out(
@@ -210,6 +210,7 @@ class SequenceModel(nn.Module, ABC):
         """
         if not seeds or len(seeds) % len(target_times):
             raise ValueError(f"{len(seeds)} seeds cannot be shared by {len(target_times)} sequences")
+        target_times = target_times.float()
         orders = [
             rollout_order(row[seen].tolist(), wanted.tolist())
             for row, seen, wanted in zip(encoded.times, encoded.observed, target_times, strict=True)

@@ -291,3 +291,13 @@ def test_roughness_of_a_slope() -> None:
     assert roughness(field).item() == 0.0
     field[:, 0] = 2.0 * torch.arange(4.0)[:, None, None]
     assert roughness(field).item() == pytest.approx(4.0 / 9.0)  # one of three displacements along one of three axes
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_times_may_be_in_double_precision(kind: ModelKind) -> None:
+    """As rows hold them."""
+    model, wanted, sampling = shaken(kind), torch.tensor([[0.7, 1.0]]), SamplingSettings(num_steps=2)
+    single = model.generate(frames(), SEEN, TIMES, wanted, [0], sampling)
+    double = model.generate(frames(), SEEN, TIMES.double(), wanted.double(), [0], sampling)
+    assert double.dtype == torch.float32
+    torch.testing.assert_close(double, single)
