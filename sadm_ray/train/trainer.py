@@ -165,9 +165,8 @@ def _train(
 class Trainer(TorchTrainer):
     """Without the actor that frees the workers' resources when the controller is lost, on a Ray that is ours alone.
 
-    Such a Ray ends with this command, and its resources with it. The actor asks a dashboard whether the controller
-    lives: such a Ray has none, so the training waited 12 s for the actor at its end, or another Ray of the machine
-    answers, which does not know the controller.
+    Such a Ray ends with this command, and its resources with it. The actor may ask another Ray whether the controller
+    lives, the one that the last `ray start` recorded: where that one is gone, the training waited 12 s at its end.
     """
 
     def _create_default_callbacks(self) -> list[Any]:

@@ -51,11 +51,12 @@ class Scaled:
     warnings: tuple[str, ...]
 
 
-def scale(volumes: Float32[np.ndarray, "n d h w"], settings: IntensitySettings, judged: Sequence[bool]) -> Scaled:
+def scale(volumes: Float32[np.ndarray, "n d h w"], settings: IntensitySettings, starts: Sequence[bool]) -> Scaled:
     """Bring the frames of a subject, in the units of the scanner and in the order of time, to [0, 1].
 
     Args:
-        judged: which frames are looked at for warnings: the first one of each file, as a file has one gain.
+        starts: which frames are the first of their file. A file has one gain: with `over: visit` its other frames go
+            the way of the first, and only that is looked at for warnings.
 
     Raises:
         ValueError: there is no contrast.
@@ -63,15 +64,17 @@ def scale(volumes: Float32[np.ndarray, "n d h w"], settings: IntensitySettings, 
     method, within = settings.method, settings.within
     first, clips = volumes[0], method in ("percentile", "histogram")
     intensity = intensity_range(volumes if settings.over == "all" else first, method, within)
-    knots: list[Knots | None] = [None] * len(volumes)
-    if settings.over == "visit":
-        knots[1:] = [visit_knots(volume, first, method, within) for volume in volumes[1:]]
+    knots: list[Knots | None] = []
     frames: list[Float32[np.ndarray, "d h w"]] = []
     warnings: list[str] = []
-    for volume, own, is_judged in zip(volumes, knots, judged, strict=True):
+    for volume, is_start in zip(volumes, starts, strict=True):
+        own = knots[-1] if knots else None
+        if settings.over == "visit" and frames and is_start:
+            own = visit_knots(volume, first, method, within)
+        knots.append(own)
         scaled = normalise(volume, intensity) if own is None else apply_knots(volume, own)
         mend = _MEND[settings.over] if within == "foreground" or frames else _MEND_AIR
-        warnings.append(_warning(scaled, frames[0] if frames else scaled, clips, mend) if is_judged else "")
+        warnings.append(_warning(scaled, frames[0] if frames else scaled, clips, mend) if is_start else "")
         frames.append(scaled.clip(0, 1) if clips else scaled)
     return Scaled(np.stack(frames), intensity, tuple(knots), tuple(warnings))
 
@@ -87,18 +90,19 @@ def visit_knots(
     Raises:
         ValueError: there is no contrast.
     """
+    own_lo, own_hi = intensity_range(volume, method, within)
+    own_range = (own_lo, 0.0), (own_hi, 1.0)
     if method != "histogram":
-        lo, hi = intensity_range(volume, method, within)
-        return (lo, 0.0), (hi, 1.0)
-    (lo, hi), (own, _) = intensity_range(first, method, within), intensity_range(volume, method, within)
+        return own_range
+    lo, hi = intensity_range(first, method, within)
     sources = np.percentile(volume[foreground(volume)], LANDMARKS)
-    targets = np.percentile(first[foreground(first)], LANDMARKS)
-    knots = [(own, 0.0), *((float(s), float((t - lo) / (hi - lo))) for s, t in zip(sources, targets, strict=True))]
-    kept = [knots[0]]
-    for source, target in knots[1:]:  # equal landmarks, as of few grey values, have one way back
+    targets = (np.percentile(first[foreground(first)], LANDMARKS) - lo) / (hi - lo)
+    kept = [own_range[0]]
+    for source in np.unique(sources):  # of equal landmarks, as of few grey values, the middle counts
+        target = float(np.median(targets[sources == source]))
         if source > kept[-1][0] and target > kept[-1][1]:
-            kept.append((source, target))
-    return kept if len(kept) > 1 else ((lo, 0.0), (hi, 1.0))
+            kept.append((float(source), target))
+    return kept if len(kept) > 1 else own_range
 
 
 def apply_knots(volume: Float[np.ndarray, "*shape"], knots: Knots) -> Float32[np.ndarray, "*shape"]:

@@ -147,8 +147,8 @@ def _row(
     slots = len(frames) if settings.frames is None else settings.frames
     sources = np.arange(slots) if slots == len(frames) else assign_slots(times, slots)
     present = sources != ABSENT
-    is_first = [position == 0 or frame.file != frames[position - 1].file for position, frame in enumerate(frames)]
-    scaled = scale(volumes, settings.intensity, is_first)
+    starts = [position == 0 or frame.file != frames[position - 1].file for position, frame in enumerate(frames)]
+    scaled = scale(volumes, settings.intensity, starts)
     slot_frames = np.zeros((slots, *settings.shape), dtype=np.float32)
     slot_frames[present] = scaled.frames[sources[present]]
     data, stored = encode(slot_frames, settings.dtype)

@@ -5,6 +5,7 @@ from datetime import date
 import pytest
 
 from sadm_ray.data.find.time_formats import (
+    Kind,
     TimeText,
     fault,
     is_called_date,
@@ -152,8 +153,8 @@ def test_six_digits_are_months_if_no_day_can_be_meant(texts: list[str], are_mont
         ("31012019", "scan_date", "date", "where an ISO date (2024-03-31) is expected"),
     ],
 )
-def test_what_is_wrong_names_the_column_the_text_and_the_mend(text: str, column: str, kind: str, expected: str) -> None:
-    line = fault(text, column, read_time(text, column), kind)  # type: ignore[arg-type]
+def test_what_is_wrong_names_column_text_and_mend(text: str, column: str, kind: Kind, expected: str) -> None:
+    line = fault(text, column, read_time(text, column), kind)
     assert expected in line
     assert bool(line) == bool(expected)
     if expected:

@@ -95,3 +95,23 @@ def test_knots_go_on_straight_beyond_their_ends() -> None:
     knots = [(10.0, 0.0), (20.0, 0.5), (60.0, 1.0)]
     np.testing.assert_allclose(apply_knots(np.array([0.0, 10, 15, 40, 100]), knots), [-0.5, 0, 0.25, 0.75, 1.5])
     np.testing.assert_allclose(undo_knots(np.array([-0.5, 0.25, 1.5]), knots), [0, 15, 100])
+
+
+@pytest.mark.parametrize("method", ["percentile", "zscore", "whitestripe", "histogram", "minmax"])
+def test_the_frames_of_one_file_share_its_gain(method: str) -> None:
+    """A cine of contrast that washes in: its brightness is what happens, not a scanner's gain."""
+    settings = IntensitySettings(method=method, **EACH)
+    volumes = np.stack([head(), head(0.8), head(3.0), head(2.4)])
+    result = scale(volumes, settings, [True, False, True, False])
+    assert result.knots[:2] == (None, None)
+    assert result.knots[2] == result.knots[3]
+    for first, second in ((0, 1), (2, 3)):
+        assert result.frames[second][INSIDE].mean() < 0.95 * result.frames[first][INSIDE].mean()
+
+
+def test_a_visit_of_two_grey_values_keeps_its_own_range() -> None:
+    """Of which no landmarks are apart: matching by histogram falls back on the visit's range, not on the first's."""
+    flat = np.where(RADIUS < 0.8, 3000.0, 0.0).astype(np.float32)
+    second = scaled(head(), flat, method="histogram", **EACH).frames[1]
+    assert 0.3 < second[INSIDE].mean() <= 1
+    assert second[0, 0, 0] == 0
