@@ -38,10 +38,14 @@ class _State:
     received: signal.Signals | None = None
     alarm = -1
     """Where a byte is written when a signal has come."""
+    arrivals = -1
+    """Where Python's own C handler puts the number of a signal at once, also while the main thread waits in Ray's core,
+    which lets our handler run once a second."""
     terminal: int | None = None
     """A copy of stderr, which is muted at times."""
 
 
+_ends_once = threading.Lock()
 _last_words: list[Callable[[], None]] = []
 _ending: list[Callable[[], None]] = []
 
@@ -52,6 +56,11 @@ def take_signals() -> None:
         if _State.terminal is None:
             with contextlib.suppress(OSError):
                 _State.terminal = os.dup(2)
+        if _State.arrivals < 0:
+            _State.arrivals, writing = os.pipe()
+            os.set_blocking(_State.arrivals, False)
+            os.set_blocking(writing, False)
+            signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         _State.ours = True
         for number in CODES:
             signal.signal(number, _on_signal)
@@ -65,6 +74,16 @@ def is_command() -> bool:
 def is_interrupted() -> bool:
     """Whether a signal has come, and the process is about to end."""
     return _State.received is not None
+
+
+def arrived() -> signal.Signals | None:
+    """The signal that has reached this process, also while our handler has not run yet."""
+    if _State.received is None and _State.arrivals >= 0:
+        with contextlib.suppress(BlockingIOError):
+            for number in os.read(_State.arrivals, 4096):
+                if number in CODES:
+                    return signal.Signals(number)
+    return _State.received
 
 
 @contextlib.contextmanager
@@ -131,18 +150,26 @@ def at_end(end_processes: Callable[[], None]) -> Iterator[None]:
 
 
 def end_with_last_words(line: str, code: int) -> NoReturn:
-    """End the process from another thread than the main one, which may be waiting for what will never come."""
+    """End the process from another thread than the main one, which may be waiting for what will never come.
+
+    The line comes first: without its raylet, Ray's core ends the process at any moment with code 1 and no word.
+    """
+    if not _ends_once.acquire(blocking=False):
+        time.sleep(CLOSING_SECONDS)  # another thread is ending the process
     mute()
+    _print_line(line)
+    _end_processes()
 
     def say_all() -> None:
         for say in tuple(_last_words):
             with contextlib.suppress(Exception):
                 say()
 
-    saying = threading.Thread(target=say_all, daemon=True)  # what it needs, the main thread may hold
-    saying.start()
-    saying.join(2.0)
-    end(line, code)
+    if _last_words:
+        saying = threading.Thread(target=say_all, daemon=True)  # what it needs, the main thread may hold
+        saying.start()
+        saying.join(2.0)
+    _exit(code)
 
 
 def is_ray_terminated(error: BaseException) -> bool:
@@ -163,13 +190,25 @@ def end_by_signal(number: signal.Signals = signal.SIGINT) -> NoReturn:
 def end(line: str, code: int) -> NoReturn:
     """Print the line to where stderr goes, and end."""
     mute()
+    _end_processes()
+    _print_line(line)
+    _exit(code)
+
+
+def _end_processes() -> None:
     for end_processes in tuple(_ending):
         with contextlib.suppress(Exception):
             end_processes()
+
+
+def _print_line(line: str) -> None:
     out = _State.terminal if _State.terminal is not None else 2
     with contextlib.suppress(OSError):
         cursor = "\r\x1b[?25h\x1b[K" if os.isatty(out) else ""  # a bar hides it
         os.write(out, f"{cursor}{line}\n".encode())
+
+
+def _exit(code: int) -> NoReturn:
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     os._exit(code)

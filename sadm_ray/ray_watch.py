@@ -7,6 +7,8 @@ minute without a word: Ray's core ends the process itself then.
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import socket
 import threading
 import time
@@ -15,7 +17,15 @@ from collections.abc import Iterator, Sequence
 import psutil
 
 from sadm_ray.errors import RayLostError
-from sadm_ray.interruption import AGAIN, at_end, end_with_last_words, is_command, is_interrupted
+from sadm_ray.interruption import (
+    AGAIN,
+    arrived,
+    at_end,
+    end_by_signal,
+    end_with_last_words,
+    is_command,
+    is_interrupted,
+)
 
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 2.0
@@ -23,6 +33,8 @@ _LOOK_SECONDS = 2.0
 _SILENT_SECONDS = 50.0
 """How long a cluster's head may be away: it may come back, and after 60 s Ray's core ends the driver without a word."""
 _ASK_SECONDS = 5.0
+_HANDLER_SECONDS = 2.0
+"""How long Ray's core may keep our handler of a signal waiting: it looks once a second."""
 
 
 @contextlib.contextmanager
@@ -43,7 +55,7 @@ def watched(private: bool) -> Iterator[None]:
         for _ in range(20):  # an error that the loss has caused may be faster than its cause is seen
             if (reason := watch.lost()) is not None:
                 if is_command():
-                    end_with_last_words(f"error: {_line(reason)}", RayLostError.exit_code)
+                    _end(reason)
                 raise RayLostError(_line(reason)) from error
             if not _may_be_ray(error):
                 break
@@ -63,9 +75,9 @@ def answers(address: str) -> bool:
     return True
 
 
-def kill_children(others: Sequence[psutil.Process] = ()) -> None:
+def kill_children() -> None:
     """End all that this process has started, the private Ray above all, and wait until it is gone."""
-    children = {*psutil.Process().children(recursive=True), *others}
+    children = psutil.Process().children(recursive=True)
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
@@ -80,7 +92,7 @@ class _Watch:
         self._private = private
         self._heard = time.monotonic()
         self._asked = self._looked = 0.0
-        self._started: list[psutil.Process] = []
+        self._started: set[psutil.Process] = set()
         if private:
             wanted = {"raylet", "gcs_server"}
             self._processes = [(name, each) for each in psutil.Process().children() if (name := each.name()) in wanted]
@@ -91,18 +103,27 @@ class _Watch:
 
     def run(self, ended: threading.Event) -> None:
         """Look until the block has ended."""
-        while not ended.wait(_POLL_SECONDS):
-            if self._private and time.monotonic() - self._looked > _LOOK_SECONDS:
+        ends = _poll_of_ends([process for _, process in self._processes])
+        while not ended.is_set():
+            has_ended = bool(ends.poll(_POLL_SECONDS * 1000))
+            if self._private and not has_ended and time.monotonic() - self._looked > _LOOK_SECONDS:
                 children = psutil.Process().children(recursive=True)
-                self._started, self._looked = [*children, *filter(_is_there, self._started)], time.monotonic()
+                self._started, self._looked = {*children, *filter(_is_there, self._started)}, time.monotonic()
             reason = self.lost()
-            if reason is not None and not ended.is_set() and not is_interrupted():
-                end_with_last_words(f"error: {_line(reason)}", RayLostError.exit_code)
+            if reason is not None and not ended.is_set():
+                _end(reason)
+                return
 
     def kill_started(self) -> None:
-        """End the private Ray, also what a raylet that is dead has left behind: its agents stay for a while."""
-        if self._private:
-            kill_children(self._started)
+        """End the private Ray, also what a raylet that is dead has left behind: its agents stay for a while.
+
+        Where the raylet has ended no process is looked for: there is no time, and its children are another's now.
+        """
+        if self._private and any(name == "raylet" and _is_there(process) for name, process in self._processes):
+            self._started |= {*psutil.Process().children(recursive=True)}
+        for process in self._started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def lost(self) -> str | None:
         """What has gone, if anything has."""
@@ -117,6 +138,30 @@ class _Watch:
             if self._asked - self._heard > _SILENT_SECONDS:
                 return f"the cluster at {self._address} has not answered for {_SILENT_SECONDS:.0f} s"
         return None
+
+
+def _end(reason: str) -> None:
+    """End the process for a lost Ray, or for the signal that has ended Ray too; returns where the main thread does."""
+    number = arrived()
+    if number is None:
+        end_with_last_words(f"error: {_line(reason)}", RayLostError.exit_code)
+    end = time.monotonic() + _HANDLER_SECONDS
+    while not is_interrupted():
+        if time.monotonic() > end or threading.current_thread() is threading.main_thread():
+            end_by_signal(number)
+        time.sleep(_POLL_SECONDS)
+
+
+def _poll_of_ends(processes: Sequence[psutil.Process]) -> select.poll:
+    """Its `poll` returns as soon as one of the processes has ended, where the system tells (Linux), or after its time.
+
+    Ray's core may end this process soon after its raylet has ended, so there is no time to lose.
+    """
+    ends = select.poll()
+    for process in processes:
+        with contextlib.suppress(OSError, AttributeError):
+            ends.register(os.pidfd_open(process.pid), select.POLLIN)
+    return ends
 
 
 def _is_there(process: psutil.Process) -> bool:

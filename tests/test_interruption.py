@@ -52,6 +52,8 @@ def waiting(log: Path, kind: str, *options: str, address: str | None = None) -> 
     """A command that waits in Ray, with a Ray of its own."""
     job = start(kind, *options, log=log, module="tests.waiting_command", address=address)
     wait_until(lambda: "ready" in log.read_text(), job, log)
+    if kind == "data":
+        wait_until(lambda: members(job, "Map("), job, log)
     return job
 
 
@@ -72,8 +74,6 @@ def test_a_signal_ends_a_command_that_waits_in_ray(
 ) -> None:
     log, code, line = tmp_path / "log", *ENDS[number]
     job = waiting(log, kind)
-    if kind == "data":
-        wait_until(lambda: members(job, "Map("), job, log)
     mine = {folder for folder in folders() if str(job.pid) in str(list(folder.glob("session_*_*")))}
     assert mine
     started = interrupt(job, number, group=group)
