@@ -156,7 +156,10 @@ def end_with_last_words(line: str, code: int) -> NoReturn:
     """
     if not _ends_once.acquire(blocking=False):
         time.sleep(CLOSING_SECONDS)  # another thread is ending the process
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
     mute()
+    _to_nowhere(1)  # Ray prints of its dead raylet there
     _print_line(line)
     _end_processes()
 
@@ -223,7 +226,7 @@ def while_ray_starts() -> Iterator[None]:
     sys.stderr.flush()
     kept = os.dup(2)
     try:
-        _mute_stderr()
+        _to_nowhere(2)
         yield
     except SystemExit as error:
         if is_ray_terminated(error):
@@ -241,12 +244,12 @@ def mute() -> None:
     """From now on stderr gets the last line alone: Ray's core, its threads and its libraries complain at any end."""
     logging.disable(logging.CRITICAL)
     with contextlib.suppress(OSError):
-        _mute_stderr()
+        _to_nowhere(2)
 
 
-def _mute_stderr() -> None:
+def _to_nowhere(stream: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    os.dup2(nowhere, stream)
     os.close(nowhere)
 
 

@@ -96,6 +96,7 @@ class _Watch:
         if private:
             wanted = {"raylet", "gcs_server"}
             self._processes = [(name, each) for each in psutil.Process().children() if (name := each.name()) in wanted]
+            self._look()
         else:
             node = f"--node_id={ray.get_runtime_context().get_node_id()}"
             raylets = (each for each in psutil.process_iter(["name", "cmdline"]) if each.info["name"] == "raylet")
@@ -107,8 +108,7 @@ class _Watch:
         while not ended.is_set():
             has_ended = bool(ends.poll(_POLL_SECONDS * 1000))
             if self._private and not has_ended and time.monotonic() - self._looked > _LOOK_SECONDS:
-                children = psutil.Process().children(recursive=True)
-                self._started, self._looked = {*children, *filter(_is_there, self._started)}, time.monotonic()
+                self._look()
             reason = self.lost()
             if reason is not None and not ended.is_set():
                 _end(reason)
@@ -120,10 +120,14 @@ class _Watch:
         Where the raylet has ended no process is looked for: there is no time, and its children are another's now.
         """
         if self._private and any(name == "raylet" and _is_there(process) for name, process in self._processes):
-            self._started |= {*psutil.Process().children(recursive=True)}
+            self._look()
         for process in self._started:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+    def _look(self) -> None:
+        children = psutil.Process().children(recursive=True)
+        self._started, self._looked = {*children, *filter(_is_there, self._started)}, time.monotonic()
 
     def lost(self) -> str | None:
         """What has gone, if anything has."""

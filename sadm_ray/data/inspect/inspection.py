@@ -160,7 +160,7 @@ def inspect_subject(
                     beside = comparison.beside_first(found.volume, found.spacing[::-1])
                 frames.append(found.without_volume())
                 if sheet is not None:
-                    sheet.add(f"{found.time:.3g}", found.volume, found.affine, found.spacing)
+                    sheet.add(f"{found.time:.6g}", found.volume, found.affine, found.spacing, beside)
     except Exception as error:
         problems.append(_unexpected(subject, storage.where(subject.scans[0].file), error, fatal=True))
     if sheet is not None and sheet.seen:

@@ -1,10 +1,12 @@
 """Looking through a study: every subject has its row, every fault its line, and pictures stand upright."""
 
+import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ from sadm_ray.config import DataSettings
 from sadm_ray.config.settings_file import load_settings
 from sadm_ray.data.find import Problem
 from sadm_ray.data.inspect.cohort_checks import cohort_warnings
-from sadm_ray.data.inspect.contact_sheet import COLUMNS, MAX_KEPT, ContactSheet, middle_slices
+from sadm_ray.data.inspect.contact_sheet import COLUMNS, MAX_KEPT, Column, ContactSheet, middle_slices
 from sadm_ray.data.inspect.inspection import Inspection, inspect_study
 from sadm_ray.data.inspect.inspection_table import MAX_ROWS, render
+from sadm_ray.data.read.visit_comparison import BesideFirst
 from sadm_ray.errors import ConfigError
 from tests.data.patients import write_info
 
@@ -180,11 +183,31 @@ def test_a_contact_sheet_keeps_few_frames_with_the_first_and_the_last(frames: in
         volume = np.full((300, 4, 500), number, np.float32)
         sheet.add(str(number), volume, np.eye(4), (1.0, 1.0, 1.0))
     assert len(sheet.kept) <= MAX_KEPT
-    chosen = [int(title) for title, _ in sheet.chosen()]
+    chosen = [int(column.title) for column in sheet.chosen()]
     assert (chosen[0], chosen[-1], len(chosen)) == (0, frames - 1, min(frames, COLUMNS))
     assert max(np.diff(chosen), default=1) <= 2 * max(1, frames / COLUMNS)
-    assert all(max(piece.pixels.shape) <= 200 for _, slices in sheet.kept for piece in slices)
+    assert all(max(piece.pixels.shape) <= 200 for column in sheet.kept for piece in column.slices)
     assert sheet.draw("subject").startswith(PNG)
+
+
+def test_a_later_visit_lies_in_the_outline_of_the_first_with_its_fit_and_brightness() -> None:
+    head = np.zeros((12, 40, 30), np.float32)
+    head[3:9, 10:30, 8:22] = np.arange(14) + 20
+
+    def orange(*besides: BesideFirst | None) -> int:
+        sheet = ContactSheet()
+        for beside in besides:
+            sheet.add("1.5", head * (beside.level if beside else 1), np.eye(4), (1.0, 1.0, 2.0), beside)
+        red, _, blue, _ = plt.imread(io.BytesIO(sheet.draw("subject"))).T
+        return int(((red > 0.6) & (blue < 0.35)).sum())
+
+    moved, bright = BesideFirst(0.64, 12.0, 0.97, 1.2), BesideFirst(0.99, 0.0, 0.99, 16.0)
+    assert [Column("", (), beside).gain for beside in (None, moved, bright)] == [1, 1, 16]
+    assert Column("", (), moved).note == "fit 0.64, ×1.2"
+    assert Column("", (), bright).note == "fit 0.99, ×16, own window"
+    assert orange(None, None) == 0, "frames of the first visit"
+    assert orange(None, moved) > 100
+    assert orange(None, moved, bright) > 1.8 * orange(None, moved)
 
 
 REAL = {  # the pattern of a subject's folder or file, visits of each subject, settings
