@@ -15,7 +15,8 @@ def foreground(volume: Float[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"
 
     No single voxel moves it, nor does a scanner's gain or offset. Of a volume without contrast it is all.
     """
-    background, bright = np.percentile(volume, (1, 99.9))
+    ranks = [int(share * (volume.size - 1)) for share in (0.01, 0.999)]
+    background, bright = np.partition(volume, ranks, axis=None)[ranks]  # `np.percentile` has a large fixed cost
     if not bright > background:
         return np.ones(volume.shape, dtype=bool)
     return np.asarray(volume > background + _STEP * (bright - background))

@@ -67,6 +67,7 @@ def scale(volumes: Float32[np.ndarray, "n d h w"], settings: IntensitySettings, 
     knots: list[Knots | None] = []
     frames: list[Float32[np.ndarray, "d h w"]] = []
     warnings: list[str] = []
+    contrast: float | None = None
     for volume, is_start in zip(volumes, starts, strict=True):
         own = knots[-1] if knots else None
         if settings.over == "visit" and frames and is_start:
@@ -74,7 +75,12 @@ def scale(volumes: Float32[np.ndarray, "n d h w"], settings: IntensitySettings, 
         knots.append(own)
         scaled = normalise(volume, intensity) if own is None else apply_knots(volume, own)
         mend = _MEND[settings.over] if within == "foreground" or frames else _MEND_AIR
-        warnings.append(_warning(scaled, frames[0] if frames else scaled, clips, mend) if is_start else "")
+        warning = ""
+        if is_start:
+            sample = _sampled(scaled)
+            contrast = float((sample.clip(0, 1) if clips else sample).std()) if contrast is None else contrast
+            warning = _warning(sample, contrast, clips, mend)
+        warnings.append(warning)
         frames.append(scaled.clip(0, 1) if clips else scaled)
     return Scaled(np.stack(frames), intensity, tuple(knots), tuple(warnings))
 
@@ -120,14 +126,19 @@ def undo_knots(volume: Float[np.ndarray, "*shape"], knots: Knots) -> Float32[np.
     return apply_knots(volume, [(target, source) for source, target in knots])
 
 
-def _warning(scaled: Float[np.ndarray, "d h w"], first: Float[np.ndarray, "d h w"], clips: bool, mend: str) -> str:
-    """What looks wrong about a visit in [0, 1], before it is cut off, beside the first one; empty: nothing."""
-    own, margin = _sampled(scaled), _MARGIN[clips]
-    beyond = float(((own < -margin) | (own > 1 + margin)).mean())
+def _warning(sample: Float[np.ndarray, " n"], first: float, clips: bool, mend: str) -> str:
+    """What looks wrong about a visit in [0, 1], before it is cut off; empty: nothing.
+
+    Args:
+        sample: of the visit's foreground.
+        first: the standard deviation of that of the first visit.
+    """
+    margin = _MARGIN[clips]
+    beyond = float(((sample < -margin) | (sample > 1 + margin)).mean())
     if beyond > LARGEST_BEYOND:
         how = "and is cut off" if clips else "by far"
         return f"{beyond:.0%} of its foreground lies beyond the range of intensities {how}; {mend}"
-    contrast = float(own.std() / max(float(_sampled(first).std()), 1e-12))
+    contrast = float(sample.std()) / max(first, 1e-12)
     if not 1 / LARGEST_RATIO <= contrast <= LARGEST_RATIO:
         return f"has {contrast:.2g} times the contrast of the first visit; {mend}"
     return ""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Complex, Float, Float32
 
 from sadm_ray.data.normalise.foreground import foreground
 
@@ -58,8 +59,7 @@ class VisitComparison:
     """Compares the visits of a subject, on one grid, with the first of them."""
 
     def __init__(self) -> None:
-        self._first: Volume | None = None
-        self._block_mm = np.ones(3)
+        self._first: _First | None = None
 
     def beside_first(self, volume: Volume, voxel: Sequence[float]) -> BesideFirst | None:
         """None for the first volume itself.
@@ -69,20 +69,40 @@ class VisitComparison:
         """
         coarse = _blocks(volume)
         if self._first is None:
-            self._first = coarse
-            self._block_mm = np.asarray(voxel) * np.divide(volume.shape, coarse.shape)
+            self._first = _First(coarse, np.asarray(voxel) * np.divide(volume.shape, coarse.shape))
             return None
-        correlation = moved = _correlation(self._first, coarse, (0, 0, 0))
+        correlation = moved = _correlation(self._first.blocks, coarse, (0, 0, 0))
         shift = np.zeros(3)
         if correlation < 1 - _GAIN_OF_MOVE:  # else no move can gain that much
             shift = _best_shift(self._first, coarse)
-            moved = _correlation(self._first, coarse, tuple(int(step) for step in shift))
-        return BesideFirst(
-            correlation,
-            float(np.linalg.norm(shift * self._block_mm)),
-            moved,
-            float(np.median(coarse[foreground(coarse)]) / (np.median(self._first[foreground(self._first)]) or 1.0)),
-        )
+            moved = _correlation(self._first.blocks, coarse, tuple(int(step) for step in shift))
+        move = float(np.linalg.norm(shift * self._first.block_mm))
+        return BesideFirst(correlation, move, moved, _brightness(coarse) / (self._first.brightness or 1.0))
+
+
+@dataclass(frozen=True, eq=False)
+class _First:
+    """The first visit; what every later one needs of it is computed once."""
+
+    blocks: Volume
+    block_mm: Float[np.ndarray, " axes"]
+
+    @cached_property
+    def spectrum(self) -> Complex[np.ndarray, "d h w"]:
+        return _spectrum(self.blocks)
+
+    @cached_property
+    def brightness(self) -> float:
+        return _brightness(self.blocks)
+
+
+def _brightness(blocks: Volume) -> float:
+    return float(np.median(blocks[foreground(blocks)]))
+
+
+def _spectrum(blocks: Volume) -> Complex[np.ndarray, "d h w"]:
+    size = [2 * count for count in blocks.shape]  # so that nothing wraps around
+    return np.fft.rfftn(blocks - blocks.mean(), s=size, axes=(0, 1, 2))
 
 
 def _blocks(volume: Volume) -> Volume:
@@ -95,13 +115,12 @@ def _blocks(volume: Volume) -> Volume:
     return volume
 
 
-def _best_shift(first: Volume, other: Volume) -> Float[np.ndarray, " axes"]:
+def _best_shift(first: _First, other: Volume) -> Float[np.ndarray, " axes"]:
     """The translation of `other` in blocks that makes the sum of products largest, by the Fourier transform."""
-    size = [2 * count for count in first.shape]  # so that nothing wraps around
-    spectra = [np.fft.rfftn(volume - volume.mean(), s=size, axes=(0, 1, 2)) for volume in (first, other)]
-    products = np.fft.irfftn(spectra[0] * spectra[1].conj(), s=size, axes=(0, 1, 2))
+    size = [2 * count for count in other.shape]
+    products = np.fft.irfftn(first.spectrum * _spectrum(other).conj(), s=size, axes=(0, 1, 2))
     shifts = [np.fft.fftfreq(count, 1 / count) for count in size]
-    for axis, (steps, count) in enumerate(zip(shifts, first.shape, strict=True)):
+    for axis, (steps, count) in enumerate(zip(shifts, other.shape, strict=True)):
         too_far = np.abs(steps) > _LARGEST_MOVE * count
         products[(slice(None),) * axis + (too_far,)] = -np.inf
     place = np.unravel_index(int(products.argmax()), products.shape)
