@@ -24,8 +24,8 @@ OUTPUT_NAMES = OWN_NAMES | {
         "license",
     )
 }
-"""Files and folders of an output folder, of ours or of BIDS, in lower case: no task or request may be called so, as its
-folder would be in their place. Some disks do not tell upper from lower case."""
+"""Files and folders of an output folder, of ours or of BIDS, in lower case: no task or request may be called so, as
+earlier versions wrote a folder of its name. Some disks do not tell upper from lower case."""
 
 
 class TaskSettings(Section):

@@ -22,7 +22,7 @@ from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.data.shards.fingerprints import fingerprints
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError
-from sadm_ray.generate.bids_dataset import describe
+from sadm_ray.generate.bids_dataset import describe, scans_folder
 from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
 from sadm_ray.generate.generation_plan import SubjectJob, plan_subject_jobs, wants_tasks
 from sadm_ray.generate.generation_record import (
@@ -101,7 +101,7 @@ def generate_volumes(
         _tell_of_seen(study, plan.subject_jobs, seen)
     left = _left(folder, plan.subject_jobs, records)
     requests = [request for each in plan.subject_jobs for request in each.requests]
-    describe(folder, study, requests, wanted.estimates, wanted.sequence)
+    describe(folder, scans_folder(settings, study), requests, wanted.estimates, wanted.sequence)
     if left:
         job = GenerationJob(
             study,

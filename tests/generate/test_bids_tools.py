@@ -1,6 +1,7 @@
 """Our output and a study that we accept, as BIDS's own validator and pybids see them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from sadm_ray.data.find import find_subjects
 from sadm_ray.data.phantom import write_phantom
 from sadm_ray.data.shards.prepared_study import Study, read_subject
 from sadm_ray.data.shards.subject_row import prepare_subject
-from sadm_ray.generate.bids_dataset import describe
+from sadm_ray.generate.bids_dataset import describe, scans_folder
 from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
 from sadm_ray.generate.generation_plan import plan_subject_jobs
 from sadm_ray.generate.generation_record import read_record
@@ -47,10 +48,14 @@ def settings_of(kind: str, **wanted: Any) -> Settings:
 
 
 def study_of(settings: Settings, folder: Path) -> Study:
-    raw = folder / "raw"
-    write_phantom(raw, settings.phantom, settings.seed)
+    write_phantom(folder / "raw", settings.phantom, settings.seed)
+    return prepared(settings, folder / "raw", folder)
+
+
+def prepared(settings: Settings, raw: Path, folder: Path) -> Study:
     catalog = find_subjects(str(raw), settings.data)
-    rows = [prepare_subject(subject, Storage(str(raw)), settings.data).row for subject in catalog.subjects]
+    found = Storage(catalog.folder)
+    rows = [prepare_subject(subject, found, settings.data).row for subject in catalog.subjects]
     whole = [row for row in rows if row is not None]
     assert len(whole) == 2
     study = write_study(folder / "shards", whole, {"test": [row["subject"] for row in whole]})
@@ -78,7 +83,7 @@ def generated(settings: Settings, study: Study, out: Path) -> Path:
         assert record is not None
         assert not record.failed, record.frames
     requests = [request for each in plan.subject_jobs for request in each.requests]
-    describe(Storage(str(out)), study, requests, wanted.estimates, wanted.sequence)
+    describe(Storage(str(out)), scans_folder(settings, study), requests, wanted.estimates, wanted.sequence)
     return out
 
 
@@ -183,6 +188,35 @@ def test_the_sidecar_says_what_the_name_cannot(of_times: Path, brains: tuple[Set
             assert (Path(brains[1].settings["root"]) / path).is_file()
     links = json.loads((of_times / "dataset_description.json").read_text())["DatasetLinks"]
     assert links == {"raw": Path(brains[1].settings["root"]).as_uri()}
+
+
+def test_names_that_are_no_labels_of_bids(brains: tuple[Settings, Study], tmp_path: Path) -> None:
+    raw = Path(brains[1].settings["root"])
+    names = {"sub-001": "OAS2_0001", "sub-002": "OAS2-0001"}  # one label in letters and digits
+    lines = ["subject,path,session,time"]
+    for subject, name in names.items():
+        for visit in (1, 2, 3):
+            path = f"{subject}/ses-0{visit}/anat/{subject}_ses-0{visit}_T1w.nii.gz"
+            lines.append(f"{name},{path},v-{visit}.0,{visit}")
+    (raw / "manifest.csv").write_text("\n".join(lines) + "\n")
+    tree = settings_of("brain").model_dump()
+    tree["data"]["layout"] = "manifest"
+    tree["generate"]["tasks"] = [{"name": name, "observed": [0], "targets": [2]} for name in ("a-1.5", "a_15", "A15")]
+    settings = Settings.model_validate(tree)
+    study = prepared(settings, raw / "manifest.csv", tmp_path)
+    (raw / "manifest.csv").unlink()
+    folder = generated(settings, study, raw / "derivatives" / "ours")
+    try:
+        assert issues(folder) == []
+        found = [each for each in layout_of(folder) if each["suffix"] == "T1w"]
+        keys = {(each["subject"].lower(), each["session"], each["desc"].lower()) for each in found}
+        assert len(keys) == len(found) == 2 * 3 * 4
+        assert {each["session"] for each in found} == {"v30"}
+        assert all(each["subject"].startswith("OAS20001x") for each in found)
+        description = json.loads((folder / "dataset_description.json").read_text())
+        assert description["DatasetLinks"] == {"raw": "../.."}, "which may move together"
+    finally:
+        shutil.rmtree(raw / "derivatives")
 
 
 def test_a_cine_is_one_file_with_the_step_of_its_frames(tmp_path: Path) -> None:
