@@ -162,12 +162,17 @@ def recorded(out: Storage) -> set[str]:
 
 
 def remove(out: Storage, subject: str, kept: Collection[str] = ()) -> None:
-    """Remove what was generated of a subject, except the files `kept`: first its record, then the files."""
+    """Remove what was generated of a subject, except the files `kept`: first its record, then the files.
+
+    Folders that are empty then go too, as the BIDS validator does not know those of earlier versions.
+    """
     record = read_record(out, subject)
     out.delete(_path(subject))
-    for file in record.files if record else ():
-        if file["path"] not in kept:
-            out.delete(file["path"])
+    gone = [str(file["path"]) for file in record.files if file["path"] not in kept] if record else []
+    for path in gone:
+        out.delete(path)
+    for folder in sorted({path.rpartition("/")[0] for path in gone}):
+        out.remove_empty(folder)
 
 
 def refuse_another_request(out: Storage, decisive: Mapping[str, Any], but: Collection[str] = ()) -> None:

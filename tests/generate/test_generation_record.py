@@ -23,6 +23,8 @@ def test_what_a_record_names_is_removed_with_it(tmp_path: Path) -> None:
     assert recorded(out) == {"a"}
     remove(out, "a")
     assert [entry.path for entry in out.entries()] == ["sub-a/anat/notes.txt"]
+    assert not (tmp_path / "visits").exists()
+    assert not (tmp_path / "sub-a" / "ses-1").exists()
 
 
 @pytest.mark.parametrize(
