@@ -32,9 +32,10 @@ from sadm_ray.cluster import WORKER_ENVIRONMENT, ray_session
 from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.config.settings_file import dump_settings, load_settings
 from sadm_ray.data.shards.prepared_study import read_study, read_subject
+from sadm_ray.generate.bids_names import SubjectNames, bare_label
 from sadm_ray.generate.draw_samples import draw, observe
 from sadm_ray.generate.request import sample_seed
-from sadm_ray.generate.volume_writer import SubjectWriter, frame_label
+from sadm_ray.generate.volume_writer import SubjectWriter
 from sadm_ray.model.pretrained import StoredModel, load_model
 from sadm_ray.model.registry import build_model
 from sadm_ray.storage import Storage
@@ -108,9 +109,12 @@ def bare(settings: Settings) -> float:
             seeds = [sample_seed(settings.seed, name, task.name, sample) for sample in range(wanted.samples)]
             encoded = observe(model, [row], [query])
             samples = draw(model, encoded, [query], [seeds], settings.sampling)[0]
-            writer = SubjectWriter(out, task.name, row)
-            for slot, time_, volumes in zip(query.targets, query.target_times.tolist(), samples, strict=True):
-                writer.write_frame(frame_label(slot, time_), volumes[:, 0], wanted.estimates, {"Subject": name})
+            writer = SubjectWriter(out, SubjectNames(row, bare_label(name), bare_label(task.name)), row)
+            scanned = [(float(row["times"][slot]), row["frames"][slot, 0]) for slot in np.flatnonzero(query.observed)]
+            volumes = samples[:, :, 0].swapaxes(0, 1)
+            writer.write_cine(
+                scanned, query.target_times.tolist(), volumes, wanted.estimates, {"Subject": name, "Task": task.name}
+            )
     return time.perf_counter() - start
 
 
@@ -182,9 +186,11 @@ def _generation_memory(checkout: Path, *arguments: object) -> str:
 
 
 def _voxels(out: Path) -> np.ndarray:
-    """The only volume there, of intensities in 0 to 1."""
+    """The only generated volume there, of intensities in 0 to 1, also where a cine has it among observed frames."""
     (file,) = out.rglob("*.nii.gz")
-    return nib.load(file).get_fdata(dtype=np.float32)
+    sidecar = json.loads(file.with_name(file.name.replace(".nii.gz", ".json")).read_text())
+    voxels = nib.load(file).get_fdata(dtype=np.float32)
+    return voxels[..., sidecar["Generated"].index(True)] if "Generated" in sidecar else voxels
 
 
 def sweep(folder: Path) -> None:

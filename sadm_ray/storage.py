@@ -14,7 +14,7 @@ import stat
 import uuid
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -185,6 +185,18 @@ class Storage:
             Path(full).unlink()
         elif system.get_file_info(full).type == fs.FileType.Directory:
             system.delete_dir(full)
+
+    def remove_empty(self, folder: str) -> None:
+        """Remove a folder, and then those above it up to this one, as long as they are empty."""
+        if is_url(self.location) or leads_out(folder):
+            return  # object stores have no empty folders
+        for each in (folder, *(str(parent) for parent in PurePosixPath(folder).parents)):
+            if each in ("", "."):
+                return
+            try:
+                Path(self.location, each).rmdir()
+            except OSError:  # not empty, a link, or gone
+                return
 
     def remove_partials(self) -> None:
         """Remove leftovers of interrupted writes anywhere below the folder; nothing may be writing there meanwhile."""

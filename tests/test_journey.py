@@ -30,31 +30,34 @@ def test_every_target_of_every_subject_is_written_in_its_own_grid(journey: dict[
     catalog = find_subjects(str(settings.run_dir / "study"), settings.data)
     originals = {subject.name: subject for subject in catalog.subjects}
     generated = settings.run_dir / "generated"
-    files = sorted(generated.glob("*/*/*.nii.gz"))
-    assert len(files) == len(study.subjects["test"]) * 3 * 4 == journey["generate"].volumes  # targets × estimates
+    files = sorted(generated.glob("sub-*/anat/*_cine.nii.gz"))
+    assert len(files) == len(study.subjects["test"]) * 2 * 4 == journey["generate"].volumes  # tasks × estimates
     assert journey["generate"].failures == {}
     for file in files:
         image = nib.load(file)
-        subject = originals[file.parent.name.removeprefix("sub-")]
+        subject = originals[file.parent.parent.name.removeprefix("sub-")]
         original = nib.load(settings.run_dir / "study" / subject.scans[0].file)
-        assert image.shape == original.shape[:3]
+        assert image.shape[:3] == original.shape[:3]
         assert np.array_equal(image.affine, original.affine)
-        assert image.header.get_zooms() == pytest.approx(original.header.get_zooms()[:3])
+        assert image.header.get_zooms()[:3] == pytest.approx(original.header.get_zooms()[:3])
         sidecar = json.loads(file.with_name(file.name.replace(".nii.gz", ".json")).read_text())
         assert "not for clinical use" in sidecar["Notice"]
         assert sidecar["Subject"] == subject.name
         assert sidecar["ObservedTimes"][0] == 0.0
+        seen = [time for time, made in zip(sidecar["Times"], sidecar["Generated"], strict=True) if not made]
+        assert seen == sidecar["ObservedTimes"]
+        assert image.shape[3] == len(sidecar["Times"]) == len(seen) + (2 if sidecar["Task"] == "future" else 1)
 
 
 def test_intensities_are_the_subjects_own(journey: dict[str, Any]) -> None:
     settings = journey["settings"]
-    for folder in (settings.run_dir / "generated" / "future").iterdir():
+    for folder in (settings.run_dir / "generated").glob("sub-*"):
         name = folder.name.removeprefix("sub-")
         original = np.asarray(nib.load(settings.run_dir / "study" / name / f"{name}_4d.nii.gz").dataobj)
-        sample = nib.load(next(folder.glob("*desc-sample1_synth.nii.gz"))).get_fdata()
+        sample = nib.load(next(folder.glob("anat/*desc-futureSample1_cine.nii.gz"))).get_fdata()[..., -1]
         assert original.min() - 1 <= sample.min() < sample.max() <= original.max() + 1
         assert np.corrcoef(sample.ravel(), original[..., 0].ravel())[0, 1] > 0.5
-        spread = nib.load(next(folder.glob("*desc-std_synth.nii.gz"))).get_fdata()
+        spread = nib.load(next(folder.glob("anat/*desc-futureStd_cine.nii.gz"))).get_fdata()[..., -1]
         assert spread.min() >= 0
         assert spread.max() < np.ptp(original)
 

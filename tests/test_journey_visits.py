@@ -119,7 +119,7 @@ def test_all_visits_at_their_ages(
     assert {(name, "third") for name in too_short} == set(generated.failures)
     assert all("frames, hence no frame 2" in reason for reason in generated.failures.values())
     for name in study.subjects["test"]:
-        file = next((settings.run_dir / "generated" / "last" / f"sub-{name}").glob("*desc-sample_synth.nii.gz"))
+        file = next((settings.run_dir / "generated" / f"sub-{name}").glob("ses-*/anat/*_desc-lastSample_T1w.nii.gz"))
         original = nib.load(next(Path(str(settings.data.root), f"sub-{name}", "ses-1", "anat").glob("*_T1w.nii.gz")))
         image = nib.load(file)
         assert image.shape == original.shape, "back in its own orientation and grid"
@@ -140,7 +140,7 @@ def test_all_visits_at_their_ages(
     dealt = {"samples": 2, "ensemble": (str(second.run_dir / "model"),), "out": str(tmp_path / "dealt")}
     steps.generate(settings.model_copy(update={"generate": settings.generate.model_copy(update=dealt)}))
     assert not [line for line in caplog.messages if "samples of a frame" in line]
-    one, two = sorted((tmp_path / "dealt" / "last").glob("*/*_desc-sample[12]_synth.nii.gz"))[:2]
+    one, two = sorted((tmp_path / "dealt").glob("sub-*/ses-*/anat/*_desc-lastSample[12]_T1w.nii.gz"))[:2]
     assert np.abs(nib.load(one).get_fdata() - nib.load(two).get_fdata()).max() > 0, "one of each model"
     checkpoints = json.loads(one.with_name(one.name.replace(".nii.gz", ".json")).read_text())["Checkpoint"]
     assert checkpoints == [StoredModel.read(each.run_dir / "model").digest for each in (settings, second)]

@@ -13,10 +13,19 @@ OWN_NAMES = frozenset(
 )
 """Files and folders of an output folder that are ours."""
 OUTPUT_NAMES = OWN_NAMES | {
-    *("dataset_description.json", "readme", "readme.md", "readme.txt", "readme.rst", "changes", "license")
+    *(
+        "dataset_description.json",
+        "descriptions.tsv",
+        "readme",
+        "readme.md",
+        "readme.txt",
+        "readme.rst",
+        "changes",
+        "license",
+    )
 }
-"""Files and folders of an output folder, of ours or of BIDS, in lower case: no task or request may be called so, as its
-folder would be in their place. Some disks do not tell upper from lower case."""
+"""Files and folders of an output folder, of ours or of BIDS, in lower case: no task or request may be called so, as
+earlier versions wrote a folder of its name. Some disks do not tell upper from lower case."""
 
 
 class TaskSettings(Section):

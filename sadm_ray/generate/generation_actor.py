@@ -16,11 +16,13 @@ from jaxtyping import Float
 
 from sadm_ray.config import SamplingSettings
 from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study, read_subject
+from sadm_ray.generate.bids_dataset import source_paths
+from sadm_ray.generate.bids_names import SubjectNames, is_cine
 from sadm_ray.generate.draw_samples import draw, observe
 from sadm_ray.generate.generation_plan import SubjectJob
 from sadm_ray.generate.generation_record import read_record, write_record
 from sadm_ray.generate.request import NO_SLOT, Query, Request, sample_seed
-from sadm_ray.generate.volume_writer import SubjectWriter, frame_label, shown_time
+from sadm_ray.generate.volume_writer import SubjectWriter, shown_time
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.memory_bounds import samples_at_once
 from sadm_ray.model.pretrained import StoredModel
@@ -94,7 +96,9 @@ def run_subject_jobs(subject_jobs: Sequence[SubjectJob], job: GenerationJob) -> 
         for (subject_job, request, query), some in zip(together, chunks, strict=True):
             parts = [drawn.pop() for _ in some]
             try:
-                records[subject_job.subject] += _write(rows[subject_job.subject], request, query, parts, job)
+                records[subject_job.subject] += _write(
+                    rows[subject_job.subject], subject_job, request, query, parts, job
+                )
             except Exception as error:
                 log.exception("subject %s, %s", subject_job.subject, request.name)
                 records[subject_job.subject].append(_failure(subject_job.subject, request.name, error))
@@ -174,7 +178,12 @@ def _draw(chunks: Sequence[_Chunk], job: GenerationJob) -> list[Samples | Except
 
 
 def _write(
-    row: Row, request: Request, query: Query, parts: Sequence[Samples | Exception], job: GenerationJob
+    row: Row,
+    subject_job: SubjectJob,
+    request: Request,
+    query: Query,
+    parts: Sequence[Samples | Exception],
+    job: GenerationJob,
 ) -> list[dict[str, Any]]:
     """Write the samples of a request; returns its rows of the record."""
     failed = [part for part in parts if isinstance(part, Exception)]
@@ -189,21 +198,25 @@ def _write(
     if not np.isfinite(samples).all():
         raise ValueError("the model gave voxels that are not finite; nothing is written of it")
     facts = _facts(row, request, slots, job)
-    writer = SubjectWriter(Storage(job.out), request.name, row)
+    writer = SubjectWriter(Storage(job.out), SubjectNames(row, subject_job.file_label, request.file_label), row)
+    cine, times = is_cine(row, str(job.study.settings.get("layout", ""))), query.target_times.tolist()
     rows = []
-    for target, (slot, time) in enumerate(zip(query.targets, query.target_times.tolist(), strict=True)):
+    for target, (slot, time) in enumerate(zip(query.targets, times, strict=True)):
         volumes = np.stack([sample[target] for sample in samples])
         frame = None if slot == NO_SLOT else slot
-        about_frame = {"Frame": frame, "Time": shown_time(time), **facts}
-        writer.write_frame(frame_label(frame, time), volumes[:, 0], job.estimates, about_frame, frame)
+        if not cine:
+            writer.write_frame(frame, time, volumes[:, 0], job.estimates, facts)
         kept = volumes if request.task is not None else None
         rows.append(_record_row(row["subject"], request.name, frame, time, slots, kept))
         rows[-1]["files"], writer.written = writer.written, []
+    scanned = [(float(row["times"][slot]), row["frames"][slot, 0]) for slot in slots]
+    if cine:
+        writer.write_cine(scanned, times, np.stack([sample[:, 0] for sample in samples]), job.estimates, facts)
     if job.sequence:
-        generated = zip(query.target_times.tolist(), samples[0][:, 0], strict=True)
-        scanned = [(float(row["times"][slot]), False, row["frames"][slot, 0]) for slot in slots]
-        writer.write_sequence([*scanned, *((time, True, volume) for time, volume in generated)], facts)
-        rows[-1]["files"] += writer.written
+        generated = [(time, True, volume) for time, volume in zip(times, samples[0][:, 0], strict=True)]
+        observed = [(time, False, volume) for time, volume in scanned]
+        writer.write_sequence([*observed, *generated], facts, is_cine=cine)
+    rows[-1]["files"] += writer.written
     return rows
 
 
@@ -212,6 +225,7 @@ def _facts(row: Row, request: Request, slots: Sequence[int], job: GenerationJob)
         "Subject": row["subject"],
         "Task": request.name,
         "TimeUnit": job.study.time_unit,
+        "Sources": source_paths(row, slots),
         "ObservedTimes": [shown_time(row["times"][slot]) for slot in slots],
         "Seed": request.seed,
         "Checkpoint": job.digests[0] if len(job.digests) == 1 else list(job.digests),

@@ -22,6 +22,7 @@ from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.data.shards.fingerprints import fingerprints
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError
+from sadm_ray.generate.bids_dataset import describe, scans_folder
 from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
 from sadm_ray.generate.generation_plan import SubjectJob, plan_subject_jobs, wants_tasks
 from sadm_ray.generate.generation_record import (
@@ -33,7 +34,6 @@ from sadm_ray.generate.generation_record import (
     write_manifest,
 )
 from sadm_ray.generate.request_csv import Failures
-from sadm_ray.generate.volume_writer import describe
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.model.seen_subjects import NOBODY, SeenSubjects
@@ -70,8 +70,9 @@ def generate_volumes(
 ) -> Generation:
     """Generate what the settings request (`GenerateSettings`) of the study's subjects. Needs a running Ray.
 
-    Writes `out/<task>/sub-<subject>/*.nii.gz` with a JSON each, `out/predictions/` (for the evaluation, and as
-    the record of what is done), `out/manifest.parquet`, and `out/failures.csv` if anything failed. The evaluation
+    Writes BIDS derivatives, `out/sub-*/[ses-*/]anat/*.nii.gz` with a JSON each (`bids_names`), `out/predictions/`
+    (for the evaluation, and as the record of what is done), `out/manifest.parquet`, and `out/failures.csv` if anything
+    failed. The evaluation
     knows from `out/seen_subjects.json` who is a test subject of what was generated.
 
     Args:
@@ -99,8 +100,9 @@ def generate_volumes(
     if wants_tasks(wanted) and wanted.split == "test":
         _tell_of_seen(study, plan.subject_jobs, seen)
     left = _left(folder, plan.subject_jobs, records)
+    requests = [request for each in plan.subject_jobs for request in each.requests]
+    describe(folder, scans_folder(settings, study), requests, wanted.estimates, wanted.sequence)
     if left:
-        describe(folder, {request.name for each in plan.subject_jobs for request in each.requests})
         job = GenerationJob(
             study,
             tuple(models),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from sadm_ray.config import GenerateSettings, SamplingSettings, Settings, is_url
 from sadm_ray.data.shards.prepared_study import Study, read_checksums
 from sadm_ray.errors import ConfigError
 from sadm_ray.generate.answerable import TimeLimits, require_answerable
-from sadm_ray.generate.generation_record import PLACES
+from sadm_ray.generate.bids_names import NAMING, bare_label, bids_labels
+from sadm_ray.generate.generation_record import FILE_NAMES, PLACES
 from sadm_ray.generate.request import Request
 from sadm_ray.generate.request_csv import Failures, read_requests
 from sadm_ray.storage import Storage
@@ -25,12 +26,21 @@ VISITS = "visits"
 
 @dataclass(frozen=True)
 class SubjectJob:
-    """All requests of one subject, whose stored row has that checksum; equal keys mean equal volumes."""
+    """All requests of one subject, whose stored row has that checksum; equal keys mean equal volumes.
+
+    `label` is that of the subject in the names of files (`bids_names.bids_labels`).
+    """
 
     subject: str
     requests: tuple[Request, ...]
     key: str
     checksum: str = ""
+    label: str = ""
+
+    @property
+    def file_label(self) -> str:
+        """The label; where none was given, the name in letters and digits."""
+        return self.label or bare_label(self.subject, "sub")
 
 
 @dataclass(frozen=True)
@@ -76,12 +86,14 @@ def plan_subject_jobs(
         failures |= wrong
     else:
         requests = {name: _requests(settings, study) for name in names}
-    checksums = read_checksums(study)
-    subject_jobs = tuple(
-        SubjectJob(name, tuple(its), _key(decisive, checksums[name], its), checksums[name])
-        for name, its in sorted(requests.items())
-    )
-    return Plan(subject_jobs, failures, decisive)
+    checksums, labels = read_checksums(study), bids_labels(all_names, "sub")
+    of_requests = bids_labels({request.name for its in requests.values() for request in its})
+    subject_jobs = []
+    for name, its in sorted(requests.items()):
+        labelled = tuple(replace(request, label=of_requests[request.name]) for request in its)
+        key = _key(decisive, checksums[name], labels[name], labelled)
+        subject_jobs.append(SubjectJob(name, labelled, key, checksums[name], labels[name]))
+    return Plan(tuple(subject_jobs), failures, decisive)
 
 
 def decisive_facts(
@@ -101,6 +113,7 @@ def decisive_facts(
         "exact": wanted.exact,
         "wanted": _request_facts(settings),
         "study": study,
+        FILE_NAMES: NAMING,
     }
     return facts if wanted.file is None else facts | {"file": place_of(wanted.file)}
 
@@ -168,7 +181,7 @@ def _request_facts(settings: Settings) -> dict[str, Any]:
     return facts | {"missing": wanted.missing, "at": list(wanted.at)}
 
 
-def _key(decisive: Mapping[str, Any], checksum: str, requests: list[Request]) -> str:
+def _key(decisive: Mapping[str, Any], checksum: str, label: str, requests: Sequence[Request]) -> str:
     looks = {key: value for key, value in decisive.items() if key not in PLACES}
-    content = [{**looks, "wanted": None}, checksum, [request.to_json() for request in requests]]
+    content = [{**looks, "wanted": None}, checksum, label, [request.to_json() for request in requests]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -18,9 +18,13 @@ import pyarrow.parquet as pq
 
 from sadm_ray.config import SAFE_NAME
 from sadm_ray.errors import ConfigError, DataError
-from sadm_ray.storage import Storage, leads_out
+from sadm_ray.generate.bids_names import is_file_of
+from sadm_ray.storage import Storage
 
 log = logging.getLogger(__name__)
+
+FILE_NAMES = "file names"
+"""The fact of a request that says how its files are called (`bids_names.NAMING`); earlier versions wrote none."""
 
 PLACES = ("study", "file")
 """The facts of a request that are places, of the scans and of the request file: no volume looks different for them."""
@@ -137,7 +141,7 @@ def read_record(out: Storage, subject: str) -> SubjectRecord | None:
         paths = [str(file["path"]) for file in record.files]
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
-    wrong = [path for path in paths if not _is_volume_of(subject, path)]
+    wrong = [path for path in paths if not is_file_of(subject, path)]
     if wrong:
         raise DataError(
             f"{out.where(_path(subject))}: names {wrong[0][:100]!r}, which is no file of this subject in "
@@ -158,12 +162,17 @@ def recorded(out: Storage) -> set[str]:
 
 
 def remove(out: Storage, subject: str, kept: Collection[str] = ()) -> None:
-    """Remove what was generated of a subject, except the files `kept`: first its record, then the files."""
+    """Remove what was generated of a subject, except the files `kept`: first its record, then the files.
+
+    Folders that are empty then go too, as the BIDS validator does not know those of earlier versions.
+    """
     record = read_record(out, subject)
     out.delete(_path(subject))
-    for file in record.files if record else ():
-        if file["path"] not in kept:
-            out.delete(file["path"])
+    gone = [str(file["path"]) for file in record.files if file["path"] not in kept] if record else []
+    for path in gone:
+        out.delete(path)
+    for folder in sorted({path.rpartition("/")[0] for path in gone}):
+        out.remove_empty(folder)
 
 
 def refuse_another_request(out: Storage, decisive: Mapping[str, Any], but: Collection[str] = ()) -> None:
@@ -239,7 +248,11 @@ def _changed(before: Mapping[str, Any] | None, decisive: Mapping[str, Any]) -> d
     now = json.loads(json.dumps(dict(decisive)))
     names = [key for key in dict.fromkeys([*now, *before]) if now.get(key) != before.get(key)]
     return {
-        key: f"{key} {before.get(key)} before, {now.get(key)} now" if key in PLACES else f"{key} changed"
+        key: f"{key} {before.get(key)} before, {now.get(key)} now"
+        if key in PLACES
+        else "its files are named as in an earlier version"
+        if key == FILE_NAMES
+        else f"{key} changed"
         for key in names
         if key in before or key not in PLACES
     }
@@ -266,14 +279,6 @@ def write_manifest(out: Storage, records: Iterable[SubjectRecord]) -> int:
     pq.write_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), sink, compression="zstd")
     out.write(MANIFEST, sink.getvalue())
     return len(rows)
-
-
-def _is_volume_of(subject: str, path: str) -> bool:
-    """Whether it is `<task>/sub-<subject>/<file>`, the only place where a subject's volumes are written."""
-    task, _, rest = path.partition("/")
-    folder, _, name = rest.partition("/")
-    is_file = bool(name) and "/" not in name and not leads_out(name)
-    return is_file and bool(SAFE_NAME.fullmatch(task)) and folder == f"sub-{subject}"
 
 
 def _path(subject: str) -> str:

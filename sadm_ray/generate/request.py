@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Float64
 
 from sadm_ray.config import TaskSettings
 from sadm_ray.data.load.target_sampling import nearest_present
+from sadm_ray.generate.bids_names import bare_label
 
 NO_SLOT = -1
 _SAME_TIME = 1e-4
@@ -36,11 +37,12 @@ class Query:
 
 @dataclass(frozen=True)
 class Request:
-    """What a user wants of one subject under one name, which is also that of the folder: the targets of a task; or
+    """What a user wants of one subject under one name, which is also in the names of files: the targets of a task; or
     else the slots that were never scanned (`missing`) and some `times`.
 
     `skip_scanned`: a time at which there is a scan is not generated; otherwise it is, and that scan is not observed.
     `observed`: times of the scans that may be observed; None for all of them.
+    `label`: of the name in the names of files (`bids_names.bids_labels`).
     """
 
     name: str
@@ -51,6 +53,12 @@ class Request:
     times: tuple[float, ...] = ()
     skip_scanned: bool = True
     observed: tuple[float, ...] | None = None
+    label: str = ""
+
+    @property
+    def file_label(self) -> str:
+        """The label; where none was given, the name in letters and digits."""
+        return self.label or bare_label(self.name)
 
     def query(self, row: Mapping[str, Any]) -> Query:
         """The query for a subject's row (`subject_row.parse_row`); without targets where there is nothing to generate.

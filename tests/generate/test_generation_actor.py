@@ -69,7 +69,7 @@ def drawn(job: GenerationJob, subject: str) -> np.ndarray:
 
 
 def files(job: GenerationJob) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in Path(job.out).glob("future/*/*")}
+    return {file.name: file.read_bytes() for file in Path(job.out).glob("sub-*/**/anat/*")}
 
 
 @pytest.mark.parametrize("samples", [1, 2])
@@ -119,7 +119,7 @@ def test_samples_are_dealt_among_models_in_turn(job: GenerationJob, tmp_path: Pa
         assert np.abs(alone[0] - alone[1]).max() > 1e-2
     run_subject_jobs(subject_jobs("c", samples=1), both)
     assert drawn(both, "c").shape[1] == 1, "fewer samples than models"
-    sidecar = json.loads(next(Path(both.out).glob("future/sub-a/*_desc-mean_synth.json")).read_text())
+    sidecar = json.loads(next(Path(both.out).glob("sub-a/*/anat/*_desc-futureMean_synth.json")).read_text())
     assert sidecar["Checkpoint"] == ["own", "other"]
 
 

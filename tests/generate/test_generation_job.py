@@ -21,7 +21,7 @@ from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.generate.generation_actor import _record_row
 from sadm_ray.generate.generation_job import Generation
-from sadm_ray.generate.generation_record import write_record
+from sadm_ray.generate.generation_record import FILE_NAMES, write_record
 from sadm_ray.model.registry import build_model
 from sadm_ray.storage import Storage
 from sadm_ray.train.trainer import model_config
@@ -51,11 +51,11 @@ def settings_with(base: tuple[Settings, Study], out: Path, **wanted: Any) -> Set
 
 
 def generated(out: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.glob("*/sub-*/*"))}
+    return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.glob("sub-*/**/*.*"))}
 
 
 def written(out: Path) -> dict[str, int]:
-    return {str(file.relative_to(out)): file.stat().st_mtime_ns for file in sorted(out.glob("*/sub-*/*"))}
+    return {str(file.relative_to(out)): file.stat().st_mtime_ns for file in sorted(out.glob("sub-*/**/*.*"))}
 
 
 def manifest(out: Path) -> list[dict[str, Any]]:
@@ -87,14 +87,14 @@ def test_what_is_done_is_not_done_again_and_what_is_gone_is(base: tuple[Settings
     again = steps.generate(settings)
     assert written(tmp_path) == before
     assert again.done_before == again.subjects == len(base[1].subjects["test"])
-    lost = next(file for file in tmp_path.glob("*/sub-*/*.nii.gz"))
-    subject = lost.parent.name
+    lost = next(file for file in tmp_path.glob("sub-*/anat/*.nii.gz"))
+    subject = lost.parent.parent.name
     lost.unlink()
     (lost.parent / f".{lost.name}.0123abcd").write_bytes(b"half")
     assert steps.generate(settings).done_before == again.subjects - 1
     assert generated(tmp_path) == content, "and nothing half-written is left"
     redone = {path for path, modified in written(tmp_path).items() if before[path] != modified}
-    assert {Path(path).parent.name for path in redone} == {subject}
+    assert {Path(path).parts[0] for path in redone} == {subject}
 
 
 def test_another_request_in_the_same_folder_is_refused_or_replaces(
@@ -106,7 +106,7 @@ def test_another_request_in_the_same_folder_is_refused_or_replaces(
     with pytest.raises(ConfigError, match=r"another request \(wanted changed\); take another generate.out"):
         steps.generate(settings_with(base, tmp_path, at=[2.0]))
     steps.generate(settings_with(base, tmp_path, at=[2.0], replace=True))
-    assert {path.partition("/")[0] for path in generated(tmp_path)} == {"visits"}
+    assert all("_desc-visitsSample_" in path for path in generated(tmp_path))
     assert kept.read_text() == "mine"
 
 
@@ -117,7 +117,7 @@ def test_times_after_the_last_scan(base: tuple[Settings, Study], tmp_path: Path)
     assert {row["subject"] for row in manifest(tmp_path)} == all_names
     # At 1.0, the last scan, there is nothing to do.
     assert {row["time"] for row in manifest(tmp_path)} == {1.25}
-    assert all("_time-1p25_desc-sample_synth" in row["path"] for row in manifest(tmp_path))
+    assert all("_desc-visitsSample_cine" in row["path"] for row in manifest(tmp_path))
 
 
 def test_a_file_of_requests(base: tuple[Settings, Study], tmp_path: Path) -> None:
@@ -156,7 +156,10 @@ def test_the_command_takes_options_and_its_exit_code_shows_failures(
     with pytest.raises(SystemExit) as stopped:
         main([*common, str(tmp_path / "at"), "--at", "1.5,2"])
     assert stopped.value.code == 0
-    assert {row["time"] for row in manifest(tmp_path / "at")} == {1.5, 2.0}
+    for file in (tmp_path / "at").glob("sub-*/anat/*.json"):
+        sidecar = json.loads(file.read_text())
+        made = [time for time, generated in zip(sidecar["Times"], sidecar["Generated"], strict=True) if generated]
+        assert made == [1.5, 2.0]
     with pytest.raises(SystemExit) as stopped:
         main([*common, str(tmp_path / "both"), "--missing", "--file", str(lines)])
     assert stopped.value.code == 2
@@ -193,7 +196,7 @@ def test_a_subject_that_was_scanned_once(base: tuple[Settings, Study], tmp_path:
     ((left_out, reason),) = result.failures.items()
     assert left_out == ("broken", "preparation")
     assert "broken.nii.gz" in reason
-    for file in (tmp_path / "out").glob("visits/*/*.nii.gz"):
+    for file in (tmp_path / "out").glob("sub-once/ses-time*/anat/*_desc-visitsSample_synth.nii.gz"):
         made = nib.load(file)
         np.testing.assert_array_equal(made.affine, image.affine)
         assert made.shape == image.shape[:3]
@@ -205,7 +208,7 @@ def test_the_sweep_on_the_model_says_how_it_is_sampled(base: tuple[Settings, Stu
     for tuned, steps_taken in ((True, 3), (False, base[0].sampling.num_steps)):
         out = tmp_path / str(tuned)
         steps.generate(settings_with(base, out, model=str(tmp_path / "other" / "model"), tuned=tuned))
-        sidecar = json.loads(next(out.glob("*/*/*.json")).read_text())
+        sidecar = json.loads(next(out.glob("sub-*/anat/*.json")).read_text())
         assert sidecar["Sampling"]["num_steps"] == steps_taken
 
 
@@ -278,7 +281,7 @@ def test_an_output_folder_belongs_to_one_study(base: tuple[Settings, Study], tmp
         steps.generate(settings_with(base, out, study=str(second), **wanted))
     assert steps.generate(settings_with(base, out, study=str(first), **wanted)).done_before == 2
     assert json.loads((out / "request.json").read_text())["study"] == str(first)
-    made = {path: file for path, file in before.items() if path.startswith("visits/")}
+    made = {path: file for path, file in before.items() if path.startswith("sub-")}
     assert made.items() <= snapshot(out).items()
     # The same study with another subject, and then in another folder, goes on.
     shutil.copytree(second / "patient900", first / "patient900")
@@ -288,7 +291,7 @@ def test_an_output_folder_belongs_to_one_study(base: tuple[Settings, Study], tmp
     assert made.items() <= snapshot(out).items()
     result = steps.generate(settings_with(base, out, study=str(second), replace=True, **wanted))
     assert result.subjects == 1
-    assert {path.split("/")[1] for path in generated(out)} == {"sub-patient900"}
+    assert {path.split("/")[0] for path in generated(out)} == {"sub-patient900"}
 
 
 def test_two_request_files_of_one_name(
@@ -315,6 +318,32 @@ def test_two_request_files_of_one_name(
     steps.generate(other)
     assert written(out) == before
     assert f"{out}: removed 1 results that are no longer requested ({second}, request)" in caplog.text
+
+
+def test_a_folder_with_names_of_an_earlier_version_is_refused_or_replaced(
+    base: tuple[Settings, Study], tmp_path: Path
+) -> None:
+    settings = settings_with(base, tmp_path)
+    steps.generate(settings)
+    facts = json.loads((tmp_path / "request.json").read_text())
+    del facts[FILE_NAMES]
+    (tmp_path / "request.json").write_text(json.dumps(facts))
+    name = base[1].subjects["test"][0]
+    old = tmp_path / "future" / f"sub-{name}" / f"sub-{name}_frame-03_desc-sample_synth.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    row = _record_row(name, "future", 3, 0.5, (), None)
+    row["files"] = [{"path": str(old.relative_to(tmp_path)), "estimate": "sample", "bytes": 2, "sha256": ""}]
+    write_record(Storage(str(tmp_path)), name, "an earlier key", [row])
+    before = snapshot(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"\(its files are named as in an earlier version\); take another generate\.out"
+    ):
+        steps.generate(settings)
+    assert snapshot(tmp_path) == before
+    steps.generate(settings_with(base, tmp_path, replace=True))
+    assert not old.exists()
+    assert {row["path"] for row in manifest(tmp_path)} == set(generated(tmp_path))
 
 
 def test_a_folder_of_an_earlier_version_goes_on(base: tuple[Settings, Study], tmp_path: Path) -> None:

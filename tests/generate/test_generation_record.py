@@ -16,12 +16,15 @@ def frame(subject: str, task: str, *paths: str) -> dict[str, Any]:
 
 def test_what_a_record_names_is_removed_with_it(tmp_path: Path) -> None:
     out = Storage(str(tmp_path))
-    for path in ("visits/sub-a/x.json", "visits/sub-a/notes.txt"):
+    written = ("sub-a/ses-1/anat/x.json", "sub-a/anat/x.json", "visits/sub-a/x.json")  # the last by an earlier version
+    for path in (*written, "sub-a/anat/notes.txt"):
         out.write(path, b"x")
-    write_record(out, "a", "key", [frame("a", "visits", "visits/sub-a/x.json")])
+    write_record(out, "a", "key", [frame("a", "visits", *written)])
     assert recorded(out) == {"a"}
     remove(out, "a")
-    assert [entry.path for entry in out.entries()] == ["visits/sub-a/notes.txt"]
+    assert [entry.path for entry in out.entries()] == ["sub-a/anat/notes.txt"]
+    assert not (tmp_path / "visits").exists()
+    assert not (tmp_path / "sub-a" / "ses-1").exists()
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,8 @@ def test_what_a_record_names_is_removed_with_it(tmp_path: Path) -> None:
     [
         *("../kept", "{}/kept", "visits/sub-a/../../../kept", "s3://bucket/x", "request.json", "visits/sub-b/x.json"),
         *("visits/sub-a", "visits/sub-a/", "visits/sub-a/..", "visits/sub-a/b/x.json", "./sub-a/x"),
+        *("sub-b/ses-1/anat/x.json", "sub-a/../anat/x.json", "sub-a/ses-1/anat/..", "sub-a/ses-1/func/x.json"),
+        *("sub-a/ses-1/ses-2/anat/x.json", "sub-a/anat/../../kept"),
     ],
 )
 def test_a_record_that_names_something_else_is_refused_and_stays(tmp_path: Path, path: str) -> None:

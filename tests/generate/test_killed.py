@@ -92,6 +92,6 @@ def test_killed_at_random_moments(settings: Settings, tmp_path: Path) -> None:
     assert {name: now[name] for name in before} == before
     assert len(now) == SUBJECTS
     assert manifest(out) == manifest(undisturbed)
-    there = {str(file.relative_to(out)) for file in out.glob("*/sub-*/*")}
+    there = {str(file.relative_to(out)) for file in out.glob("sub-*/**/*.*")}
     assert there == {row["path"] for row in manifest(out)}, "nothing half-written, nothing missing"
     assert not (out / "failures.csv").exists()

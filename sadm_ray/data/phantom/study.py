@@ -49,6 +49,7 @@ def write_phantom(root: Path, settings: PhantomSettings, seed: int) -> None:
         _WRITERS[settings.kind](folder, settings, [seed, number])
     if settings.kind == "brain":
         write_brain_tables(root, folders, seed)
+        (root / ".bidsignore").write_text(f"/{MARKER}\n", encoding="utf-8")
     marker.write_text(json.dumps({**expected, "complete": True}), encoding="utf-8")
 
 

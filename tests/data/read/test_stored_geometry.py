@@ -23,6 +23,7 @@ from sadm_ray.data.read.nifti_io import HEADERS, nifti_bytes, read_image
 from sadm_ray.data.read.stored_geometry import StoredGeometry
 from sadm_ray.data.read.subject_scans import read_scans
 from sadm_ray.data.shards.subject_row import ROW_SCHEMA, parse_row, prepare_subject, with_all_columns
+from sadm_ray.generate.bids_names import SubjectNames
 from sadm_ray.generate.volume_writer import SubjectWriter
 from sadm_ray.storage import Storage
 
@@ -100,6 +101,10 @@ CASES: Mapping[str, Callable[[Path], Path]] = {
 }
 
 
+def writer_of(folder: Path, row: dict[str, Any]) -> SubjectWriter:
+    return SubjectWriter(Storage(str(folder)), SubjectNames(row, "p", "t"), row)
+
+
 def rows_of(tmp_path: Path, name: str) -> tuple[Path, dict[str, Any], tuple[Problem, ...]]:
     first = CASES[name](tmp_path / "first.nii")
     second = tmp_path / "second.nii"
@@ -116,14 +121,14 @@ def rows_of(tmp_path: Path, name: str) -> tuple[Path, dict[str, Any], tuple[Prob
 def test_what_is_generated_has_the_geometry_of_its_source(name: str, tmp_path: Path) -> None:
     first, row, _ = rows_of(tmp_path, name)
     stored = pa.Table.from_pylist([row], schema=ROW_SCHEMA).to_pylist()[0]
-    writer = SubjectWriter(Storage(str(tmp_path / "out")), "t", parse_row(stored))
+    writer = writer_of(tmp_path / "out", parse_row(stored))
     volume = np.random.default_rng(0).random((4, 8, 8), dtype=np.float32)
-    writer.write_frame("frame-01", volume[None], ["samples"], {})
+    writer.write_frame(1, 1.0, volume[None], ["samples"], {})
     writer.write_sequence([(0.0, False, volume), (1.0, True, volume)], {})
     source = header_of(first.read_bytes())
     single, sequence = (
-        (tmp_path / "out" / "t" / "sub-p" / f"sub-p_{rest}_synth.nii.gz").read_bytes()
-        for rest in ("frame-01_desc-sample", "desc-sequence")
+        next((tmp_path / "out").rglob(f"*_desc-t{estimate}_synth.nii.gz")).read_bytes()
+        for estimate in ("Sample", "Sequence")
     )
     written = header_of(single)
     for field in FIELDS:
@@ -224,9 +229,9 @@ def test_a_row_of_an_earlier_version_is_read_and_written_as_before(tmp_path: Pat
     assert [each["header"] is None for each in both] == [True, False]
     earlier = parse_row(table.to_pylist()[0])
     assert earlier["header"] is None
-    writer = SubjectWriter(Storage(str(tmp_path / "out")), "t", earlier)
-    writer.write_frame("frame-01", np.ones((1, 4, 8, 8), np.float32), ["samples"], {})
-    content = (tmp_path / "out/t/sub-p/sub-p_frame-01_desc-sample_synth.nii.gz").read_bytes()
+    writer = writer_of(tmp_path / "out", earlier)
+    writer.write_frame(1, 1.0, np.ones((1, 4, 8, 8), np.float32), ["samples"], {})
+    content = next((tmp_path / "out").rglob("*_desc-tSample_synth.nii.gz")).read_bytes()
     shape = np.asarray(nib.load(tmp_path / "first.nii").shape)[::-1]
     expected = header_of(nifti_bytes(np.zeros(shape, np.float32), earlier["affine"], earlier["spacing"].tolist()))
     written = header_of(content)
