@@ -15,9 +15,16 @@ from sadm_ray.model.displacement_field import VELOCITY
 from sadm_ray.model.layers import PatchSize, depth_to_space, space_to_depth
 
 
+def presence_planes(channels: int) -> int:
+    """How many planes tell a network which channels a frame has: none of one channel, which every frame has."""
+    return channels if channels > 1 else 0
+
+
 @dataclass(frozen=True)
 class ConditionChannels:
     """Decoded channels; time and weight of each reference frame; their displacement field; the frames' voxels.
+
+    Of volumes with several channels, planes before the voxels say which channels each reference frame has itself.
 
     The null condition is all zeros: frames of intensity ½ without weight.
 
@@ -40,6 +47,7 @@ class ConditionChannels:
             self.decoded
             + 2 * self.references
             + self.displacement_channels
+            + self.presence_channels
             + self.references * self.channels * math.prod(self.patch)
         )
 
@@ -47,6 +55,11 @@ class ConditionChannels:
     def displacement_channels(self) -> int:
         """How many channels hold the displacement field from the first reference frame to the second."""
         return 3 if self.references > 1 else 0
+
+    @property
+    def presence_channels(self) -> int:
+        """How many channels say which channels the reference frames have."""
+        return self.references * presence_planes(self.channels)
 
     def pack(
         self, decoded: Float[Tensor, "b k e f g"], references: ReferenceFrames, time_scale: float
@@ -65,6 +78,9 @@ class ConditionChannels:
             if references.displacement is not None:
                 displacement = F.avg_pool3d(references.displacement, self.patch) * (time_scale / VELOCITY)
             known.insert(1, displacement)
+        if references.has_channel is not None:
+            planes = references.has_channel.flatten(1)[..., None, None, None].to(voxels.dtype)
+            known.insert(-1, planes.expand(-1, -1, *grid))
         return torch.cat([decoded, *(each.to(decoded.dtype) for each in known)], dim=1)
 
     def time_from_target_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s"]:
@@ -91,7 +107,6 @@ class ConditionChannels:
 
     def frames_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s c d h w"]:
         """The reference's frames, in [0, 1]."""
-        voxels = depth_to_space(
-            condition[:, self.decoded + 2 * self.references + self.displacement_channels :].float(), self.patch
-        )
+        first = self.decoded + 2 * self.references + self.displacement_channels + self.presence_channels
+        voxels = depth_to_space(condition[:, first:].float(), self.patch)
         return 0.5 * (voxels.unflatten(1, (self.references, self.channels)) + 1.0)

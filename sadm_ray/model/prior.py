@@ -10,10 +10,11 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sadm_ray.config import NetworkSettings
+from sadm_ray.diffusion.loss import channel_mean
 from sadm_ray.diffusion.preconditioning import LOG_VARIANCE_RANGE
 from sadm_ray.diffusion.residual import Residual
 from sadm_ray.model.condition_channels import ConditionChannels
@@ -68,24 +69,32 @@ class Prior(NamedTuple):
     @property
     def variance(self) -> Float[Tensor, " b"]:
         """The variance of each target, averaged over its voxels; not differentiated."""
-        return self.log_variance.detach().exp().flatten(1).mean(dim=1).clamp(*VARIANCE_RANGE)
+        return self.variance_of(None)
 
-    def loss(self, x: Float[Tensor, "b c d h w"]) -> Float[Tensor, " b"]:
+    def variance_of(self, counted: Bool[Tensor, "b c"] | None) -> Float[Tensor, " b"]:
+        """The variance of each target, averaged over the voxels that count (`channel_mean`); not differentiated."""
+        return channel_mean(self.log_variance.detach().exp(), counted).clamp(*VARIANCE_RANGE)
+
+    def loss(self, x: Float[Tensor, "b c d h w"], counted: Bool[Tensor, "b c"] | None = None) -> Float[Tensor, " b"]:
         """The squared error of the mean over the root of the predicted variance, and the likelihood of the variance.
 
         The mean is not fitted by likelihood, which gives little weight to it where the variance is large (Seitzer et
         al., On the Pitfalls of Heteroscedastic Uncertainty Estimation, 2022). The two members are each trained by their
         own error, so that their errors differ; frame blending by the logarithm of its error, as the reference is, so
         that every subject has equal weight.
+
+        Args:
+            counted: as in `loss.channel_mean`.
         """
         own, blended = self.members or (self.mean, None)
         squared = (x - self.mean).square().detach()
         likelihood = 0.5 * (self.log_variance + squared * torch.exp(-self.log_variance))
-        loss = _mean((x - own).square()) / self.variance.sqrt() + LIKELIHOOD_WEIGHT * _mean(likelihood)
+        error, unlikely = channel_mean((x - own).square(), counted), channel_mean(likelihood, counted)
+        loss = error / self.variance_of(counted).sqrt() + LIKELIHOOD_WEIGHT * unlikely
         if blended is None:
             return loss
-        unchanged = _mean(x.detach().square()) + ERROR_FLOOR
-        return loss + 0.5 * torch.log((_mean((x - blended).square()) + ERROR_FLOOR) / unchanged)
+        unchanged = channel_mean(x.detach().square(), counted) + ERROR_FLOOR
+        return loss + 0.5 * torch.log((channel_mean((x - blended).square(), counted) + ERROR_FLOOR) / unchanged)
 
 
 class PriorNetwork(nn.Module):
@@ -118,10 +127,6 @@ class PriorNetwork(nn.Module):
         position_error = POSITION_ERROR * reach * gradient_magnitude(expected)
         initial = torch.log(position_error.square() + INTENSITY_ERROR**2) - 2.0 * math.log(self.scale)
         return Prior(mean, (initial + LOG_VARIANCE * log_variance).clamp(*LOG_VARIANCE_RANGE))
-
-
-def _mean(volume: Float[Tensor, "b c d h w"]) -> Float[Tensor, " b"]:
-    return volume.flatten(1).mean(dim=1)
 
 
 def prior_of(
