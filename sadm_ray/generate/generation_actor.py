@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from sadm_ray.config import SamplingSettings
 from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study, read_subject
+from sadm_ray.data.shards.row_contrasts import of_contrast
 from sadm_ray.generate.draw_samples import draw, observe
 from sadm_ray.generate.generation_plan import SubjectJob
 from sadm_ray.generate.generation_record import read_record, write_record
@@ -112,7 +113,7 @@ def _is_done(out: Storage, subject_job: SubjectJob) -> bool:
 
 def _together(queries: Sequence[_Asked], job: GenerationJob) -> Iterator[Sequence[_Asked]]:
     """Queries whose samples may share a network call; one by one if `exact`, and where each fills a call alone."""
-    many = 1 if job.exact or samples_at_once(job.study.shape) == 1 else max(len(queries), 1)
+    many = 1 if job.exact or samples_at_once(job.study.volume_shape) == 1 else max(len(queries), 1)
     for start in range(0, len(queries), many):
         yield queries[start : start + many]
 
@@ -151,7 +152,7 @@ def _batches(chunks: Sequence[_Chunk], job: GenerationJob) -> Iterator[list[int]
     for place, chunk in enumerate(chunks):
         alike.setdefault((chunk.member, len(chunk.query.targets), len(chunk.seeds)), []).append(place)
     for (_, _, samples), places in alike.items():
-        most = min(job.batch_size, samples_at_once(job.study.shape))
+        most = min(job.batch_size, samples_at_once(job.study.volume_shape))
         many = 1 if job.exact else max(most // samples, 1)
         for start in range(0, len(places), many):
             yield places[start : start + many]
@@ -188,7 +189,27 @@ def _write(
     slots = np.flatnonzero(query.observed).tolist()
     if not np.isfinite(samples).all():
         raise ValueError("the model gave voxels that are not finite; nothing is written of it")
-    facts = _facts(row, request, slots, job)
+    rows = []
+    for channel in range(len(row["contrasts"])):
+        its = of_contrast(row, channel)
+        its_slots = [slot for slot in slots if its["present"][slot]]
+        if its_slots:  # of a contrast that was not observed nothing is known
+            volumes = [sample[:, channel : channel + 1] for sample in samples]
+            rows += _write_contrast(its, request, query, its_slots, volumes, job)
+    return rows
+
+
+def _write_contrast(
+    row: Row,
+    request: Request,
+    query: Query,
+    slots: Sequence[int],
+    samples: Sequence[Float[np.ndarray, "m 1 d h w"]],
+    job: GenerationJob,
+) -> list[dict[str, Any]]:
+    """Write the samples of one contrast, observed in `slots`; returns its rows of the record."""
+    (contrast,) = row["contrasts"]
+    facts = {**({"Contrast": contrast} if contrast else {}), **_facts(row, request, slots, job)}
     writer = SubjectWriter(Storage(job.out), request.name, row)
     rows = []
     for target, (slot, time) in enumerate(zip(query.targets, query.target_times.tolist(), strict=True)):
@@ -197,7 +218,7 @@ def _write(
         about_frame = {"Frame": frame, "Time": shown_time(time), **facts}
         writer.write_frame(frame_label(frame, time), volumes[:, 0], job.estimates, about_frame, frame)
         kept = volumes if request.task is not None else None
-        rows.append(_record_row(row["subject"], request.name, frame, time, slots, kept))
+        rows.append(_record_row(row["subject"], request.name, frame, time, slots, kept, contrast))
         rows[-1]["files"], writer.written = writer.written, []
     if job.sequence:
         generated = zip(query.target_times.tolist(), samples[0][:, 0], strict=True)
@@ -240,12 +261,19 @@ def _model(job: GenerationJob, member: int) -> SequenceModel:
 
 
 def _record_row(
-    subject: str, task: str, frame: int | None, time: float, observed: Sequence[int], samples: np.ndarray | None
+    subject: str,
+    task: str,
+    frame: int | None,
+    time: float,
+    observed: Sequence[int],
+    samples: np.ndarray | None,
+    contrast: str = "",
 ) -> dict[str, Any]:
     """A row of the record (`PREDICTION_SCHEMA`), without files."""
     return {
         "subject": subject,
         "task": task,
+        "contrast": contrast,
         "frame": frame,
         "time": time,
         "observed": list(observed),

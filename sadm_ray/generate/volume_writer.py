@@ -1,6 +1,7 @@
 """Generated volumes as NIfTI in the subject's own grid and intensity range, each with a JSON beside it.
 
-Named as BIDS derivatives are: `sub-<subject>_<frame-05 or time-12p5>_desc-<estimate>_synth.nii.gz`.
+Named as BIDS derivatives are: `sub-<subject>_<frame-05 or time-12p5>_desc-<estimate>_synth.nii.gz`, with
+`_mod-<contrast>` before `_desc` where a study has several.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class SubjectWriter:
 
     Args:
         folder: of the task or request; the subject gets a folder in it.
-        row: of the subject (`sadm_ray.data.shards.subject_row.parse_row`): its grid, affine, spacing, header and
-            intensity.
+        row: of the subject (`sadm_ray.data.shards.subject_row.parse_row`), of several contrasts of one of them
+            (`row_contrasts.of_contrast`): its grid, affine, spacing, header and intensity.
 
     Raises:
         DataError: the subject's name would leave the folder.
@@ -122,7 +123,8 @@ class SubjectWriter:
 
     def _name(self, label: str, estimate: str) -> str:
         subject = self.row["subject"]
-        parts = [f"sub-{subject}", label, f"desc-{estimate}", "synth"]
+        contrast = "".join(f"mod-{name}" for name in self.row.get("contrasts", ()) if name)
+        parts = [f"sub-{subject}", label, contrast, f"desc-{estimate}", "synth"]
         return f"{self.folder}/sub-{subject}/" + "_".join(part for part in parts if part)
 
     def _put(self, path: str, estimate: str, content: bytes) -> None:
