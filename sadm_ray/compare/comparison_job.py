@@ -95,8 +95,8 @@ def compare_models(settings: Settings, study: Study, out: Path, tracked: Tracked
         raise DataError(f"{out}: ours has no results, so there is nothing to compare with; {failures[0]}")
     metrics = pd.concat(rows)
     order = {task.name: place for place, task in enumerate(members[0].settings.generate.tasks)}
-    by_task = metrics["task"].str.split(" ").str[0].map(order).argsort(kind="stable")  # contrasts of a task together
-    metrics = metrics.iloc[by_task]
+    places = metrics["task"].str.split(" ").str[0].map(order)  # behind a task may stand a contrast
+    metrics = metrics.iloc[places.to_numpy().argsort(kind="stable")]
     table = method_statistics(scores_of(metrics), NAMES["sadm"] + ONE_SAMPLE, settings.compare.confidence)
     kinds = {str(member["kind"]) for member in summaries}
     tables = [make_table(table, BASELINES, settings.compare.confidence)]

@@ -30,6 +30,7 @@ class ReferenceFrames:
             none without registration.
         blended: the target as frame blending predicts it from these frames alone, in [0, 1]; none without it.
         has_channel: which channels each frame has itself, of several; the others are filled (`with_channels_filled`).
+        channel_time: as `time_from_target`, of the scan that each channel is from.
     """
 
     frames: Float[Tensor, "b s c d h w"]
@@ -38,6 +39,7 @@ class ReferenceFrames:
     displacement: Float[Tensor, "b 3 d h w"] | None = None
     blended: Volume | None = None
     has_channel: Bool[Tensor, "b s c"] | None = None
+    channel_time: Float[Tensor, "b s c"] | None = None
 
     @property
     def is_between(self) -> Bool[Tensor, " b"]:
@@ -72,11 +74,12 @@ class ReferenceFrames:
         return self._each(lambda known: known[chosen])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> ReferenceFrames:
-        displacement, blended, has_channel = (
-            None if known is None else change(known) for known in (self.displacement, self.blended, self.has_channel)
-        )
+        optional = self.displacement, self.blended, self.has_channel, self.channel_time
         return ReferenceFrames(
-            change(self.frames), change(self.time_from_target), change(self.weights), displacement, blended, has_channel
+            change(self.frames),
+            change(self.time_from_target),
+            change(self.weights),
+            *(None if known is None else change(known) for known in optional),
         )
 
 
@@ -120,7 +123,10 @@ def with_channels_filled(
     volume = torch.where(known, frames[rows[:, None], nearest, channels], 0.0)
     own = shown[rows[:, None], places]
     filled = torch.where(own[..., None, None, None], references.frames, volume[:, None])
-    return replace(references, frames=filled, has_channel=own)
+    elsewhere = (times.gather(1, nearest) - target_time[:, None])[:, None]
+    is_filled = ~own & shown.any(dim=1)[:, None]
+    channel_time = torch.where(is_filled, elsewhere, references.time_from_target[..., None])
+    return replace(references, frames=filled, has_channel=own, channel_time=channel_time)
 
 
 def nearest_observed(

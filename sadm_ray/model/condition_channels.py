@@ -24,7 +24,8 @@ def presence_planes(channels: int) -> int:
 class ConditionChannels:
     """Decoded channels; time and weight of each reference frame; their displacement field; the frames' voxels.
 
-    Of volumes with several channels, planes before the voxels say which channels each reference frame has itself.
+    Of volumes with several channels, planes before the voxels say which channels each reference frame has itself, and
+    the time of the scan that each is from.
 
     The null condition is all zeros: frames of intensity ½ without weight.
 
@@ -58,8 +59,8 @@ class ConditionChannels:
 
     @property
     def presence_channels(self) -> int:
-        """How many channels say which channels the reference frames have."""
-        return self.references * presence_planes(self.channels)
+        """How many channels say which channels the reference frames have, and the times of all of them."""
+        return 2 * self.references * presence_planes(self.channels)
 
     def pack(
         self, decoded: Float[Tensor, "b k e f g"], references: ReferenceFrames, time_scale: float
@@ -78,14 +79,23 @@ class ConditionChannels:
             if references.displacement is not None:
                 displacement = F.avg_pool3d(references.displacement, self.patch) * (time_scale / VELOCITY)
             known.insert(1, displacement)
-        if references.has_channel is not None:
-            planes = references.has_channel.flatten(1)[..., None, None, None].to(voxels.dtype)
+        if references.has_channel is not None and references.channel_time is not None:
+            told = references.has_channel.to(voxels.dtype), references.channel_time / time_scale
+            planes = torch.cat([each.flatten(1) for each in told], dim=1)[..., None, None, None]
             known.insert(-1, planes.expand(-1, -1, *grid))
         return torch.cat([decoded, *(each.to(decoded.dtype) for each in known)], dim=1)
 
     def time_from_target_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s"]:
         """How much later than the target the reference's frames were acquired, in units of the time scale."""
         return condition[:, self.decoded : self.decoded + self.references, 0, 0, 0].float()
+
+    def channel_time_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s c"]:
+        """As `time_from_target_of`, of the scan that each channel of a reference's frame is from."""
+        if not self.presence_channels:
+            return self.time_from_target_of(condition)[..., None]
+        last = self.decoded + 2 * self.references + self.displacement_channels + self.presence_channels
+        times = condition[:, last - self.presence_channels // 2 : last, 0, 0, 0].float()
+        return times.unflatten(1, (self.references, self.channels))
 
     def weights_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s"]:
         """The weights of the reference's frames."""

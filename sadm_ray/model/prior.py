@@ -100,7 +100,8 @@ class Prior(NamedTuple):
 class PriorNetwork(nn.Module):
     """condition → `Prior`. Untrained it predicts the reference itself, with a variance at the reference's edges.
 
-    The predicted change is proportional to the time from the nearest reference frame: there the reference is exact.
+    The predicted change is proportional to the time from the nearest reference frame: there the reference is exact. Of
+    several channels each counts from the scan that it is from.
 
     Args:
         layout: of the condition, which holds the frames of the reference.
@@ -117,7 +118,7 @@ class PriorNetwork(nn.Module):
     def forward(self, condition: Float[Tensor, "b k e f g"]) -> Prior:
         residual, log_variance, motion = self.unet(condition).float().split(self._sizes, dim=1)
         time_from_target = self.layout.time_from_target_of(condition)
-        reach = time_from_target.abs().amin(dim=1)[:, None, None, None, None]
+        reach = self.layout.channel_time_of(condition).abs().amin(dim=1)[..., None, None, None]
         mean = reach * residual
         if motion.shape[1]:
             frames, weights = self.layout.frames_of(condition), self.layout.weights_of(condition)

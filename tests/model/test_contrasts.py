@@ -136,6 +136,7 @@ def test_a_reference_takes_each_channel_from_the_nearest_frame_that_has_it() -> 
     assert filled.reference[0, :, 0, 0, 0].tolist() == [5.0, 4.0], "the second from the frame before"
     assert filled.has_channel is not None
     assert filled.has_channel.tolist() == [[[True, False]]]
+    torch.testing.assert_close(filled.channel_time, torch.tensor([[[-0.1, -0.3]]]))
     places, weights = neighbours_observed(OBSERVED, TIMES, torch.tensor([0.45]))
     still = reference_frames_at(frames, TIMES, torch.tensor([0.45]), places, weights)
     filled = with_channels_filled(still, places, frames, HAS, OBSERVED, TIMES, torch.tensor([0.45]))
@@ -144,6 +145,20 @@ def test_a_reference_takes_each_channel_from_the_nearest_frame_that_has_it() -> 
     nobody[..., 0] = True
     filled = with_channels_filled(still, places, frames, nobody, OBSERVED, TIMES, torch.tensor([0.45]))
     assert not filled.frames[:, :, 1].any()
+
+
+def test_the_change_of_a_channel_grows_with_the_time_from_its_own_scan() -> None:
+    """At the time of a visit that lacks the second channel, that one may have changed, the first may not."""
+    model = model_of(target="difference")
+    at_visit = torch.tensor([0.6])
+    encoded = model.observe(volumes(1, 4, 2), OBSERVED, TIMES, has_channel=HAS)
+    with torch.no_grad():
+        context = model._context_of(encoded, at_visit, model._references(encoded, at_visit))
+        mean = model.prior_network(context.condition).mean
+        times = model.conditioner.layout.channel_time_of(context.condition)
+    torch.testing.assert_close(times.abs().amin(dim=1), torch.tensor([[0.0, 0.2]]))
+    assert not mean[:, 0].any()
+    assert mean[:, 1].any()
 
 
 def test_registration_counts_what_both_frames_have_and_moves_nothing_else() -> None:
