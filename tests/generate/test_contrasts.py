@@ -31,7 +31,7 @@ from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
 from sadm_ray.generate.generation_plan import SubjectJob
 from sadm_ray.generate.generation_record import read_predictions, read_record, write_manifest, write_record
 from sadm_ray.generate.request import Request
-from sadm_ray.generate.unprepared_study import prepare_like
+from sadm_ray.generate.unprepared_study import _preparation, prepare_like
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.model.registry import build_model
@@ -111,6 +111,14 @@ def test_each_contrast_has_files_and_a_record_of_its_own(job: GenerationJob, row
     assert write_manifest(Storage(job.out), [record]) == len(record.files)
     manifest = pq.read_table(f"{job.out}/manifest.parquet").to_pylist()
     assert all(f"_mod-{each['contrast']}_" in each["path"] for each in manifest)
+
+
+def test_a_time_without_a_visit_is_generated_in_each_contrast(job: GenerationJob) -> None:
+    run_subject_jobs([SubjectJob("a", (Request("later", 1, 0, times=(1.5,)),), "a")], replace(job, sequence=False))
+    names = sorted(file.name for file in Path(job.out).glob("later/sub-a/*.nii.gz"))
+    assert names == [f"sub-a_time-1p5_mod-{contrast}_desc-sample_synth.nii.gz" for contrast in ("FLAIR", "T1w")]
+    rows = read_predictions(f"{job.out}/predictions/a.parquet").to_pylist()
+    assert [(row["contrast"], row["observed"]) for row in rows] == [("T1w", [0, 1, 2, 3]), ("FLAIR", [0, 1, 3, 4])]
 
 
 def scores_of(rows: list[dict[str, Any]], study: Study, change: MeanChange | None = None) -> SubjectScores:
@@ -195,5 +203,7 @@ def test_a_model_says_which_contrasts_it_has(study: Study, tmp_path: Path) -> No
     other = settings.model_copy(
         update={"data": settings.data.model_copy(update={"layout": "manifest", "suffix": "T1w"})}
     )
+    wanted = settings.data.model_copy(update={"suffix": "T2w"})
+    assert _preparation(settings.model_copy(update={"data": wanted}), config, str(tmp_path)).contrasts == NAMES
     with pytest.raises(ConfigError, match="the model generates T1w and FLAIR together, which goes with layout=bids"):
         prepare_like(other, config, str(tmp_path), str(tmp_path / "out"))
