@@ -72,7 +72,7 @@ def with_contrast(table: pd.DataFrame) -> pd.DataFrame:
         return table
     names = table["task"].str.split(" ", n=1, expand=True)
     written = table.assign(task=names[0])
-    written.insert(list(table.columns).index("task") + 1, "contrast", names[1])
+    written.insert(list(table.columns).index("task") + 1, "contrast", names[1].fillna(""))
     return written
 
 

@@ -137,6 +137,14 @@ def test_each_contrast_is_scored_beside_its_own_scans(study: Study, rows: list[d
     keyed = metrics.set_index(["subject", "task", "frame", "method"])["psnr"]
     assert keyed["a", "future FLAIR", 3, COPY_LAST] == pytest.approx(psnr(frames[3, 1], frames[1, 1])), "not the visit"
     assert keyed["a", "future T1w", 3, COPY_LAST] == pytest.approx(psnr(frames[3, 0], frames[2, 0]))
+    failed = score_subjects(
+        [{**rows[0], "contrast": "", "error": "no memory"}], study, None, None, lambda: None
+    ).metrics
+    written = with_contrast(pd.concat([metrics, pd.DataFrame(failed)]))
+    assert written["contrast"].tolist()[-1] == ""
+    assert set(written["task"]) == {"future"}
+    alone = metrics.assign(task="future")
+    assert with_contrast(alone) is alone, "one contrast has no column"
     table = with_contrast(summarise(metrics))
     assert list(table.columns[:3]) == ["task", "contrast", "method"]
     assert set(table[["task", "contrast"]].itertuples(index=False, name=None)) == {

@@ -94,6 +94,47 @@ def fill_slots(
     return volumes, has_channel
 
 
+def sources_of(
+    contrasts: Sequence[ScaledContrast | None],
+    names: Sequence[str],
+    frames: Sequence[Frame],
+    visits: Sequence[Visit],
+    sources: Int64[np.ndarray, " t"],
+    digests: Mapping[str, str],
+) -> list[Any]:
+    """The column `sources` of a row: of each slot its scan, of several contrasts a list of them; None what is absent.
+
+    Args:
+        sources: of each slot its visit, or `ABSENT`.
+        digests: the SHA-256 of each file.
+    """
+    slots: list[Any] = []
+    for source in sources:
+        visit: Visit = visits[int(source)] if source != ABSENT else {}
+        scans = [
+            _source(frames[visit[name]], digests, contrast.knots(visit[name])) if contrast and name in visit else None
+            for name, contrast in zip(names, contrasts, strict=True)
+        ]
+        slots.append((scans if len(names) > 1 else scans[0]) if visit else None)
+    return slots
+
+
+def _source(frame: Frame, digests: Mapping[str, str], knots: Knots | None) -> dict[str, Any]:
+    """Where a slot's scan comes from; `knots` and `moved` only where it has an intensity or a place of its own."""
+    source: dict[str, Any] = {
+        "file": frame.file,
+        "frame": frame.index,
+        "session": frame.session,
+        "sha256": digests[frame.file],
+        "voxels": frame.digest,
+    }
+    if knots is not None:
+        source["knots"] = [list(knot) for knot in knots]
+    if frame.moved is not None:
+        source["moved"] = frame.moved.ravel().tolist()
+    return source
+
+
 def contrasts_json(
     names: Sequence[str], has_channel: Bool[np.ndarray, "t c"], contrasts: Sequence[ScaledContrast | None]
 ) -> str | None:

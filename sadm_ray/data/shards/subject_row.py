@@ -17,17 +17,16 @@ from sadm_ray.data.find.catalog import Problem, Subject
 from sadm_ray.data.normalise.intensity import decode, encode
 from sadm_ray.data.normalise.spatial import SpatialTransform
 from sadm_ray.data.normalise.time_slots import ABSENT, assign_slots, slot_times
-from sadm_ray.data.normalise.visit_intensity import Knots
 from sadm_ray.data.read.subject_scans import Frame, ScanFacts, read_scans
 from sadm_ray.data.read.visit_comparison import VisitComparison
 from sadm_ray.data.shards.row_contrasts import (
     ScaledContrast,
-    Visit,
     contrasts_json,
     fill_slots,
     group_visits,
     scale_contrast,
     scans_in,
+    sources_of,
 )
 from sadm_ray.storage import Storage
 
@@ -48,7 +47,7 @@ ROW_SCHEMA = pa.schema(
         "affine": pa.list_(pa.float64(), 16),  # of the subject's own grid, (x, y, z) to mm
         "spacing": pa.list_(pa.float64(), 3),  # x y z, mm
         "header": pa.string(),  # JSON of `StoredGeometry`, of the first scan; null in rows of earlier versions
-        "sources": pa.string(),  # JSON, a slot each, null where it is absent: see `_source`; lists of several contrasts
+        "sources": pa.string(),  # JSON, a slot each, null where it is absent: `sources_of`; lists of several contrasts
         "covariates": pa.string(),  # JSON: {"subject": {…}, "visits": [{…}, …]}
         "squares": pa.float64(),  # sum and number of the squared voxel differences over all pairs of scans
         "differences": pa.int64(),
@@ -174,14 +173,6 @@ def _row(
     digests = {fact.file: fact.sha256 for fact in facts}
     sums = [pair_differences(stored_frames[has, channel]) for channel, has in enumerate(has_channel.T) if has.any()]
     squares, differences = (sum(each) for each in zip(*sums, strict=True))
-    slot_sources = []
-    for source in sources:
-        visit: Visit = visits[int(source)] if source != ABSENT else {}
-        scans = [
-            _source(frames[visit[name]], digests, contrast.knots(visit[name])) if contrast and name in visit else None
-            for name, contrast in zip(names, contrasts, strict=True)
-        ]
-        slot_sources.append((scans if len(names) > 1 else scans[0]) if visit else None)
     row = {
         "subject": subject.name,
         "group": subject.group,
@@ -196,7 +187,7 @@ def _row(
         "affine": np.asarray(frames[0].affine, dtype=np.float64).ravel().tolist(),
         "spacing": [float(size) for size in frames[0].spacing],
         "header": frames[0].stored and frames[0].stored.to_json(),
-        "sources": json.dumps(slot_sources),
+        "sources": json.dumps(sources_of(contrasts, names, frames, visits, sources, digests)),
         "covariates": json.dumps(
             {
                 "subject": dict(subject.covariates),
@@ -209,22 +200,6 @@ def _row(
     together = contrasts_json(names, has_channel, contrasts)
     row |= {} if together is None else {TOGETHER.name: together}
     return row | {"key": row_key(subject, settings), "checksum": row_checksum(row)}
-
-
-def _source(frame: Frame, digests: Mapping[str, str], knots: Knots | None) -> dict[str, Any]:
-    """Where a slot's scan comes from; `knots` and `moved` only where it has an intensity or a place of its own."""
-    source: dict[str, Any] = {
-        "file": frame.file,
-        "frame": frame.index,
-        "session": frame.session,
-        "sha256": digests[frame.file],
-        "voxels": frame.digest,
-    }
-    if knots is not None:
-        source["knots"] = [list(knot) for knot in knots]
-    if frame.moved is not None:
-        source["moved"] = frame.moved.ravel().tolist()
-    return source
 
 
 def pair_differences(volumes: Float32[np.ndarray, "n d h w"]) -> tuple[float, int]:
