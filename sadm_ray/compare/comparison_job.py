@@ -94,8 +94,9 @@ def compare_models(settings: Settings, study: Study, out: Path, tracked: Tracked
     if ours is None:
         raise DataError(f"{out}: ours has no results, so there is nothing to compare with; {failures[0]}")
     metrics = pd.concat(rows)
-    tasks = [task.name for task in members[0].settings.generate.tasks]
-    metrics = metrics.sort_values("task", key=lambda names: names.map(tasks.index), kind="stable")
+    order = {task.name: place for place, task in enumerate(members[0].settings.generate.tasks)}
+    places = metrics["task"].str.split(" ").str[0].map(order)  # behind a task may stand a contrast
+    metrics = metrics.iloc[places.to_numpy().argsort(kind="stable")]
     table = method_statistics(scores_of(metrics), NAMES["sadm"] + ONE_SAMPLE, settings.compare.confidence)
     kinds = {str(member["kind"]) for member in summaries}
     tables = [make_table(table, BASELINES, settings.compare.confidence)]

@@ -30,6 +30,7 @@ from sadm_ray.config.data_settings import (
     Location,
     PhantomSettings,
     SplitSettings,
+    contrasts_of,
     is_url,
 )
 from sadm_ray.config.generate_settings import EvaluateSettings, GenerateSettings
@@ -88,6 +89,7 @@ __all__ = [
     "TuneSettings",
     "ValidationSettings",
     "check_prediction",
+    "contrasts_of",
     "flatten",
     "is_url",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +30,22 @@ def _location(value: Any) -> Any:
     return text if is_url(text) else os.path.expanduser(text)  # noqa: PTH111  (a URL would lose a slash as a path)
 
 
+def _one_alone(value: Any) -> Any:
+    """A list of one contrast is that contrast."""
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+
+
+def contrasts_of(suffix: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of the channels of a frame: of one contrast alone an empty one, which no file carries."""
+    return ("",) if isinstance(suffix, str) else tuple(suffix)
+
+
+def _refuse_twice(names: tuple[str, ...]) -> None:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"the contrast {twice[0]!r} stands there twice; name each once")
+
+
 Location = Annotated[str, BeforeValidator(_location), AfterValidator(storable)]
 """A folder or file: a path, or a URL that pyarrow or fsspec can open (s3://, gs://, …)."""
 
@@ -48,11 +65,22 @@ class PhantomSettings(Section):
     )
     bias: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # of brains: of the logarithm of the bias field at its rim
     misplacement: Annotated[float, Field(ge=0, le=10)] = 2.0  # of brains: mm along, and degrees about, each axis
+    contrasts: Annotated[tuple[Literal["T1w", "FLAIR"], ...], Field(min_length=1)] = ("T1w", "FLAIR")  # of brains
+    lacking: Fraction = 0.0  # of brains: the share of visits that lack one of the contrasts
+
+    @model_validator(mode="after")
+    def _keeps_a_contrast(self) -> Self:
+        _refuse_twice(self.contrasts)
+        if self.lacking and len(self.contrasts) < 2:
+            raise ValueError("lacking goes with two contrasts only: a visit keeps one of them")
+        return self
 
     def facts(self) -> dict[str, Any]:
-        """The settings that count for this kind, for a hash or a file."""
-        others = {"kind", "gain", "bias", "misplacement"} if self.kind == "heart" else set()
-        return self.model_dump(mode="json", exclude=others)
+        """The settings that count for this kind, for a hash or a file; those of later versions where they say more."""
+        brains = {"kind", "gain", "bias", "misplacement"} if self.kind == "heart" else set()
+        later = {"contrasts": ("T1w", "FLAIR"), "lacking": 0.0}
+        unsaid = {key for key, usual in later.items() if self.kind == "heart" or getattr(self, key) == usual}
+        return self.model_dump(mode="json", exclude=brains | unsaid)
 
 
 class SplitSettings(Section):
@@ -107,7 +135,8 @@ class DataSettings(Section):
     """The study on disk and how it becomes shards.
 
     `root` is the study's folder, a manifest file, or a URL of either (none: the phantom is written and used). In BIDS,
-    `suffix` is the contrast; `match` takes only the files whose path below `root` matches the pattern (`*_run-1_*`).
+    `suffix` is the contrast, or a list of contrasts that one model has as its channels, where a visit may lack some;
+    `match` takes only the files whose path below `root` matches the pattern (`*_run-1_*`).
     The time of a visit is in `time_column` of the sessions.tsv, the participants.tsv, the scans.tsv or the manifest
     (`auto`: the first of the usual names, but exact dates before whole years; `order`: visits are numbered in the order
     of their names); `time_unit` is its unit's name.
@@ -122,7 +151,7 @@ class DataSettings(Section):
 
     root: Location | None = None
     layout: Literal["acdc", "bids", "manifest"] = "acdc"
-    suffix: str = "T1w"
+    suffix: Annotated[str | tuple[str, ...], BeforeValidator(_one_alone)] = "T1w"
     match: str | None = None
     time_column: str = "auto"
     time_unit: str | None = None
@@ -150,3 +179,22 @@ class DataSettings(Section):
         if self.min_scans < 2 and self.frames is not None:
             raise ValueError("min_scans=1 goes with frames=null only: slots lie between two scans")
         return self
+
+    @model_validator(mode="after")
+    def _contrasts_are_of_bids(self) -> Self:
+        if isinstance(self.suffix, str):
+            return self
+        if not self.suffix:
+            raise ValueError("suffix is an empty list; name a contrast, such as T1w")
+        _refuse_twice(self.suffix)
+        wrong = [name for name in self.suffix if not re.fullmatch("[A-Za-z0-9]+", name)]
+        if wrong:
+            raise ValueError(f"suffix: {wrong[0]!r} is no contrast of BIDS; it is of letters and digits, such as FLAIR")
+        if self.layout != "bids":
+            raise ValueError(f"suffix: several contrasts go with layout=bids only, not {self.layout}; name one")
+        return self
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """The contrasts of a frame, a channel each; of one alone the name is empty, as nothing else is called so."""
+        return contrasts_of(self.suffix)

@@ -43,7 +43,7 @@ def override_value(key: str, text: str) -> Any:
         ConfigError: no valid YAML, or nothing at all for a text setting that is needed.
     """
     annotation = _annotation_of(key)
-    if not _is_text(annotation):
+    if not _is_text(annotation) or (_takes_list(annotation) and text.lstrip().startswith("[")):
         try:
             return _constructed(text, annotation, f"{key}.")
         except (yaml.YAMLError, RecursionError):
@@ -132,8 +132,15 @@ def _items(annotation: Any, count: int) -> list[Any]:
 
 
 def _is_text(annotation: Any) -> bool:
-    members = [member for member in _members(annotation) if member is not type(None)]
+    """Whether a single value of the setting is text; several of them may be a list."""
+    members = [
+        member for member in _members(annotation) if member is not type(None) and get_origin(member) is not tuple
+    ]
     return bool(members) and all(map(_is_text_type, members))
+
+
+def _takes_list(annotation: Any) -> bool:
+    return any(get_origin(member) is tuple for member in _members(annotation))
 
 
 def _is_text_type(annotation: Any) -> bool:

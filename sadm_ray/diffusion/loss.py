@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sadm_ray.diffusion.noise_schedule import alpha_sigma, per_sample
@@ -14,14 +14,27 @@ from sadm_ray.diffusion.parameterization import Volume
 Weighting = Literal["v", "min-snr", "sigmoid"]
 
 
-def velocity_loss(v_hat: Volume, x: Volume, eps: Volume, log_snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """‖v − v̂‖² of each sample, averaged over its voxels, with v = α ε − σ x.
+def channel_mean(errors: Volume, counted: Bool[Tensor, "b c"] | None = None) -> Float[Tensor, " b"]:
+    """The mean over the voxels of each sample.
+
+    Args:
+        counted: the channels that count; none: all. A sample without any has a mean of 0.
+    """
+    if counted is None:
+        return errors.flatten(1).mean(dim=1)
+    return (errors.flatten(2).mean(dim=2) * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+
+
+def velocity_loss(
+    v_hat: Volume, x: Volume, eps: Volume, log_snr: Float[Tensor, " b"], counted: Bool[Tensor, "b c"] | None = None
+) -> Float[Tensor, " b"]:
+    """‖v − v̂‖² of each sample, averaged over the voxels that count (`channel_mean`), with v = α ε − σ x.
 
     Well scaled at every noise level, whatever the network predicts: the error of x is σ times that of v, the error of ε
     is α times that (Salimans & Ho, 2022).
     """
     alpha, sigma = (per_sample(a, x) for a in alpha_sigma(log_snr))
-    return (alpha * eps - sigma * x - v_hat).square().flatten(1).mean(dim=1)
+    return channel_mean((alpha * eps - sigma * x - v_hat).square(), counted)
 
 
 def loss_weight(kind: Weighting, log_snr: Float[Tensor, " b"], parameter: float) -> Float[Tensor, " b"]:

@@ -6,7 +6,7 @@ It is the nearest observed frame, or the weighted mean of the observed frames be
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,6 +29,8 @@ class ReferenceFrames:
         displacement: the displacement field from the first to the second per unit of the times, in voxels along d h w;
             none without registration.
         blended: the target as frame blending predicts it from these frames alone, in [0, 1]; none without it.
+        has_channel: which channels each frame has itself, of several; the others are filled (`with_channels_filled`).
+        channel_time: as `time_from_target`, of the scan that each channel is from.
     """
 
     frames: Float[Tensor, "b s c d h w"]
@@ -36,6 +38,8 @@ class ReferenceFrames:
     weights: Float[Tensor, "b s"]
     displacement: Float[Tensor, "b 3 d h w"] | None = None
     blended: Volume | None = None
+    has_channel: Bool[Tensor, "b s c"] | None = None
+    channel_time: Float[Tensor, "b s c"] | None = None
 
     @property
     def is_between(self) -> Bool[Tensor, " b"]:
@@ -70,11 +74,12 @@ class ReferenceFrames:
         return self._each(lambda known: known[chosen])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> ReferenceFrames:
-        displacement, blended = (
-            None if known is None else change(known) for known in (self.displacement, self.blended)
-        )
+        optional = self.displacement, self.blended, self.has_channel, self.channel_time
         return ReferenceFrames(
-            change(self.frames), change(self.time_from_target), change(self.weights), displacement, blended
+            change(self.frames),
+            change(self.time_from_target),
+            change(self.weights),
+            *(None if known is None else change(known) for known in optional),
         )
 
 
@@ -95,6 +100,33 @@ def reference_frames_at(
     """The reference frames with the indices `places`."""
     rows = torch.arange(len(frames), device=frames.device)[:, None]
     return ReferenceFrames(frames[rows, places], times.gather(1, places) - target_time[:, None], weights)
+
+
+def with_channels_filled(
+    references: ReferenceFrames,
+    places: Int[Tensor, "b s"],
+    frames: Float[Tensor, "b t c d h w"],
+    has_channel: Bool[Tensor, "b t c"],
+    observed: Bool[Tensor, "b t"],
+    times: Float[Tensor, "b t"],
+    target_time: Float[Tensor, " b"],
+) -> ReferenceFrames:
+    """The reference frames `places`, where a channel that one lacks is that of the frame nearest to the target.
+
+    So no absent channel is taken for an observed zero. A channel that no observed frame has is zero everywhere.
+    """
+    shown = observed[..., None] & has_channel
+    gap = (times - target_time[:, None]).abs()[..., None]
+    nearest = torch.where(shown, gap, torch.inf).argmin(dim=1)
+    rows, channels = (torch.arange(size, device=frames.device) for size in (len(frames), frames.shape[2]))
+    known = shown.any(dim=1)[..., None, None, None]
+    volume = torch.where(known, frames[rows[:, None], nearest, channels], 0.0)
+    own = shown[rows[:, None], places]
+    filled = torch.where(own[..., None, None, None], references.frames, volume[:, None])
+    elsewhere = (times.gather(1, nearest) - target_time[:, None])[:, None]
+    is_filled = ~own & shown.any(dim=1)[:, None]
+    channel_time = torch.where(is_filled, elsewhere, references.time_from_target[..., None])
+    return replace(references, frames=filled, has_channel=own, channel_time=channel_time)
 
 
 def nearest_observed(

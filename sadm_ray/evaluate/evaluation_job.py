@@ -22,7 +22,7 @@ from sadm_ray.data.shards.prepared_study import Study, read_checksums
 from sadm_ray.errors import DataError
 from sadm_ray.evaluate.example_frames import Picture, choose_pictures, draw_chosen, key_of
 from sadm_ray.evaluate.label_maps import scans_of
-from sadm_ray.evaluate.mean_change_baseline import Pair, mean_change
+from sadm_ray.evaluate.mean_change_baseline import Pair, mean_change_by_contrast
 from sadm_ray.evaluate.metrics import DEFINITIONS, require_scikit_image
 from sadm_ray.evaluate.naive_baselines import last_observed
 from sadm_ray.evaluate.score_tables import (
@@ -36,6 +36,7 @@ from sadm_ray.evaluate.score_tables import (
     summarise_calibration,
     summarise_temporal,
     summarise_ventricles,
+    with_contrast,
 )
 from sadm_ray.evaluate.subject_scores import SubjectScores, score_file
 from sadm_ray.generate.generation_record import models_of, read_predictions, read_request
@@ -56,6 +57,9 @@ _COLUMNS = {
 @dataclass(frozen=True)
 class Evaluation:
     """What the evaluation found of those who are judged: the subjects that the model has not seen.
+
+    Where a study has several contrasts, `task` in all tables here names the contrast too (`score_tables.shown_task`);
+    in the files it has a column of its own.
 
     Attributes:
         metrics: one row a (subject, task, frame, method); see `score_tables.METRICS_COLUMNS`. A prediction that could
@@ -119,7 +123,7 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
     queries = _read_queries(files)
     dataset = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
     unseen = {name for name, split in splits.items() if split in JUDGED}
-    change = mean_change(study, _pairs(queries), leave_out=unseen & set(queries["subject"]))
+    change = mean_change_by_contrast(study, _pairs(queries), leave_out=unseen & set(queries["subject"]))
     about = {
         "study": study,
         "change": None if change is None else ray.put(change),
@@ -206,15 +210,22 @@ def _read_queries(files: Sequence[str]) -> pd.DataFrame:
     tables = []
     for file in files:
         try:
-            tables.append(read_predictions(file, columns=["subject", "task", "frame", "observed"]))
+            tables.append(read_predictions(file, columns=["subject", "task", "contrast", "frame", "observed"]))
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{file}: cannot be read ({reason}); remove it and generate again") from None
     return pa.concat_tables(tables).to_pandas()
 
 
-def _pairs(queries: pd.DataFrame) -> set[Pair]:
-    """The (copied slot, target slot) of all predictions where slots are fixed: their order is that of time."""
+def _pairs(all_queries: pd.DataFrame) -> dict[str, set[Pair]]:
+    """The (copied slot, target slot) of all predictions of each contrast where slots are fixed: in order of time."""
+    return {
+        str(contrast): _pairs_of(queries)
+        for contrast, queries in all_queries.fillna({"contrast": ""}).groupby("contrast")
+    }
+
+
+def _pairs_of(queries: pd.DataFrame) -> set[Pair]:
     return {
         (last_observed(observed, np.arange(1 + max(frame, *observed)), int(frame)), int(frame))
         for frame, observed in zip(queries["frame"], queries["observed"], strict=True)
@@ -236,8 +247,8 @@ def _write_all(out_dir: Path, whole: Mapping[str, pd.DataFrame], found: Sequence
         ),
     }
     for name, table in whole.items():
-        _write(out_dir / f"{name}.parquet", partial(table.to_parquet, index=False))
-    for name, table in {**whole, **means}.items():
+        _write(out_dir / f"{name}.parquet", partial(with_contrast(table).to_parquet, index=False))
+    for name, table in {name: with_contrast(table) for name, table in {**whole, **means}.items()}.items():
         _write(out_dir / f"{name}.csv", partial(table.to_csv, index=False))
     definitions = json.dumps(DEFINITIONS, indent=2, ensure_ascii=False) + "\n"
     _write(out_dir / "definitions.json", lambda file: file.write_text(definitions, encoding="utf-8"))

@@ -12,7 +12,7 @@ from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.evaluate.naive_baselines import last_observed
 from sadm_ray.evaluate.prediction import Prediction, Row, Truth
 from sadm_ray.evaluate.prediction_plots import draw_prediction
-from sadm_ray.evaluate.score_tables import COPY_LAST, KEYS, SAMPLE, signed
+from sadm_ray.evaluate.score_tables import COPY_LAST, KEYS, SAMPLE, shown_task, signed
 from sadm_ray.generate.generation_record import read_predictions
 
 Key = tuple[str, str, int]  # subject, task, frame
@@ -57,13 +57,14 @@ def draw_chosen(item: Mapping[str, str], chosen: Collection[Key], study: Study) 
     """The chosen frames among the predictions in a `file`: key, `png` and `error` (one of the two is empty)."""
     filters = [("frame", "in", sorted({frame for *_, frame in chosen}))]
     rows = read_predictions(item["file"], filters=filters).to_pylist()
-    return [_draw(row, study) for row in rows if key_of(row) in chosen]
+    named = [{**row, "task": shown_task(row)} for row in rows]
+    return [_draw(row, study) for row in named if key_of(row) in chosen]
 
 
 def _draw(row: Row, study: Study) -> dict[str, Any]:
     key = {name: row[name] for name in KEYS}
     try:
-        truth = Truth.read(study, row["subject"])
+        truth = Truth.read(study, row["subject"], contrast=row.get("contrast") or "")
         predicted = Prediction.read(row, truth)
         copied = last_observed(predicted.observed, truth.times, predicted.target)
         true_frame = truth.frames[predicted.target]

@@ -83,7 +83,7 @@ class LabelMaps:
 
     def _look_up(self, slot: int) -> NDArray[np.int16] | None:
         source = self.sources[slot]
-        if self.scans is None or source is None:
+        if self.scans is None or source is None or "file" not in source:
             return None
         file = label_file(source["file"], source["frame"])
         try:

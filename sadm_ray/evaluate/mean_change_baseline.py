@@ -7,7 +7,7 @@ come back, one block at a time.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32, Float64
 from numpy.typing import NDArray
 
 from sadm_ray.data.shards.prepared_study import Study, rows_of
+from sadm_ray.data.shards.row_contrasts import of_contrast
 from sadm_ray.data.shards.subject_row import parse_row
 from sadm_ray.evaluate.naive_baselines import last_observed, within_observed_range
 
@@ -30,10 +31,16 @@ class MeanChange:
     Attributes:
         changes: the mean of target − copied over the subjects that have both; empty where visits have free times.
         rate: intensity per unit of the study's time; None where slots are fixed.
+        by_contrast: of a study with several contrasts, that of each; the others are then empty.
     """
 
     changes: Mapping[Pair, Float32[np.ndarray, "d h w"]]
     rate: Float32[np.ndarray, "d h w"] | None
+    by_contrast: Mapping[str, MeanChange | None] = field(default_factory=dict)
+
+    def of(self, contrast: str) -> MeanChange | None:
+        """That of one contrast, whose name is empty where a study has one."""
+        return self.by_contrast.get(contrast) if self.by_contrast else self
 
     def predict(
         self,
@@ -54,19 +61,34 @@ class MeanChange:
         return None if change is None else within_observed_range(frames[copied] + change, frames, observed)
 
 
-def mean_change(study: Study, pairs: Collection[Pair], leave_out: Collection[str] = ()) -> MeanChange | None:
+def mean_change_by_contrast(
+    study: Study, pairs: Mapping[str, Collection[Pair]], leave_out: Collection[str] = ()
+) -> MeanChange | None:
+    """`mean_change` of each contrast; `pairs` are by its name."""
+    if len(study.contrasts) == 1:
+        return mean_change(study, pairs.get("", ()), leave_out)
+    each = enumerate(study.contrasts)
+    return MeanChange(
+        {}, None, {name: mean_change(study, pairs.get(name, ()), leave_out, channel) for channel, name in each}
+    )
+
+
+def mean_change(
+    study: Study, pairs: Collection[Pair], leave_out: Collection[str] = (), channel: int = 0
+) -> MeanChange | None:
     """The mean change of the study's training subjects; None where there are none. Ray must be running.
 
     Args:
         pairs: (copied slot, target slot) of all predictions; no others are summed.
         leave_out: subjects that it is compared on: the study may have been split anew since the model was trained.
+        channel: which of several contrasts.
     """
     names = [name for name in study.subjects.get("train", ()) if name not in leave_out]
     wanted = sorted(pairs) if study.frames is not None else [ALL_TIME]
     if not names or not pairs:
         return None
     sums = rows_of(study, names).map_batches(
-        _sum_block, fn_kwargs={"pairs": wanted}, batch_size=None, batch_format="pyarrow"
+        _sum_block, fn_kwargs={"pairs": wanted, "channel": channel}, batch_size=None, batch_format="pyarrow"
     )
     totals: dict[Pair, Float64[np.ndarray, "d h w"]] = {}
     weights: dict[Pair, float] = {}
@@ -79,12 +101,12 @@ def mean_change(study: Study, pairs: Collection[Pair], leave_out: Collection[str
     return MeanChange({}, means.get(ALL_TIME)) if study.frames is None else MeanChange(means, None)
 
 
-def _sum_block(block: Any, pairs: Sequence[Pair]) -> dict[str, list[Any]]:
+def _sum_block(block: Any, pairs: Sequence[Pair], channel: int = 0) -> dict[str, list[Any]]:
     """The sums over a block of stored rows (an Arrow table), one a pair: `copied`, `target`, `sum`, `weight`."""
     sums: dict[Pair, Any] = dict.fromkeys(pairs, 0.0)
     weights = dict.fromkeys(pairs, 0.0)
     for place in range(block.num_rows):  # one subject's frames at a time
-        row = parse_row(block.slice(place, 1).to_pylist()[0])
+        row = of_contrast(parse_row(block.slice(place, 1).to_pylist()[0]), channel)
         for pair in pairs:
             change, weight = _change(row, pair)
             sums[pair], weights[pair] = sums[pair] + change, weights[pair] + weight
@@ -105,6 +127,8 @@ def _change(row: Mapping[str, Any], pair: Pair) -> tuple[Any, float]:
     """
     present, weight = np.flatnonzero(row["present"]), 1.0
     copied, target = pair
+    if not len(present):
+        return 0.0, 0.0
     if pair == ALL_TIME:
         copied, target = present[0], present[-1]
         weight = float(row["times"][target]) - float(row["times"][copied])

@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from sadm_ray.data.shards.prepared_study import Study, read_subject
+from sadm_ray.data.shards.row_contrasts import of_contrast
+from sadm_ray.errors import DataError
 from sadm_ray.evaluate import naive_baselines
 from sadm_ray.evaluate.label_maps import LabelMaps
 from sadm_ray.evaluate.mean_change_baseline import MeanChange
@@ -24,7 +26,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Truth:
-    """A subject's scans, the regions that its volumes are scored over, and the label maps beside its scans."""
+    """A subject's scans of one contrast, the regions that its volumes are scored over, and their label maps."""
 
     frames: Float[np.ndarray, "t d h w"]
     present: Bool[np.ndarray, " t"]
@@ -33,16 +35,21 @@ class Truth:
     labels: LabelMaps
 
     @classmethod
-    def read(cls, study: Study, subject: str, scans: Storage | None = None) -> Truth:
+    def read(cls, study: Study, subject: str, scans: Storage | None = None, contrast: str = "") -> Truth:
         """Read a subject of a study.
 
         Args:
             scans: where label maps are looked for (`label_maps.scans_of`); None: nowhere.
+            contrast: which of several; empty where a study has one.
 
         Raises:
-            DataError: no such subject, or its shard is missing or damaged.
+            DataError: no such subject or contrast, or its shard is missing or damaged.
         """
-        row = read_subject(study, subject)
+        stored = read_subject(study, subject)
+        if contrast not in stored["contrasts"]:
+            named = " and ".join(filter(None, stored["contrasts"])) or "one contrast without a name"
+            raise DataError(f"predicted is the contrast {contrast!r}, the study has {named}; generate again")
+        row = of_contrast(stored, stored["contrasts"].index(contrast))
         frames, present = row["frames"][:, 0], row["present"]
         return cls(frames, present, row["times"], regions_of(frames, present), LabelMaps.of(row, scans))
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sadm_ray.config import SamplingSettings, TaskSettings
+from sadm_ray.data.shards.row_contrasts import of_contrast
 from sadm_ray.evaluate.metrics import nrmse, psnr, ssim
 from sadm_ray.evaluate.naive_baselines import copy_last, last_observed
 from sadm_ray.generate.draw_samples import draw, observe
@@ -27,7 +28,7 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class ScoredFrame:
-    """One generated frame beside the true one and the last observed one; volumes d h w in [0, 1]."""
+    """One generated frame of one contrast beside the true one and the last observed one; volumes d h w in [0, 1]."""
 
     subject: str
     task: str
@@ -36,6 +37,7 @@ class ScoredFrame:
     copied: Float[np.ndarray, "d h w"]
     copied_slot: int
     samples: Float[np.ndarray, "s d h w"]
+    channel: int = 0
 
     @property
     def generated(self) -> Float[np.ndarray, "d h w"]:
@@ -96,7 +98,7 @@ def generate_frames(
     seed: int,
     samples: int = 1,
 ) -> Iterable[ScoredFrame]:
-    """Every target of the queries that was scanned, with `samples` draws of it.
+    """Every target of the queries that was scanned, with `samples` draws of it; of several contrasts each by itself.
 
     Args:
         encoded: what `draw_samples.observe` returned for the same rows and queries.
@@ -105,23 +107,26 @@ def generate_frames(
     seeds = [[sample_seed(seed, row["subject"], task.name, each) for each in range(samples)] for row in rows]
     samples_of = draw(model, encoded, queries, seeds, sampling)
     for row, query, drawn in zip(rows, queries, samples_of, strict=True):
-        observed = np.flatnonzero(query.observed).tolist()
-        for target, volumes in zip(query.targets, drawn[:, :, 0], strict=True):
-            if not row["present"][target]:
-                continue  # never scanned: there is no truth
-            yield ScoredFrame(
-                subject=row["subject"],
-                task=task.name,
-                frame=target,
-                truth=row["frames"][target, 0],
-                copied=copy_last(row["frames"], observed, row["times"], target)[0],
-                copied_slot=last_observed(observed, row["times"], target),
-                samples=volumes,
-            )
+        for channel in range(drawn.shape[2]):
+            its = of_contrast(row, channel)
+            observed = np.flatnonzero(query.observed & its["present"]).tolist()
+            for target, volumes in zip(query.targets, drawn[:, :, channel], strict=True):
+                if not its["present"][target] or not observed:
+                    continue  # never scanned: there is no truth, or nothing to predict it from
+                yield ScoredFrame(
+                    subject=row["subject"],
+                    task=task.name,
+                    frame=target,
+                    truth=its["frames"][target, 0],
+                    copied=copy_last(its["frames"], observed, row["times"], target)[0],
+                    copied_slot=last_observed(observed, row["times"], target),
+                    samples=volumes,
+                    channel=channel,
+                )
 
 
 def average(scored: Iterable[tuple[str, Scores]]) -> Scores:
-    """Means over frames and subjects, then tasks.
+    """Means over frames (and their contrasts) and subjects, then tasks.
 
     Args:
         scored: the task and the scores of each frame.

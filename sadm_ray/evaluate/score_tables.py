@@ -6,9 +6,9 @@ Everything here is pandas on a few numbers; the scores come from `sadm_ray.evalu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from rich.table import Table
@@ -56,6 +56,24 @@ _FORMATS = {
     "nrmse": "{:.4f}",
     "crps_changed": "{:.4f}",
 }
+
+
+def shown_task(row: Mapping[str, Any]) -> str:
+    """What a prediction's task is called in all tables: where a study has several contrasts, with its own behind.
+
+    So nothing that is grouped by task mixes contrasts.
+    """
+    return f"{row['task']} {row['contrast']}" if row.get("contrast") else str(row["task"])
+
+
+def with_contrast(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as it is written: task and contrast in columns of their own, where a study has several contrasts."""
+    if not table["task"].astype(str).str.contains(" ").any():
+        return table
+    names = table["task"].str.split(" ", n=1, expand=True)
+    written = table.assign(task=names[0])
+    written.insert(list(table.columns).index("task") + 1, "contrast", names[1].fillna(""))
+    return written
 
 
 def rank(method: str) -> tuple[int, str]:

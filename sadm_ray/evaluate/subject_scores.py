@@ -19,7 +19,7 @@ from sadm_ray.evaluate.calibration import calibration, fair_crps
 from sadm_ray.evaluate.mean_change_baseline import MeanChange
 from sadm_ray.evaluate.metrics import SCORES, score
 from sadm_ray.evaluate.prediction import Prediction, Row, Truth
-from sadm_ray.evaluate.score_tables import KEYS
+from sadm_ray.evaluate.score_tables import KEYS, shown_task
 from sadm_ray.evaluate.temporal_metrics import runs, temporal_scores
 from sadm_ray.evaluate.ventricle_volumes import ventricle_rows
 from sadm_ray.generate.generation_record import Origin, origin_of, read_predictions
@@ -90,18 +90,20 @@ def score_subjects(
     """Score predicted frames; never raises: a frame that fails has a row with its `error`, no method and no numbers.
 
     Args:
-        rows: `error` is not empty where the generation failed. A frame without a true scan gets no row.
+        rows: `error` is not empty where the generation failed. A frame without a true scan (of that contrast) gets no
+            row.
         done: is called after each frame.
     """
     scored = SubjectScores()
-    in_order = sorted(rows, key=lambda row: (row["subject"], row["task"]))
-    for subject, theirs in groupby(in_order, key=lambda row: str(row["subject"])):
+    named = [{**row, "contrast": row.get("contrast") or "", "task": shown_task(row)} for row in rows]
+    in_order = sorted(named, key=lambda row: (row["subject"], row["contrast"], row["task"]))
+    for (subject, contrast), theirs in groupby(in_order, key=lambda row: (str(row["subject"]), row["contrast"])):
         try:
-            truth: Truth | Exception = Truth.read(study, subject, scans)
+            truth: Truth | Exception = Truth.read(study, subject, scans, contrast)
         except Exception as error:
             truth = error
         for _, group in groupby(theirs, key=lambda row: str(row["task"])):
-            _score_task(list(group), truth, change, scored, done)
+            _score_task(list(group), truth, change and change.of(contrast), scored, done)
         if isinstance(truth, Truth):
             scored.problems.extend(truth.labels.problems)
     return scored

@@ -4,6 +4,7 @@
     sub-01/ses-time12p5/anat/sub-01_ses-time12p5_desc-visitsMean_T1w.nii.gz   at the time 12.5, which no visit has
     sub-01/anat/sub-01_desc-futureSample1_cine.nii.gz                         frames of a cine: one 4D file
 
+A study of several contrasts has the suffix of each, or `mod-<contrast>` where the suffix cannot tell them apart.
 BIDS has no suffix for a cine, a sequence of visits, or a scan whose own name says none: theirs are left out by
 `.bidsignore` (`FOREIGN_SUFFIXES`).
 """
@@ -160,13 +161,18 @@ class SubjectNames:
             while session.lower() in {label.lower() for label in self._sessions.values()}:
                 session = f"no{session}"  # a visit is called like a time
         present = [scan] if scan else [each for each in self._scans if each]
-        suffix = suffix_of(present[0]["file"]) if present else ""
+        suffix = self._contrast if self._contrast in _SUFFIXES else suffix_of(present[0]["file"]) if present else ""
         return self._path(session, estimate, suffix or UNKNOWN)
 
     def sequence(self, estimate: str, suffix: str) -> str:
         """The path, without its ending, of a 4D file; a cine is in its session, if it has one."""
         session = next(iter(self._sessions.values())) if suffix == CINE and len(self._sessions) == 1 else None
         return self._path(session, estimate, suffix)
+
+    @property
+    def _contrast(self) -> str:
+        """The row's own, of a study of several."""
+        return str(next(iter(self.row.get("contrasts", ())), ""))
 
     @cached_property
     def _scans(self) -> list[Mapping[str, Any] | None]:
@@ -178,5 +184,6 @@ class SubjectNames:
 
     def _path(self, session: str | None, estimate: str, suffix: str) -> str:
         entities = [f"sub-{self.subject}", *([f"ses-{session}"] if session else [])]
+        contrast = [f"mod-{bare_label(self._contrast)}"] if self._contrast not in ("", suffix) else []
         description = f"desc-{description_label(self.task, estimate)}"
-        return "/".join([*entities, "anat", "_".join([*entities, description, suffix])])
+        return "/".join([*entities, "anat", "_".join([*entities, *contrast, description, suffix])])

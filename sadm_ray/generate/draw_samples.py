@@ -41,7 +41,8 @@ def observe(
         None if array is None else torch.from_numpy(array).to(device)
         for array in (sequences.covariates, sequences.visit_covariates)
     )
-    return model.observe(frames, seen, times, covariates, visits, precision)
+    has_channel = None if sequences.has_channel is None else torch.from_numpy(sequences.has_channel).to(device)
+    return model.observe(frames, seen, times, covariates, visits, precision, has_channel)
 
 
 def draw(

@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from sadm_ray.config import SamplingSettings
 from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study, read_subject
+from sadm_ray.data.shards.row_contrasts import of_contrast
 from sadm_ray.generate.bids_dataset import source_paths
 from sadm_ray.generate.bids_names import SubjectNames, is_cine
 from sadm_ray.generate.draw_samples import draw, observe
@@ -116,7 +117,7 @@ def _is_done(out: Storage, subject_job: SubjectJob) -> bool:
 
 def _together(queries: Sequence[_Asked], job: GenerationJob) -> Iterator[Sequence[_Asked]]:
     """Queries whose samples may share a network call; one by one if `exact`, and where each fills a call alone."""
-    many = 1 if job.exact or samples_at_once(job.study.shape) == 1 else max(len(queries), 1)
+    many = 1 if job.exact or samples_at_once(job.study.volume_shape) == 1 else max(len(queries), 1)
     for start in range(0, len(queries), many):
         yield queries[start : start + many]
 
@@ -155,7 +156,7 @@ def _batches(chunks: Sequence[_Chunk], job: GenerationJob) -> Iterator[list[int]
     for place, chunk in enumerate(chunks):
         alike.setdefault((chunk.member, len(chunk.query.targets), len(chunk.seeds)), []).append(place)
     for (_, _, samples), places in alike.items():
-        most = min(job.batch_size, samples_at_once(job.study.shape))
+        most = min(job.batch_size, samples_at_once(job.study.volume_shape))
         many = 1 if job.exact else max(most // samples, 1)
         for start in range(0, len(places), many):
             yield places[start : start + many]
@@ -197,7 +198,28 @@ def _write(
     slots = np.flatnonzero(query.observed).tolist()
     if not np.isfinite(samples).all():
         raise ValueError("the model gave voxels that are not finite; nothing is written of it")
-    facts = _facts(row, request, slots, job)
+    rows = []
+    for channel in range(len(row["contrasts"])):
+        its = of_contrast(row, channel)
+        its_slots = [slot for slot in slots if its["present"][slot]]
+        if its_slots:  # of a contrast that was not observed nothing is known
+            volumes = [sample[:, channel : channel + 1] for sample in samples]
+            rows += _write_contrast(its, subject_job, request, query, its_slots, volumes, job)
+    return rows
+
+
+def _write_contrast(
+    row: Row,
+    subject_job: SubjectJob,
+    request: Request,
+    query: Query,
+    slots: Sequence[int],
+    samples: Sequence[Float[np.ndarray, "m 1 d h w"]],
+    job: GenerationJob,
+) -> list[dict[str, Any]]:
+    """Write the samples of one contrast, observed in `slots`; returns its rows of the record."""
+    (contrast,) = row["contrasts"]
+    facts = {**({"Contrast": contrast} if contrast else {}), **_facts(row, request, slots, job)}
     writer = SubjectWriter(Storage(job.out), SubjectNames(row, subject_job.file_label, request.file_label), row)
     cine, times = is_cine(row, str(job.study.settings.get("layout", ""))), query.target_times.tolist()
     rows = []
@@ -207,7 +229,7 @@ def _write(
         if not cine:
             writer.write_frame(frame, time, volumes[:, 0], job.estimates, facts)
         kept = volumes if request.task is not None else None
-        rows.append(_record_row(row["subject"], request.name, frame, time, slots, kept))
+        rows.append(_record_row(row["subject"], request.name, frame, time, slots, kept, contrast))
         rows[-1]["files"], writer.written = writer.written, []
     scanned = [(float(row["times"][slot]), row["frames"][slot, 0]) for slot in slots]
     if cine:
@@ -254,12 +276,19 @@ def _model(job: GenerationJob, member: int) -> SequenceModel:
 
 
 def _record_row(
-    subject: str, task: str, frame: int | None, time: float, observed: Sequence[int], samples: np.ndarray | None
+    subject: str,
+    task: str,
+    frame: int | None,
+    time: float,
+    observed: Sequence[int],
+    samples: np.ndarray | None,
+    contrast: str = "",
 ) -> dict[str, Any]:
     """A row of the record (`PREDICTION_SCHEMA`), without files."""
     return {
         "subject": subject,
         "task": task,
+        "contrast": contrast,
         "frame": frame,
         "time": time,
         "observed": list(observed),

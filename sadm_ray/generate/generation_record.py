@@ -37,17 +37,18 @@ PREDICTION_SCHEMA = pa.schema(
     {
         "subject": pa.string(),
         "task": pa.string(),  # or the name of the request
+        "contrast": pa.string(),  # empty of a study with one; of several each frame has a row for each
         "frame": pa.int64(),  # the slot; null for a time without one
         "time": pa.float64(),
         "observed": pa.list_(pa.int64()),  # slots
         "samples": pa.large_binary(),  # float16, little-endian, C order; null where there is nothing to evaluate
-        "shape": pa.list_(pa.int64()),  # s c d h w
+        "shape": pa.list_(pa.int64()),  # s 1 d h w
         "files": pa.list_(FILE),
         "error": pa.string(),  # empty, or why there is nothing
     }
 )
 MANIFEST_SCHEMA = pa.schema(
-    [*(PREDICTION_SCHEMA.field(name) for name in ("subject", "task", "frame", "time")), *FILE.fields]
+    [*(PREDICTION_SCHEMA.field(name) for name in ("subject", "task", "contrast", "frame", "time")), *FILE.fields]
 )
 _ABOUT = b"sadm_ray"
 _FRAME_COLUMNS = [name for name in PREDICTION_SCHEMA.names if name not in ("samples", "observed", "shape")]
@@ -102,7 +103,13 @@ def read_predictions(file: str, **how: Any) -> pa.Table:
         DataError: a subject or a task has a name that could leave a folder; files are called after them.
     """
     system, path = Storage(file).resolved
-    table = pq.read_table(path, filesystem=system, partitioning=None, **how)
+    wanted = how.pop("columns", PREDICTION_SCHEMA.names)
+    stored = pq.read_schema(path, filesystem=system).names
+    table = pq.read_table(
+        path, filesystem=system, partitioning=None, columns=[name for name in wanted if name in stored], **how
+    )
+    if "contrast" in wanted and "contrast" not in stored:  # of an earlier version
+        table = table.append_column(PREDICTION_SCHEMA.field("contrast"), pa.array([""] * len(table), pa.string()))
     for column in {"subject", "task"} & set(table.column_names):
         for name in table[column].unique().to_pylist():
             if not SAFE_NAME.fullmatch(str(name)):
@@ -136,8 +143,10 @@ def read_record(out: Storage, subject: str) -> SubjectRecord | None:
     """
     try:
         with out.open_random(_path(subject)) as stream:
-            table = pq.read_table(stream, columns=_FRAME_COLUMNS)
-        record = SubjectRecord(json.loads(table.schema.metadata[_ABOUT])["key"], table.to_pylist())
+            stored = pq.ParquetFile(stream)
+            table = stored.read([name for name in _FRAME_COLUMNS if name in stored.schema_arrow.names])
+        frames = [{"contrast": "", **frame} for frame in table.to_pylist()]  # earlier versions had no such column
+        record = SubjectRecord(json.loads(table.schema.metadata[_ABOUT])["key"], frames)
         paths = [str(file["path"]) for file in record.files]
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
@@ -269,7 +278,7 @@ def another_request(out: Storage, changed: Iterable[str]) -> ConfigError:
 def write_manifest(out: Storage, records: Iterable[SubjectRecord]) -> int:
     """Write the list of all files with their checksums, in the order of subjects and paths; returns how many."""
     rows = [
-        {name: frame[name] for name in ("subject", "task", "frame", "time")} | file
+        {name: frame[name] for name in ("subject", "task", "contrast", "frame", "time")} | file
         for record in records
         for frame in record.frames
         for file in frame["files"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sadm_ray.config import DataSettings, Settings
+from sadm_ray.config import DataSettings, Settings, contrasts_of
 from sadm_ray.data.find import find_subjects
 from sadm_ray.data.shards.prepare import prepare_study
 from sadm_ray.data.shards.prepared_study import Study, read_keys, read_study
 from sadm_ray.data.shards.subject_row import row_key
-from sadm_ray.errors import DataError
+from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.generate.generation_plan import place_of, study_place, wants_slots
 from sadm_ray.generate.generation_record import PLACES, another_request, refuse_another_request
 from sadm_ray.model.model_config import ModelConfig
@@ -54,11 +54,12 @@ def refuse_before_preparing(
 def prepare_like(settings: Settings, model: ModelConfig, root: str, out: str) -> Study:
     """Prepare all subjects of the study at `root`; run again, only what is new or changed is done.
 
-    How volumes are prepared comes from the model; where the scans are and what their times mean from the settings
-    (`data.layout`, `data.suffix`, `data.time_column`, …). Visits are put into time slots only where slots are
-    requested; else all visits are kept, and one is enough.
+    How volumes are prepared comes from the model, also which contrasts where it has several; where the scans are and
+    what their times mean from the settings (`data.layout`, `data.suffix`, `data.time_column`, …). Visits are put into
+    time slots only where slots are requested; else all visits are kept, and one is enough.
 
     Raises:
+        ConfigError: the model has several contrasts, and the layout of the study none.
         DataError: the model does not say how it was prepared, or nothing of the study can be used.
     """
     prepared = settings.model_copy(update={"data": _preparation(settings, model, root)})
@@ -69,6 +70,11 @@ def _preparation(settings: Settings, model: ModelConfig, root: str) -> DataSetti
     if not model.prepared:
         raise DataError(
             "generate.study: the model does not say how its scans were prepared; train it again, or prepare"
+        )
+    contrasts = contrasts_of(model.prepared.get("suffix", ""))
+    if len(contrasts) > 1 and settings.data.layout != "bids":
+        raise ConfigError(
+            f"data.layout: the model generates {' and '.join(contrasts)} together, which goes with layout=bids only"
         )
     in_slots = wants_slots(settings.generate)
     how = {

@@ -44,8 +44,8 @@ class SubjectWriter:
 
     Args:
         names: of the subject's files.
-        row: of the subject (`sadm_ray.data.shards.subject_row.parse_row`): its grid, affine, spacing, header and
-            intensity.
+        row: of the subject (`sadm_ray.data.shards.subject_row.parse_row`), of several contrasts of one of them
+            (`row_contrasts.of_contrast`): its grid, affine, spacing, header and intensity.
 
     Raises:
         DataError: the subject's name would leave the folder.

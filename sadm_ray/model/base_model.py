@@ -20,11 +20,12 @@ from sadm_ray.diffusion.reference_frames import (
     neighbours_observed,
     reference_frames_at,
     rows_of,
+    with_channels_filled,
 )
 from sadm_ray.diffusion.residual import Residual
 from sadm_ray.diffusion.rollout import rollout_order
 from sadm_ray.diffusion.samplers import SeededNoise
-from sadm_ray.model.conditioner import Conditioner
+from sadm_ray.model.conditioner import Conditioner, Features
 from sadm_ray.model.encoded_sequence import EncodedSequences, TargetContext
 from sadm_ray.model.frame_blending import FrameBlending
 from sadm_ray.model.layers import Stage
@@ -73,8 +74,13 @@ class SequenceModel(nn.Module, ABC):
         volume: Float[Tensor, "b c D H W"],
         t: Float[Tensor, " b"],
         eps: Float[Tensor, "b c D H W"],
+        counted: Bool[Tensor, "b c"] | None = None,
     ) -> Float[Tensor, " b"]:
-        """The training loss of each sample, of which `volume` is the true target; the rest as in `forward`."""
+        """The training loss of each sample, of which `volume` is the true target; the rest as in `forward`.
+
+        Args:
+            counted: the channels that count (`loss.channel_mean`); in others the target is the reference.
+        """
 
     @abstractmethod
     def draw(
@@ -106,23 +112,33 @@ class SequenceModel(nn.Module, ABC):
         unconditional: Bool[Tensor, " b"] | None = None,
         covariates: Float[Tensor, "b n"] | None = None,
         visit_covariates: Float[Tensor, "b t m"] | None = None,
+        has_channel: Bool[Tensor, "b t c"] | None = None,
+        target_channels: Bool[Tensor, "b c"] | None = None,
     ) -> Float[Tensor, " b"]:
         """The training loss of each sample (before averaging). Nothing is drawn here.
+
+        Of several channels those count that the target has and some observed frame too.
 
         Args:
             t: how far each sample is on the way to noise, in [0, 1].
             eps: the noise, of the size that `noise_size` says.
             unconditional: the samples that train the unconditional model, their condition replaced by the null one.
-            covariates, visit_covariates: as in `generate`.
+            covariates, visit_covariates, has_channel: as in `generate`.
+            target_channels: those that the target has; none: all.
         """
         frames, target = self._padded(frames), self._padded(target)
-        features, size = self.conditioner.encode(frames, observed), tuple(frames.shape[-3:])
-        encoded = EncodedSequences(frames, features, observed, times, covariates, visit_covariates, size)
+        frames, has_channel = self._channels(frames, has_channel)
+        features, size = self.conditioner.encode(frames, observed, has_channel), tuple(frames.shape[-3:])
+        encoded = EncodedSequences(frames, features, observed, times, covariates, visit_covariates, size, has_channel)
         context = self._context_of(encoded, target_time, self._references(encoded, target_time))
         if unconditional is not None and self.is_guided:
             context = context.without_condition(unconditional)
-        loss = self.loss(context, target, t, eps)
-        return loss if self.time_warp is None else loss + reference_loss(context.reference, target)
+        counted = encoded.known_channels
+        if counted is not None:
+            counted = counted if target_channels is None else counted & target_channels
+            target = torch.where(counted[..., None, None, None], target, context.reference)
+        loss = self.loss(context, target, t, eps, counted)
+        return loss if self.time_warp is None else loss + reference_loss(context.reference, target, counted)
 
     @torch.no_grad()
     def generate(
@@ -135,6 +151,7 @@ class SequenceModel(nn.Module, ABC):
         sampling: SamplingSettings | None = None,
         covariates: Float[Tensor, "b n"] | None = None,
         visit_covariates: Float[Tensor, "b t m"] | None = None,
+        has_channel: Bool[Tensor, "b t c"] | None = None,
     ) -> Float[Tensor, "b m c d h w"]:
         """Generate the frames at `target_times`, autoregressively, in the order of `rollout_order`.
 
@@ -150,9 +167,11 @@ class SequenceModel(nn.Module, ABC):
             covariates: what is known of the subjects, in the order of the settings; a category as the index of its
                 level, NaN for what is missing.
             visit_covariates: the same of the visits; a generated frame has none.
+            has_channel: of several channels, which each frame has; the others may hold anything. None: all.
 
         Returns:
             the frames, in the order of `target_times`: within [0, 1], or the observed ones' range where that is wider.
+            A channel that no observed frame has means nothing.
 
         Raises:
             ValueError: a sequence without observed frames, or volumes of a size that does not fit the patches.
@@ -172,7 +191,7 @@ class SequenceModel(nn.Module, ABC):
             torch.Size([2, 2, 1, 4, 16, 16])
         """
         sampling = sampling or SamplingSettings()
-        encoded = self.observe(frames, observed, times, covariates, visit_covariates, sampling.precision)
+        encoded = self.observe(frames, observed, times, covariates, visit_covariates, sampling.precision, has_channel)
         return self.roll_out(encoded, target_times, seeds, sampling)
 
     @torch.no_grad()
@@ -184,15 +203,16 @@ class SequenceModel(nn.Module, ABC):
         covariates: Float[Tensor, "b n"] | None = None,
         visit_covariates: Float[Tensor, "b t m"] | None = None,
         precision: Precision = "float32",
+        has_channel: Bool[Tensor, "b t c"] | None = None,
     ) -> EncodedSequences:
         """Encode the observed frames once, for all targets of these sequences. Arguments and errors: `generate`."""
         if not observed.any(dim=1).all():
             raise ValueError("every sequence needs at least one observed frame")
-        padded = self._padded(frames)
+        padded, has_channel = self._channels(self._padded(frames), has_channel)
         with autocast(frames.device, precision):
-            features = self.conditioner.encode(padded, observed)
-        size = tuple(frames.shape[-3:])
-        return EncodedSequences(padded, features, observed, times.float(), covariates, visit_covariates, size)
+            features = self.conditioner.encode(padded, observed, has_channel)
+        known = covariates, visit_covariates, tuple(frames.shape[-3:]), has_channel
+        return EncodedSequences(padded, features, observed, times.float(), *known)
 
     @torch.no_grad()
     def roll_out(
@@ -252,9 +272,9 @@ class SequenceModel(nn.Module, ABC):
     ) -> Float[Tensor, "bs m c D H W"]:
         """The targets, drawn in the order of each sequence; each is encoded, and known to those that follow."""
         sequences, targets = target_times.shape
-        volume, (low, high) = encoded.frames.shape[2:], encoded.limits
+        volume, (low, high), channels = encoded.frames.shape[2:], encoded.limits, encoded.known_channels
         generated = encoded.frames.new_empty(len(seeds), targets, *volume)
-        parts = sample_parts(seeds, sequences, volume[-3:], target_times.device, sampling.temperature)
+        parts = sample_parts(seeds, sequences, volume, target_times.device, sampling.temperature)
         for turn in range(targets):
             places = orders[:, turn]
             time = target_times.gather(1, places[:, None].to(target_times.device))[:, 0]
@@ -269,10 +289,30 @@ class SequenceModel(nn.Module, ABC):
                     context = self._context_of(part.known(encoded), rows_of(time, its), references.of(its))
                 frame = self.draw(context, part.noise, sampling).clamp(rows_of(low, its), rows_of(high, its))
                 if turn + 1 < targets:
-                    features = self.conditioner.encode(frame[:, None], encoded.observed.new_ones(len(frame), 1))
+                    features = self._encode_generated(frame, None if channels is None else rows_of(channels, its))
                     part.generated.append((features, rows_of(time, its)))
                 generated[part.rows][torch.arange(len(frame)), places[its]] = frame
         return generated
+
+    def _encode_generated(
+        self, frame: Float[Tensor, "b c D H W"], known_channels: Bool[Tensor, "b c"] | None
+    ) -> Features:
+        """The features of a generated frame, which has the channels of which something was observed."""
+        alone = frame.new_ones(len(frame), 1, dtype=torch.bool)
+        if known_channels is None:
+            return self.conditioner.encode(frame[:, None], alone)
+        frame = torch.where(known_channels[..., None, None, None], frame, 0.0)
+        return self.conditioner.encode(frame[:, None], alone, known_channels[:, None])
+
+    def _channels(
+        self, frames: Float[Tensor, "b t c D H W"], has_channel: Bool[Tensor, "b t c"] | None
+    ) -> tuple[Float[Tensor, "b t c D H W"], Bool[Tensor, "b t c"] | None]:
+        """Zeros where a frame lacks a channel; with one channel nothing is to be told."""
+        if self.config.channels == 1:
+            return frames, None
+        if has_channel is None:
+            return frames, torch.ones(frames.shape[:3], dtype=torch.bool, device=frames.device)
+        return torch.where(has_channel[..., None, None, None], frames, 0.0), has_channel
 
     def _attending(self, references: int) -> Conditioner:
         """The conditioner with attention over the sequence; `references`: how many frames go along."""
@@ -289,6 +329,8 @@ class SequenceModel(nn.Module, ABC):
         else:
             places, weights = nearest_observed(*known)[:, None], torch.ones_like(target_time)[:, None]
         still = reference_frames_at(encoded.frames, encoded.times, target_time, places, weights)
+        if encoded.has_channel is not None:
+            still = with_channels_filled(still, places, encoded.frames, encoded.has_channel, *known)
         if self.time_warp is None:
             return still
         moved = aligned(still, target_time, self.time_warp)

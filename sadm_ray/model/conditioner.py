@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from sadm_ray.config import ConditionerSettings, CovariateSettings
 from sadm_ray.diffusion.reference_frames import ReferenceFrames
-from sadm_ray.model.condition_channels import ConditionChannels
+from sadm_ray.model.condition_channels import ConditionChannels, presence_planes
 from sadm_ray.model.covariates import Covariates
 from sadm_ray.model.layers import (
     Fourier,
@@ -37,19 +37,27 @@ Features = list[Float[Tensor, "b t c d h w"]]
 
 
 class FrameEncoder(nn.Module):
-    """Each frame by itself: the lossless stem, then features at every level."""
+    """Each frame by itself: the lossless stem, then features at every level.
+
+    Of several channels the stem is also told which a frame has.
+    """
 
     def __init__(self, channels: int, patch: PatchSize, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.patch = patch
-        stem = channels * math.prod(patch)
+        stem = channels * math.prod(patch) + presence_planes(channels)
         self.enter = nn.ModuleList([nn.Conv3d(stem, widths[0], 1)])
         self.enter.extend(nn.Conv3d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
         self.stages = nn.ModuleList(Stage(width, width, 1) for width in widths)
 
-    def forward(self, volumes: Float[Tensor, "n c d h w"]) -> list[Float[Tensor, "n k e f g"]]:
+    def forward(
+        self, volumes: Float[Tensor, "n c d h w"], has_channel: Bool[Tensor, "n c"] | None = None
+    ) -> list[Float[Tensor, "n k e f g"]]:
         features = []
         x = space_to_depth(2.0 * volumes - 1.0, self.patch)
+        if has_channel is not None:
+            planes = has_channel[..., None, None, None].to(x.dtype)
+            x = torch.cat([x, planes.expand(-1, -1, *x.shape[-3:])], dim=1)
         for enter, stage in zip(self.enter, self.stages, strict=True):
             x = stage(enter(x))
             features.append(x)
@@ -130,17 +138,26 @@ class Conditioner(nn.Module):
         self.out = nn.Conv3d(widths[0], settings.channels, 1)
         self.layout = ConditionChannels(settings.channels, references, channels, patch)
 
-    def encode(self, frames: Float[Tensor, "b t c d h w"], observed: Bool[Tensor, "b t"]) -> Features:
+    def encode(
+        self,
+        frames: Float[Tensor, "b t c d h w"],
+        observed: Bool[Tensor, "b t"],
+        has_channel: Bool[Tensor, "b t c"] | None = None,
+    ) -> Features:
         """Encode the observed frames, each by itself.
 
         Only they go through the network; what stands in an absent frame is not read, and its features are zeros.
+
+        Args:
+            has_channel: of several channels, which each frame has; the others are zeros.
         """
         features: Features = []
         places = observed.nonzero()
-        most = len(places) if torch.is_grad_enabled() else samples_at_once(frames.shape[-3:])
+        most = len(places) if torch.is_grad_enabled() else samples_at_once(frames.shape[2:])
         for some in places.split(most):
             rows, slots = some.unbind(dim=1)
-            encoded = self.encoder(frames[rows, slots])
+            told = () if has_channel is None else (has_channel[rows, slots],)
+            encoded = self.encoder(frames[rows, slots], *told)
             features = features or [each.new_zeros(*observed.shape, *each.shape[1:]) for each in encoded]
             for level, packed in zip(features, encoded, strict=True):
                 level[rows, slots] = packed

@@ -18,7 +18,8 @@ from sadm_ray.model.conditioner import Features
 class EncodedSequences:
     """Some sequences: their frames, and the features that the conditioner encoded from them once.
 
-    `size` (d h w) is that of a volume before padding; the other fields are as in `SequenceModel.generate`.
+    `size` (d h w) is that of a volume before padding; the other fields are as in `SequenceModel.generate`. Channels
+    that a frame lacks are zeros; `has_channel` is none of volumes with one.
     """
 
     frames: Float[Tensor, "b t c D H W"]
@@ -28,6 +29,12 @@ class EncodedSequences:
     covariates: Float[Tensor, "b n"] | None
     visit_covariates: Float[Tensor, "b t m"] | None
     size: tuple[int, ...]
+    has_channel: Bool[Tensor, "b t c"] | None = None
+
+    @property
+    def known_channels(self) -> Bool[Tensor, "b c"] | None:
+        """The channels that some observed frame has: of others nothing is known, so that nothing is predicted."""
+        return None if self.has_channel is None else (self.observed[..., None] & self.has_channel).any(dim=1)
 
     @property
     def limits(self) -> tuple[Float[Tensor, "b c 1 1 1"], Float[Tensor, "b c 1 1 1"]]:
@@ -54,12 +61,14 @@ class EncodedSequences:
             times=chosen(self.times),
             covariates=chosen(self.covariates),
             visit_covariates=chosen(self.visit_covariates),
+            has_channel=chosen(self.has_channel),
         )
 
     def appended(self, features: Features, time: Float[Tensor, " b"]) -> EncodedSequences:
         """With one more observed frame, of whose covariates nothing is known.
 
-        Its voxels are not among `frames`: references are scans, the conditioner reads features.
+        Its voxels are not among `frames`, nor what channels it has among theirs: references are scans, the conditioner
+        reads features.
         """
         visits = self.visit_covariates
         if visits is not None:

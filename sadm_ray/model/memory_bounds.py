@@ -19,7 +19,7 @@ VALUES_AT_ONCE = 1 << 22
 
 
 def samples_at_once(volume: Sequence[int]) -> int:
-    """How many samples of this size (d h w) go through the networks together; at least one."""
+    """How many samples of this size (c d h w) go through the networks together; at least one."""
     return max(VOXELS_AT_ONCE // math.prod(volume), 1)
 
 

@@ -10,10 +10,11 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sadm_ray.config import NetworkSettings
+from sadm_ray.diffusion.loss import channel_mean
 from sadm_ray.diffusion.preconditioning import LOG_VARIANCE_RANGE
 from sadm_ray.diffusion.residual import Residual
 from sadm_ray.model.condition_channels import ConditionChannels
@@ -68,30 +69,39 @@ class Prior(NamedTuple):
     @property
     def variance(self) -> Float[Tensor, " b"]:
         """The variance of each target, averaged over its voxels; not differentiated."""
-        return self.log_variance.detach().exp().flatten(1).mean(dim=1).clamp(*VARIANCE_RANGE)
+        return self.variance_of(None)
 
-    def loss(self, x: Float[Tensor, "b c d h w"]) -> Float[Tensor, " b"]:
+    def variance_of(self, counted: Bool[Tensor, "b c"] | None) -> Float[Tensor, " b"]:
+        """The variance of each target, averaged over the voxels that count (`channel_mean`); not differentiated."""
+        return channel_mean(self.log_variance.detach().exp(), counted).clamp(*VARIANCE_RANGE)
+
+    def loss(self, x: Float[Tensor, "b c d h w"], counted: Bool[Tensor, "b c"] | None = None) -> Float[Tensor, " b"]:
         """The squared error of the mean over the root of the predicted variance, and the likelihood of the variance.
 
         The mean is not fitted by likelihood, which gives little weight to it where the variance is large (Seitzer et
         al., On the Pitfalls of Heteroscedastic Uncertainty Estimation, 2022). The two members are each trained by their
         own error, so that their errors differ; frame blending by the logarithm of its error, as the reference is, so
         that every subject has equal weight.
+
+        Args:
+            counted: as in `loss.channel_mean`.
         """
         own, blended = self.members or (self.mean, None)
         squared = (x - self.mean).square().detach()
         likelihood = 0.5 * (self.log_variance + squared * torch.exp(-self.log_variance))
-        loss = _mean((x - own).square()) / self.variance.sqrt() + LIKELIHOOD_WEIGHT * _mean(likelihood)
+        error, unlikely = channel_mean((x - own).square(), counted), channel_mean(likelihood, counted)
+        loss = error / self.variance_of(counted).sqrt() + LIKELIHOOD_WEIGHT * unlikely
         if blended is None:
             return loss
-        unchanged = _mean(x.detach().square()) + ERROR_FLOOR
-        return loss + 0.5 * torch.log((_mean((x - blended).square()) + ERROR_FLOOR) / unchanged)
+        unchanged = channel_mean(x.detach().square(), counted) + ERROR_FLOOR
+        return loss + 0.5 * torch.log((channel_mean((x - blended).square(), counted) + ERROR_FLOOR) / unchanged)
 
 
 class PriorNetwork(nn.Module):
     """condition → `Prior`. Untrained it predicts the reference itself, with a variance at the reference's edges.
 
-    The predicted change is proportional to the time from the nearest reference frame: there the reference is exact.
+    The predicted change is proportional to the time from the nearest reference frame: there the reference is exact. Of
+    several channels each counts from the scan that it is from.
 
     Args:
         layout: of the condition, which holds the frames of the reference.
@@ -108,7 +118,7 @@ class PriorNetwork(nn.Module):
     def forward(self, condition: Float[Tensor, "b k e f g"]) -> Prior:
         residual, log_variance, motion = self.unet(condition).float().split(self._sizes, dim=1)
         time_from_target = self.layout.time_from_target_of(condition)
-        reach = time_from_target.abs().amin(dim=1)[:, None, None, None, None]
+        reach = self.layout.channel_time_of(condition).abs().amin(dim=1)[..., None, None, None]
         mean = reach * residual
         if motion.shape[1]:
             frames, weights = self.layout.frames_of(condition), self.layout.weights_of(condition)
@@ -118,10 +128,6 @@ class PriorNetwork(nn.Module):
         position_error = POSITION_ERROR * reach * gradient_magnitude(expected)
         initial = torch.log(position_error.square() + INTENSITY_ERROR**2) - 2.0 * math.log(self.scale)
         return Prior(mean, (initial + LOG_VARIANCE * log_variance).clamp(*LOG_VARIANCE_RANGE))
-
-
-def _mean(volume: Float[Tensor, "b c d h w"]) -> Float[Tensor, " b"]:
-    return volume.flatten(1).mean(dim=1)
 
 
 def prior_of(

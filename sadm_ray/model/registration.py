@@ -37,6 +37,9 @@ def aligned(references: ReferenceFrames, target_time: Float[Tensor, " b"], time_
 
     Between the frames `time_warp` maps time to a share of the way, for the weights too. Beyond them both are moved to
     the nearest frame: the prior network predicts how the motion goes on.
+
+    Of several channels those count that both frames have themselves. One that is filled is not moved: it was acquired
+    at another time.
     """
     between = references.time_from_target[:, 1] - references.time_from_target[:, 0]
     is_pair = between != 0  # a frame that is alone stands in both places
@@ -45,8 +48,12 @@ def aligned(references: ReferenceFrames, target_time: Float[Tensor, " b"], time_
     share = (time_warp(start, target_time) / time_warp(start, start + between)).clamp(0.0, 1.0)
     passed, between = (each[:, None, None, None, None] for each in (share, between))
     first, second = references.frames[:, 0], references.frames[:, 1]
-    field = is_pair[:, None, None, None, None] * register(first, second)
+    has_channel = references.has_channel
+    both = 1.0 if has_channel is None else has_channel.all(dim=1)[..., None, None, None]
+    field = is_pair[:, None, None, None, None] * register(first * both, second * both)
     moved = torch.stack([warp(first, passed * field), warp(second, (passed - 1.0) * field)], dim=1)
+    if has_channel is not None:
+        moved = torch.where(has_channel[..., None, None, None], moved, references.frames)
     return replace(
         references, frames=moved, weights=torch.stack([1.0 - share, share], dim=1), displacement=field / between
     )

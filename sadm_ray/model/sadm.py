@@ -49,7 +49,9 @@ class Sadm(SequenceModel):
     def networks(self) -> Sequence[nn.Module]:
         return [self.denoiser] if self.prior_network is None else [self.denoiser, self.prior_network.unet]
 
-    def loss(self, context: TargetContext, volume: Tensor, t: Tensor, eps: Tensor) -> Float[Tensor, " b"]:
+    def loss(
+        self, context: TargetContext, volume: Tensor, t: Tensor, eps: Tensor, counted: Tensor | None = None
+    ) -> Float[Tensor, " b"]:
         x = self.target.encode(volume, context.reference)
         log_snr, process = self.schedule.log_snr(t), self.config.diffusion
         # The reference (its time warp) is trained by its own loss and by the prior's: the diffusion takes x as fixed.
@@ -57,11 +59,11 @@ class Sadm(SequenceModel):
         z = diffuse(fixed, eps, log_snr)
         prior = None if self.prior_network is None else prior_of(self.prior_network, context, self.target)
         condition = self._with_prior(context.condition, prior)
-        loss = velocity_loss(self._velocity(z, log_snr, condition), fixed, eps, log_snr)
+        loss = velocity_loss(self._velocity(z, log_snr, condition), fixed, eps, log_snr, counted)
         loss = loss * loss_weight(process.weighting, log_snr, process.weighting_parameter)
         if prior is None:
             return loss
-        return loss / expected_loss(prior.variance, log_snr).sqrt() + prior.loss(x)
+        return loss / expected_loss(prior.variance_of(counted), log_snr).sqrt() + prior.loss(x, counted)
 
     def draw(
         self, context: TargetContext, noise: SeededNoise, sampling: SamplingSettings

@@ -46,7 +46,7 @@ def sample_parts(
 
     Args:
         seeds: of each sample, those of the first sequence first.
-        volume: d h w, as the networks see it.
+        volume: c d h w, as the networks see it.
         temperature: of the noise.
     """
     samples, most = len(seeds) // sequences, samples_at_once(volume)

@@ -25,7 +25,12 @@ class SingleFrameConditioner(nn.Module):
         self.when = Fourier(3, settings.channels)
         self.layout = ConditionChannels(settings.channels, 1, channels, patch)
 
-    def encode(self, frames: Float[Tensor, "b t c d h w"], observed: Bool[Tensor, "b t"]) -> Features:
+    def encode(
+        self,
+        frames: Float[Tensor, "b t c d h w"],
+        observed: Bool[Tensor, "b t"],
+        has_channel: Bool[Tensor, "b t c"] | None = None,
+    ) -> Features:
         """Nothing: there is no encoder."""
         return []
 

@@ -6,9 +6,10 @@ A heart contracts slowly, then quickly, then slowly again.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from sadm_ray.diffusion.loss import channel_mean
 from sadm_ray.model.layers import Fourier, zeroed
 
 WIDTH, OCTAVES = 32, 4
@@ -20,12 +21,19 @@ NODES = 8
 """Midpoints between two times at which the rate is evaluated."""
 
 
-def reference_loss(reference: Float[Tensor, "b c d h w"], target: Float[Tensor, "b c d h w"]) -> Float[Tensor, " b"]:
+def reference_loss(
+    reference: Float[Tensor, "b c d h w"],
+    target: Float[Tensor, "b c d h w"],
+    counted: Bool[Tensor, "b c"] | None = None,
+) -> Float[Tensor, " b"]:
     """The logarithm of the reference's error, so that every subject has equal weight; 0 without error.
 
     It trains the time warp, beside the losses of the networks that start from the reference.
+
+    Args:
+        counted: as in `loss.channel_mean`.
     """
-    return 0.5 * torch.log1p((target - reference).square().flatten(1).mean(dim=1) / EXACT)
+    return 0.5 * torch.log1p(channel_mean((target - reference).square(), counted) / EXACT)
 
 
 class TimeWarp(nn.Module):

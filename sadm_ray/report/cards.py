@@ -54,6 +54,7 @@ def data_card(study: Study, name: str, settings: DataSettings) -> Card:
         {
             "study": name,
             "subjects": f"{sum(map(len, study.subjects.values()))}: {', '.join(splits)}",
+            **({"contrasts": " and ".join(study.contrasts)} if len(study.contrasts) > 1 else {}),
             "frames a subject": str(study.frames) if study.frames else "all visits",
             "grid": f"{' × '.join(map(str, study.shape))} voxels (d h w), voxel size {voxels}, "
             f"orientation {settings.orientation}, crop {settings.crop}",

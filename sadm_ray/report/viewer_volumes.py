@@ -28,7 +28,7 @@ SHOWN = ("sample", "mean", "copy-last")
 
 _LEAST_TOP = 0.02
 _TAIL = 99.5  # percentile at the end of a colour scale: one stray voxel must not make all others pale
-_COLUMNS = ["frame", "observed", "samples", "shape", "error"]
+_COLUMNS = ["contrast", "frame", "observed", "samples", "shape", "error"]
 _SHORTEST = 16  # voxels of an axis that is not halved any more
 
 Frames = Float32[np.ndarray, "t d h w"]
@@ -85,6 +85,9 @@ class Encoded:
 def read_volumes(study: Study, predictions: Path | str, subject: str, task: str) -> Volumes:
     """Read a subject's predictions of a task (`sadm_ray.generate.generation_record`) and the truth.
 
+    Args:
+        task: as in the tables, with the contrast behind it where there are several.
+
     Raises:
         DataError: there are none, or none of a frame with a true scan.
     """
@@ -92,9 +95,11 @@ def read_volumes(study: Study, predictions: Path | str, subject: str, task: str)
     file = storage.where(name)
     if storage.entry(name) is None:
         raise DataError(f"{file}: missing")
-    truth, row = Truth.read(study, subject), read_subject(study, subject)
+    task_name, _, contrast = task.partition(" ")
+    truth, row = Truth.read(study, subject, contrast=contrast), read_subject(study, subject)
     d, h, w = SpatialTransform.from_json(row["grid"]).voxel_size(row["spacing"].tolist())
-    rows = read_predictions(file, columns=_COLUMNS, filters=[("task", "==", task)]).to_pylist()
+    rows = read_predictions(file, columns=_COLUMNS, filters=[("task", "==", task_name)]).to_pylist()
+    rows = [each for each in rows if (each["contrast"] or "") == contrast]
     found = [Prediction.read(each, truth) for each in rows if not each["error"] and truth.can_score(each)]
     if not found:
         raise DataError(f"{file}: no frame of '{task}' that was generated and scanned")

@@ -29,7 +29,7 @@ def evaluate(settings: Settings) -> Evaluation:
         every = (evaluation, *evaluation.others)
         for row, split in [(row, each.split) for each in every for row in each.table.to_dict("records")]:
             apart = "" if split == evaluation.split else f"{split}."
-            prefix = f"{apart}{row['task']}.{row['method'].replace(' ', '_')}"
+            prefix = f"{apart}{row['task'].replace(' ', '.')}.{row['method'].replace(' ', '_')}"
             tracked.metrics({f"{prefix}.{key}": row[key] for key in ("psnr", "psnr_changed", "ssim", "nrmse")})
         report = run_dir / "report.html"
         write_run_report(
@@ -44,7 +44,8 @@ def evaluate(settings: Settings) -> Evaluation:
             losses=step_history(settings, "train", "loss") if settings.generate.model is None else (),
         )
         for picture in evaluation.pictures:
-            file = run_dir / "evaluation" / f"{picture.task}_{picture.subject}_{picture.frame:02d}.png"
+            task = picture.task.replace(" ", "_")  # of several contrasts it names one
+            file = run_dir / "evaluation" / f"{task}_{picture.subject}_{picture.frame:02d}.png"
             file.write_bytes(picture.png)
             tracked.artifact(file, "pictures")
         tracked.artifact(report)

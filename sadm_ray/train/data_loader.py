@@ -146,6 +146,7 @@ class SequenceLoader:
             on_device(sequences.times),
             None if sequences.covariates is None else on_device(sequences.covariates),
             None if sequences.visit_covariates is None else on_device(sequences.visit_covariates),
+            None if sequences.has_channel is None else on_device(sequences.has_channel),
         )
         return LoadedBatch(batch, tuple(sequences.subjects[row] for row in chosen))
 

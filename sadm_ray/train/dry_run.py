@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -124,7 +124,7 @@ class DryRun:
     @property
     def _sequence_bytes(self) -> float:
         d, h, w = self.study.shape
-        return 4.0 * self.frames * d * h * w
+        return 4.0 * self.frames * len(self.study.contrasts) * d * h * w
 
     @property
     def _on_gpu(self) -> bool:
@@ -159,7 +159,7 @@ class DryRun:
         train = self.settings.train
         counts = {name.removesuffix("_parameters"): f"{count / 1e6:.3g} M" for name, count in self.parameters.items()}
         parts = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "parameters")
-        size = " ".join(map(str, (self.local_batch_size, self.frames, 1, *self.study.shape)))
+        size = " ".join(map(str, (self.local_batch_size, self.frames, len(self.study.contrasts), *self.study.shape)))
         state = ", ".join(f"{name} {_gb(part)}" for name, part in self.state.items())
         sharded = f": 1/{train.workers} of all" if train.parallel == "fsdp" and train.workers > 1 else ""
         kept = (train.keep_checkpoints + (train.validation.patience is not None)) * self.checkpoint
@@ -219,7 +219,7 @@ def estimate(settings: Settings, study: Study | None, *, smaller: bool = True) -
         micro_batch = 1
     elif profile.too_many in (1, 2):  # larger ones only improve the estimate, and may fit a worker elsewhere
         one = torch.empty(1, device=profile.device.partition(" ")[0])
-        batch_shape = one.expand(profile.too_many, frames, 1, *study.shape)
+        batch_shape = one.expand(profile.too_many, frames, len(study.contrasts), *study.shape)
         raise out_of_memory_error(train, profile.too_many, Batch(batch_shape, one, one))
     return DryRun(settings, study, prepared, frames, parameters, local_batch_size, micro_batch, location, profile)
 
@@ -236,7 +236,8 @@ def extrapolate(measured: Mapping[int, float], samples: int) -> float:
 def _study_from_settings(settings: Settings) -> Study:
     """A study without subjects, as far as the settings define it."""
     data = settings.data
-    return Study("", "", "", "", data.frames, data.shape, data.time_unit or "", {}, _ASSUMED_SCALE)
+    study = Study("", "", "", "", data.frames, data.shape, data.time_unit or "", {}, _ASSUMED_SCALE)
+    return replace(study, settings=data.model_dump(mode="json"))
 
 
 def _gb(size: float) -> str:

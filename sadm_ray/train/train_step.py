@@ -27,23 +27,28 @@ LEVELS = 5
 
 @dataclass(frozen=True)
 class Batch:
-    """Whole sequences; their targets and observed frames are drawn anew at every step."""
+    """Whole sequences; their targets and observed frames are drawn anew at every step.
+
+    `has_channel`: which channels each frame has; none: all.
+    """
 
     frames: Float[Tensor, "b t c d h w"]
     present: Bool[Tensor, "b t"]
     times: Float[Tensor, "b t"]
     covariates: Float[Tensor, "b n"] | None = None
     visit_covariates: Float[Tensor, "b t m"] | None = None
+    has_channel: Bool[Tensor, "b t c"] | None = None
 
     def part(self, chosen: slice) -> Batch:
         """Some of the sequences."""
-        covariates, visits = self.covariates, self.visit_covariates
+        covariates, visits, has_channel = self.covariates, self.visit_covariates, self.has_channel
         return Batch(
             self.frames[chosen],
             self.present[chosen],
             self.times[chosen],
             None if covariates is None else covariates[chosen],
             None if visits is None else visits[chosen],
+            None if has_channel is None else has_channel[chosen],
         )
 
 
@@ -83,6 +88,8 @@ def sample_losses(
             rng.uniform("dropout") < settings.condition_dropout,
             batch.covariates,
             batch.visit_covariates,
+            batch.has_channel,
+            None if batch.has_channel is None else take(batch.has_channel, target_draw.target),
         )
     return losses, t
 

@@ -50,7 +50,7 @@ class TrainedModel:
 
 def model_config(settings: Settings, study: Study) -> ModelConfig:
     """The model's config: the settings, completed with what was measured on the study."""
-    model = settings.model
+    model, together = settings.model, {"suffix"} if len(study.contrasts) > 1 else set()
     if model.difference_scale is None:
         if not study.difference_scale > 0:
             raise DataError(
@@ -60,10 +60,11 @@ def model_config(settings: Settings, study: Study) -> ModelConfig:
     return with_kind_defaults(
         ModelConfig(
             shape=study.shape,
+            channels=len(study.contrasts),
             model=model,
             diffusion=settings.diffusion,
             preparation=study.preparation,
-            prepared=settings.data.model_dump(mode="json", include=set(PREPARATION_SETTINGS)),
+            prepared=settings.data.model_dump(mode="json", include={*PREPARATION_SETTINGS, *together}),
             time_unit=study.time_unit,
         )
     )

@@ -14,6 +14,7 @@ import torch
 from ray import tune
 
 from sadm_ray.config import SamplingSettings, TaskSettings, TuneSettings
+from sadm_ray.data.shards.row_contrasts import of_contrast
 from sadm_ray.evaluate.metrics import changed_region
 from sadm_ray.evaluate.sampling_quality import generate_frames, query_of
 from sadm_ray.evaluate.sweep_objectives import score_subject, summarise
@@ -93,7 +94,12 @@ def _evaluate(
     row: Mapping[str, Any], sampling: SamplingSettings, sampling_task: SamplingTask
 ) -> dict[str, dict[str, float]]:
     model = _model(sampling_task.model, sampling.ema)
-    region = changed_region(row["frames"][:, 0], row["present"])
+    contrasts = [of_contrast(row, channel) for channel in range(row["frames"].shape[1])]
+    regions = {
+        channel: changed_region(its["frames"][:, 0], its["present"])
+        for channel, its in enumerate(contrasts)
+        if its["present"].any()
+    }
     frames = []
     for task in sampling_task.tasks:
         query = query_of(task, row)
@@ -102,7 +108,7 @@ def _evaluate(
         encoded = _encode(model, row, task, query, sampling, sampling_task)
         seed, samples = sampling_task.seed, sampling_task.tune.samples
         generated = generate_frames(model, encoded, [row], task, [query], sampling, seed, samples)
-        frames += [(each, region) for each in generated]
+        frames += [(each, regions[each.channel]) for each in generated]
     return score_subject(frames)
 
 

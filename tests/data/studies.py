@@ -92,3 +92,19 @@ def load_frames(subject: Subject, root: Path) -> np.ndarray:
     found = list(read_scans(subject, Storage(str(root)), limit=10**9))
     assert not [each for each in found if isinstance(each, Problem)]
     return np.stack([each.volume for each in found if isinstance(each, Frame)])
+
+
+def made_together(
+    name: str,
+    frames: np.ndarray,
+    has_channel: np.ndarray,
+    names: Sequence[str],
+    intensity: Sequence[tuple[float, float]],
+    **columns: Any,
+) -> dict[str, Any]:
+    """A stored row of several contrasts: frames (t c d h w), and which each slot has (t c)."""
+    frames = np.where(has_channel[..., None, None, None], frames, 0.0).astype(np.float32)
+    row = made_row(name, frames[:, 0], has_channel.any(axis=1).tolist(), **columns)
+    together = {"names": list(names), "present": has_channel.tolist(), "intensity": [list(pair) for pair in intensity]}
+    row |= {"frames": encode(frames, "float16")[0], "contrasts": json.dumps(together)}
+    return row | {"checksum": row_checksum(row)}

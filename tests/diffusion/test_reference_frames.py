@@ -59,6 +59,8 @@ def test_chosen_targets_keep_every_field() -> None:
         torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.6, 0.4]]),
         torch.tensor([0.0, 3.0, -4.0]).view(1, 3, 1, 1, 1).expand(count, 3, *size),
         torch.rand(count, 1, *size),
+        torch.tensor([[[True], [False]], [[False], [True]], [[True], [True]]]),
+        torch.rand(count, 2, 1),
     )
     assert known.is_between.tolist() == [True, False, True]
     torch.testing.assert_close(known.distance[:, 0, 0, 0, 0], torch.tensor([5.0, 2.5, 2.5]))

@@ -100,3 +100,14 @@ def test_frames_of_one_file_are_a_cine() -> None:
     )
     one = SubjectNames(row(("M0", file), frames=True), "x", "t")
     assert one.sequence("mean", "cine") == "sub-x/ses-M0/anat/sub-x_ses-M0_desc-tMean_cine"
+
+
+def test_a_contrast_is_the_suffix_also_of_a_visit_that_lacks_it() -> None:
+    """As `row_contrasts.of_contrast` gives the row: such a visit has a session and no file."""
+    scans = row(("M00", "sub-1/ses-M00/anat/sub-1_ses-M00_FLAIR.nii.gz"), ("M12", ""))
+    names = SubjectNames({**scans, "contrasts": ["FLAIR"]}, "1", "toLast")
+    assert names.frame(1, 12.0, "mean") == "sub-1/ses-M12/anat/sub-1_ses-M12_desc-toLastMean_FLAIR"
+    assert names.frame(None, 7.0, "mean") == "sub-1/ses-time7/anat/sub-1_ses-time7_desc-toLastMean_FLAIR"
+    assert names.sequence("sequence", "synth") == "sub-1/anat/sub-1_mod-FLAIR_desc-toLastSequence_synth"
+    unknown = SubjectNames({**scans, "contrasts": ["SWI_mag"]}, "1", "toLast")
+    assert unknown.frame(1, 12.0, "mean") == "sub-1/ses-M12/anat/sub-1_ses-M12_mod-SWIMag_desc-toLastMean_synth"

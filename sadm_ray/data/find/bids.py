@@ -2,12 +2,14 @@
 
 A scan is `sub-01/[ses-2/]anat/sub-01_ses-2[_entities]_T1w.nii.gz`. The times of the visits are in
 `sub-01/sub-01_sessions.tsv`, in a `participants.tsv` that has a row for each session, or in the `scans.tsv`.
+
+Of several suffixes, a visit is there when it has a scan of one of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -30,22 +32,23 @@ _SCANS_TABLE = re.compile(r"(?:ses-[^/]+/)?sub-[^/]+_scans\.tsv")
 
 @dataclass(slots=True)
 class _Folder:
-    """What lies below `sub-X`: the matching files of each session, all suffixes, and the tables."""
+    """What lies below `sub-X`: the matching files of each session by suffix, all suffixes, and the tables."""
 
-    scans: dict[str, list[Entry]] = field(default_factory=dict)
+    scans: dict[str, dict[str, list[Entry]]] = field(default_factory=dict)
     suffixes: set[str] = field(default_factory=set)
     tables: TableFiles = field(default_factory=TableFiles)
 
 
 def find_bids(root: str, settings: DataSettings) -> Catalog:
-    """Find the subjects below `root` that have at least two visits with the suffix of the settings.
+    """Find the subjects below `root` that have at least two visits with the suffix, or one of those, of the settings.
 
     Raises:
-        DataError: `root` is missing or has no folder sub-*, no scan has the suffix or matches, or no column has the
-            times of the visits.
+        DataError: `root` is missing or has no folder sub-*, no scan has the suffix (or one of several) or matches, or
+            no column has the times of the visits.
     """
     storage = Storage(root)
     problems: list[Problem] = []
+    suffixes = _suffixes(settings)
     folders, study_tables = _folders(storage, settings, problems)
     if not folders:
         raise DataError(
@@ -55,7 +58,7 @@ def find_bids(root: str, settings: DataSettings) -> Catalog:
     visits: dict[str, list[Visit]] = {}
     for folder_name, folder in sorted(folders.items()):
         name = folder_name.removeprefix("sub-")
-        found, wrong = _visits(name, folder, storage, settings.suffix, settings.min_scans)
+        found, wrong = _visits(name, folder, storage, suffixes, settings.min_scans)
         problems += wrong
         if found:
             visits[name] = found
@@ -70,7 +73,7 @@ def find_bids(root: str, settings: DataSettings) -> Catalog:
     unexpected: dict[str, tuple[Scan, ...]] = {}
     for name, subject_visits in visits.items():
         ordered = order_visits(
-            name, subject_visits, times, storage, settings.min_scans, f"visit with a {settings.suffix}"
+            name, subject_visits, times, storage, settings.min_scans, f"visit with a {' or '.join(suffixes)}"
         )
         problems += ordered.problems
         if ordered.is_unexpected:
@@ -84,11 +87,16 @@ def find_bids(root: str, settings: DataSettings) -> Catalog:
     return Catalog(storage.location, tuple(subjects), tuple(problems), times.unit)
 
 
+def _suffixes(settings: DataSettings) -> tuple[str, ...]:
+    return (settings.suffix,) if isinstance(settings.suffix, str) else settings.suffix
+
+
 def _folders(
     storage: Storage, settings: DataSettings, problems: list[Problem]
 ) -> tuple[dict[str, _Folder], TableFiles]:
     """All folders sub-*, and the tables and sidecars at the top."""
     folders: dict[str, _Folder] = {}
+    suffixes = _suffixes(settings)
     of_study = TableFiles()
     for entry in storage.entries():
         name, _, rest = entry.path.partition("/")
@@ -107,7 +115,7 @@ def _folders(
         stem, session_folder = image["stem"], image["session"]
         suffix = stem.rpartition("_")[2]
         folder.suffixes.add(suffix)
-        if suffix != settings.suffix or (settings.match and not fnmatchcase(entry.path, settings.match)):
+        if suffix not in suffixes or (settings.match and not fnmatchcase(entry.path, settings.match)):
             continue
         if not f"{stem}_".startswith(f"{name}_{session_folder}_" if session_folder else f"{name}_"):
             message = "is called after another subject or session than its folder; move or rename it"
@@ -115,55 +123,67 @@ def _folders(
             continue
         entity = _SESSION.search(stem)
         session = session_folder.removeprefix("ses-") if session_folder else entity[1] if entity else ""
-        folder.scans.setdefault(session, []).append(entry)
+        folder.scans.setdefault(session, {}).setdefault(suffix, []).append(entry)
     return folders, of_study
 
 
 def _require_scans(root: str, folders: Mapping[str, _Folder], settings: DataSettings) -> None:
     """Refuse a suffix or a pattern that no scan of the study has: one line in the place of one for each subject."""
-    if any(folder.scans for folder in folders.values()):
+    found = {suffix for folder in folders.values() for scans in folder.scans.values() for suffix in scans}
+    missing = [suffix for suffix in _suffixes(settings) if suffix not in found]
+    if not missing:
         return
     suffixes = sorted({suffix for folder in folders.values() for suffix in folder.suffixes})
-    if settings.suffix in suffixes and settings.match:
+    if missing[0] in suffixes and settings.match:
         raise DataError(
-            f"{root}: data.match={settings.match!r} fits the path of no scan _{settings.suffix}.nii.gz in "
+            f"{root}: data.match={settings.match!r} fits the path of no scan _{missing[0]}.nii.gz in "
             f"{len(folders)} folders sub-*; correct it (it is compared with all of sub-…/anat/…, as '*_run-1_*')"
         )
     if suffixes:
         raise DataError(
-            f"{root}: no scan _{settings.suffix}.nii.gz in {len(folders)} folders sub-*, only {some(suffixes)}; choose "
+            f"{root}: no scan _{missing[0]}.nii.gz in {len(folders)} folders sub-*, only {some(suffixes)}; choose "
             "another data.suffix"
         )
 
 
 def _visits(
-    subject: str, folder: _Folder, storage: Storage, suffix: str, min_scans: int
+    subject: str, folder: _Folder, storage: Storage, suffixes: Sequence[str], min_scans: int
 ) -> tuple[list[Visit], list[Problem]]:
-    """The visits of a subject with one file each; none where fewer than `min_scans` are left."""
+    """The visits of a subject with one file each, or one of each suffix; none where fewer than `min_scans` are left."""
     folder_path = storage.where(f"sub-{subject}")
     if not SAFE_NAME.fullmatch(subject):
         message = "not a usable name; rename it with letters, digits, '_', '-' and '.' only"
         return [], [Problem(subject, folder_path, message)]
     if not folder.scans:
-        others = ", ".join(sorted(folder.suffixes - {suffix})) or "no images in anat/"
-        message = f"has no scan _{suffix}.nii.gz, only {others}; add one or choose another data.suffix or data.match"
-        if suffix in folder.suffixes:
-            message = f"has no scan _{suffix}.nii.gz that fits data.match; add one or correct data.match"
+        others = ", ".join(sorted(folder.suffixes.difference(suffixes))) or "no images in anat/"
+        scan = f"no scan {' or '.join(f'_{suffix}.nii.gz' for suffix in suffixes)}"
+        message = f"has {scan}, only {others}; add one or choose another data.suffix or data.match"
+        if folder.suffixes.intersection(suffixes):
+            message = f"has {scan} that fits data.match; add one or correct data.match"
         return [], [Problem(subject, folder_path, message)]
     visits, problems = [], []
-    for session, entries in folder.scans.items():
-        file = storage.where(entries[0].path)
-        if len(entries) > 1:
-            two = " and ".join(entry.path for entry in entries[:2])
-            message = f"{len(entries)} files for one visit, {two}; choose one with data.match, such as '*_run-1_*'"
-            problems.append(Problem(subject, file, message))
-        elif session and not SAFE_NAME.fullmatch(session):
+    for session, by_suffix in folder.scans.items():
+        alone: dict[str, Entry] = {}
+        for suffix in [suffix for suffix in suffixes if suffix in by_suffix]:
+            entries = by_suffix[suffix]
+            if len(entries) > 1:
+                two = " and ".join(entry.path for entry in entries[:2])
+                message = f"{len(entries)} files for one visit, {two}; choose one with data.match, such as '*_run-1_*'"
+                problems.append(Problem(subject, storage.where(entries[0].path), message))
+            else:
+                alone[suffix] = entries[0]
+        if not alone:
+            continue
+        first = next(iter(alone.values()))
+        file = storage.where(first.path)
+        if session and not SAFE_NAME.fullmatch(session):
             message = f"session {session!r} is not a usable name; rename it with letters, digits, '_', '-' and '.' only"
             problems.append(Problem(subject, file, message))
         elif not session and len(folder.scans) > 1:
             problems.append(Problem(subject, file, "belongs to no session, while others do; move it into one"))
         else:
-            visits.append(Visit(entries[0], session, {}))
+            visits.append(Visit(first, session, {}, contrasts=alone if len(suffixes) > 1 else {}))
     if 0 < len(visits) < min_scans:
-        problems.append(too_few_visits(subject, folder_path, f"visit with a {suffix}", len(visits), min_scans))
+        kind = f"visit with a {' or '.join(suffixes)}"
+        problems.append(too_few_visits(subject, folder_path, kind, len(visits), min_scans))
     return visits if len(visits) >= min_scans else [], problems

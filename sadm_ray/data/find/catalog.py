@@ -17,7 +17,8 @@ class Scan:
 
     `file` is its path below the study's root (or absolute, or a URL), `session` its visit's name. `time` is when it was
     acquired, in the study's unit; none for a 4D file, whose frames have times of their own. `size` (bytes) and
-    `modified` (ns) show whether it has changed since.
+    `modified` (ns) show whether it has changed since. Of a study with several contrasts, `contrast` is that of the
+    file; the files of one visit follow each other in the order of the contrasts, under one session and time.
     """
 
     file: str
@@ -26,6 +27,7 @@ class Scan:
     size: int = 0
     modified: int = 0
     covariates: Covariates = field(default_factory=dict)
+    contrast: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from sadm_ray.data.find.catalog import Problem
@@ -26,7 +26,8 @@ DEFAULT_UNITS = {"age": "years", ORDER: "visits"}
 
 @dataclass(slots=True)
 class Visit:
-    """A scan; `time` is the text in the time column, `row` holds the other columns.
+    """A scan; `time` is the text in the time column, `row` holds the other columns. `contrasts` are the files of a
+    visit by their contrast, in the order of the settings, where these have several; `entry` is the first of them.
 
     `read_times` sets `when` (of dates in days since 1970, else in the unit of the study), or else `fault`, why there is
     none. `is_told`: a problem of the whole study says it.
@@ -39,6 +40,7 @@ class Visit:
     when: float | None = None
     fault: str = ""
     is_told: bool = False
+    contrasts: Mapping[str, Entry] = field(default_factory=dict)
 
 
 Visits = Mapping[str, Sequence[Visit]]

@@ -179,9 +179,10 @@ def order_visits(
     in_order = sorted(by_time)
     scans = []
     for position, time in enumerate(in_order, start=1):
-        visit, entry = by_time[time], by_time[time].entry
+        visit = by_time[time]
         session, covariates = visit.session or str(position), covariates_of(visit.row)
-        scans.append(Scan(entry.path, session, time - start, entry.size, entry.modified, covariates))
+        for contrast, entry in (visit.contrasts or {"": visit.entry}).items():
+            scans.append(Scan(entry.path, session, time - start, entry.size, entry.modified, covariates, contrast))
     is_unexpected = in_order != list(by_time) and _are_numbered([visit.session for visit in visits])
     return OrderedVisits(tuple(scans), tuple(problems), is_unexpected)
 

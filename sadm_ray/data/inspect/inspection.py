@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 Record = dict[str, Any]
-"""A subject: `subject`, `group`, `split`, `usable` and its `visits`, a file each (`_visit`)."""
+"""A subject: `subject`, `group`, `split`, `usable` and its `visits`, a file each (`_visit`).
+
+With several contrasts also `contrasts`: those that each visit has, by its session."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Inspection:
             "subjects": len(self.records),
             "usable": sum(record["usable"] for record in self.records),
             "splits": {split: splits[split] for split in SPLITS},
-            "visits": sum(visit["frames"] for visit in visits),
+            "visits": sum(map(visit_count, self.records)),
             "bytes": sum(visit["bytes"] for visit in visits),
             "problems": sum(problem.fatal for problem in self.problems),
             "warnings": sum(not problem.fatal for problem in self.problems),
@@ -143,7 +145,7 @@ def inspect_subject(
     record, problems = _record(subject), []
     sheet = None if pictures is None else _new_sheet()
     frames: list[Frame] = []  # of the file that is being read, without their voxels
-    comparison, beside = VisitComparison(), None
+    comparisons, beside = {contrast: VisitComparison() for contrast in settings.contrasts}, None
     try:
         limit = int(settings.max_scan_gb * 1e9)
         for found in read_scans(subject, storage, limit, settings.min_scans, settings.register):
@@ -157,10 +159,11 @@ def inspect_subject(
                 frames = []
             else:
                 if not frames:
-                    beside = comparison.beside_first(found.volume, found.spacing[::-1])
+                    beside = comparisons[found.contrast].beside_first(found.volume, found.spacing[::-1])
                 frames.append(found.without_volume())
                 if sheet is not None:
-                    sheet.add(f"{found.time:.6g}", found.volume, found.affine, found.spacing, beside)
+                    title = f"{found.time:.6g} {found.contrast}".rstrip()
+                    sheet.add(title, found.volume, found.affine, found.spacing, beside)
     except Exception as error:
         problems.append(_unexpected(subject, storage.where(subject.scans[0].file), error, fatal=True))
     if sheet is not None and sheet.seen:
@@ -169,8 +172,19 @@ def inspect_subject(
             Storage(str(pictures)).write(picture, sheet.draw(f"{subject.name}  ·  {unit}"))
         except Exception as error:
             problems.append(_unexpected(subject, f"{pictures}/{picture}", error, fatal=False))
-    record["usable"] = sum(visit["frames"] for visit in record["visits"]) >= settings.min_scans
+    if len(settings.contrasts) > 1:
+        record["contrasts"] = {}
+        for visit in record["visits"]:
+            record["contrasts"].setdefault(visit["session"], []).append(visit["contrast"])
+    record["usable"] = visit_count(record) >= settings.min_scans
     return record, problems
+
+
+def visit_count(record: Record) -> int:
+    """How many visits a subject has: frames, or the sessions of several contrasts."""
+    if "contrasts" in record:
+        return len(record["contrasts"])
+    return sum(visit["frames"] for visit in record["visits"])
 
 
 def _gain(beside: BesideFirst, settings: DataSettings) -> list[str]:
@@ -198,6 +212,7 @@ def _visit(facts: ScanFacts, frames: Sequence[Frame], beside: BesideFirst | None
     times = [frame.time for frame in frames]
     return {
         "session": facts.session,
+        **({"contrast": facts.contrast} if facts.contrast else {}),
         "file": storage.where(facts.file),
         "frames": len(times),
         "stored": facts.count,

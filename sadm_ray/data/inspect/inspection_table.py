@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sadm_ray.data.find import Problem
-from sadm_ray.data.inspect.inspection import Inspection, Record
+from sadm_ray.data.inspect.inspection import Inspection, Record, visit_count
 
 FIRST_ROWS, MAX_ROWS = 100, 200
 """Rows that are always shown, and the most rows when further subjects with problems are shown too."""
@@ -33,6 +33,8 @@ def render(inspection: Inspection) -> Group:
     time = f"time, {unit}" if len(unit) < 10 else "time"  # a longer one is in the last line
     for heading in ("visits", time, "shape", "spacing, mm", "lies", "fit", "type", "intensity", "level", "MB"):
         table.add_column(heading, justify="right", overflow="fold")
+    if any("contrasts" in record for record in inspection.records):
+        table.add_column("contrasts", overflow="fold")
     for record in shown:
         table.add_row(marks.get(record["subject"], Text()), *map(_text, _cells(record)))
     hidden = len(inspection.records) - len(shown)
@@ -52,7 +54,7 @@ def _cells(record: Record) -> Iterator[str]:
     visits = record["visits"]
     yield record["subject"]
     yield record["group"]
-    yield str(sum(visit["frames"] for visit in visits))
+    yield str(visit_count(record))
     if not visits:
         return
     yield _range(min(visit["first"] for visit in visits), max(visit["last"] for visit in visits))
@@ -65,6 +67,8 @@ def _cells(record: Record) -> Iterator[str]:
     yield _range(min(visit["low"] for visit in visits), max(visit["high"] for visit in visits))
     yield _span([each["level"] for each in beside], "×{:.2g}")
     yield f"{sum(visit['bytes'] for visit in visits) / 1e6:.1f}"
+    if "contrasts" in record:
+        yield ", ".join(f"{session} {'+'.join(names)}" for session, names in record["contrasts"].items())
 
 
 def _range(low: float, high: float) -> str:

@@ -17,17 +17,18 @@ from sadm_ray.config import CovariateSettings
 class SequenceBatch:
     """Sequences of some subjects; shorter ones are padded with zeros at the end and marked absent there.
 
-    `lengths` are the numbers of slots before padding. Covariates are as `SequenceModel.generate` takes
-    them; none without settings of that kind.
+    `lengths` are the numbers of slots before padding. `has_channel` says which channels each slot has; none where
+    there is one alone. Covariates are as `SequenceModel.generate` takes them; none without settings of that kind.
     """
 
     subjects: tuple[str, ...]
     lengths: tuple[int, ...]
-    frames: Float32[np.ndarray, "b t 1 d h w"]
+    frames: Float32[np.ndarray, "b t c d h w"]
     present: Bool[np.ndarray, "b t"]
     times: Float32[np.ndarray, "b t"]
     covariates: Float32[np.ndarray, "b n"] | None
     visit_covariates: Float32[np.ndarray, "b t m"] | None
+    has_channel: Bool[np.ndarray, "b t c"] | None = None
 
 
 def collate(rows: Sequence[Mapping[str, Any]], covariates: Sequence[CovariateSettings] = ()) -> SequenceBatch:
@@ -48,7 +49,12 @@ def collate(rows: Sequence[Mapping[str, Any]], covariates: Sequence[CovariateSet
         times=_padded([row["times"] for row in rows], np.float32(0)),  # distinct in float32: `order_visits` sees to it
         covariates=np.array(values, np.float32) if of_subjects else None,
         visit_covariates=_padded(visits, np.float32(np.nan)) if of_visits else None,
+        has_channel=_padded([row["has_channel"] for row in rows], np.False_) if _are_many(rows) else None,
     )
+
+
+def _are_many(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return bool(rows[0]["frames"].shape[1] > 1)
 
 
 def _padded(arrays: Sequence[np.ndarray], fill: np.generic) -> np.ndarray:

@@ -90,7 +90,7 @@ def denormalise(volume: Float[np.ndarray, "*shape"], intensity: tuple[float, flo
     return (volume.astype(np.float64) * (hi - lo) + lo).astype(np.float32)
 
 
-def encode(frames: Float32[np.ndarray, "t d h w"], dtype: Stored) -> tuple[bytes, tuple[float, float]]:
+def encode(frames: Float32[np.ndarray, "*shape"], dtype: Stored) -> tuple[bytes, tuple[float, float]]:
     """Frames as bytes, in C order and little-endian, and the range that `decode` needs.
 
     `float16` is a plain cast and its range is (0, 1). `uint8` takes 256 equal steps from the frames' own minimum to

@@ -4,7 +4,8 @@ Skull, cerebrospinal fluid, a ribbon of grey matter with sulci, white matter and
 ventricles and the sulci widen and the brain shrinks, at a pace that is drawn independently of everything visible at
 the first visit: two visits tell it, one does not. Some subjects get lesions of the white matter, which stay.
 
-Each visit has a gain, a bias field and a misplacement of its own, as scans of different days have.
+Each visit has a gain, a bias field and a misplacement of its own, as scans of different days have. It may lack one of
+the contrasts.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _FIELD_OF_VIEW = (160.0, 200.0, 170.0)
 """Along d, h, w in mm."""
 _BRAIN = (0.62, 0.78, 0.68)
 """Half axes of an average brain along d, h, w, in half fields of view."""
+_LACKING = 5
+"""The random stream that says which visits lack a contrast."""
 _FOLDS = 48
 """The size of the field whose zeros are the sulci, along each axis."""
 
@@ -147,14 +150,19 @@ def write_brain(folder: Path, settings: PhantomSettings, seed: Sequence[int]) ->
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = [-(count - 1) * size / 2 for count, size in zip(settings.shape[::-1], spacing, strict=True)]
     affine = affine.astype(np.float32).astype(np.float64)
+    lacking_rng = np.random.default_rng([*seed, _LACKING])
     rows = ["session_id\tage"]
     for visit, age in enumerate(ageing.ages):
         session = f"ses-{visit + 1:02d}"
         rows.append(f"{session}\t{age:.2f}")
         turned, moved = day_rng.normal(0, settings.misplacement, (2, 3)).clip(-10, 10).tolist()
+        lacks = lacking_rng.random() < settings.lacking
+        lacked = settings.contrasts[int(lacking_rng.integers(len(settings.contrasts)))] if lacks else ""
         for contrast in BRIGHTNESS:
             volume = render_brain(anatomy, ageing, visit, settings.shape, contrast, Pose(tuple(turned), tuple(moved)))
             volume = _as_scanned(volume, settings, day_rng, noise_rng)
+            if contrast not in settings.contrasts or contrast == lacked:
+                continue  # only now, so that the draws of the others do not depend on it
             image = nib.Nifti1Image(volume.T, affine)
             image.header.set_xyzt_units("mm", "sec")
             set_geometry(image, affine)

@@ -50,6 +50,7 @@ class Frame:
     digest: str = ""
     moved: Float64[np.ndarray, "4 4"] | None = None
     stored: StoredGeometry | None = None
+    contrast: str = ""
 
     def without_volume(self) -> Frame:
         """The same without its voxels, to keep all frames of a subject in memory."""
@@ -77,6 +78,7 @@ class ScanFacts:
     high: float
     size: int
     sha256: str
+    contrast: str = ""
 
 
 def read_scans(
@@ -87,10 +89,12 @@ def read_scans(
     A cine (`subject.cycle`) gives the frames from ED to ES, past the end of the file and on from its start if ES comes
     first. A 4D file without a time gives all its frames, `Image.time_step` apart. All other files are one volume each,
     at their own time; bad ones are left out, and the first good one has the grid that the others are brought to.
+    Of a visit with several contrasts the first good one says where it lies (and is registered); the others follow by
+    their headers, since they were scanned in one session.
 
     Args:
         limit: the most bytes of voxels that are read of a file.
-        min_scans: a subject with fewer usable frames is reported as a problem.
+        min_scans: a subject with fewer usable frames, or visits of several contrasts, is reported as a problem.
         register: how visits on another grid are brought onto the first one's.
 
     Returns:
@@ -99,10 +103,12 @@ def read_scans(
     first, seen = FirstVisit(register), dict[str, str]()
     usable, reported = 0, False
     told: set[str] = set()
+    visits: dict[float | None, Placement] = {}  # of contrasts that were placed, by the time of their visit
     for scan in subject.scans:
         name = storage.where(scan.file)
+        beside = visits.get(scan.time) if scan.contrast else None
         try:
-            read = _read_scan(subject, scan, storage, limit, min_scans).on_first(first, seen, name)
+            read = _read_scan(subject, scan, storage, limit, min_scans).on_first(first, seen, name, beside)
         except DataError as error:
             faults = error.problems or (str(error),)
         except MemoryError:
@@ -128,10 +134,12 @@ def read_scans(
                     digest=digest,
                     moved=read.placement.moved,
                     stored=read.image.stored,
+                    contrast=scan.contrast,
                 )
             yield from (Problem(subject.name, name, line, fatal=False) for line in read.remarks)
             yield read.facts
-            usable += len(read.frames)
+            usable += len(read.frames) if beside is None else 0
+            visits.setdefault(scan.time, read.placement)
             del read  # before the next file is read
             continue
         reported = True
@@ -161,12 +169,16 @@ class _Read:
     placement: Placement
     remarks: tuple[str, ...] = ()
 
-    def on_first(self, first: FirstVisit, seen: dict[str, str], name: str) -> _Read:
+    def on_first(self, first: FirstVisit, seen: dict[str, str], name: str, beside: Placement | None = None) -> _Read:
         """The same on the grid of the first visit, without copies of frames in `seen`; DataError if none is left.
 
         `seen` are the digests of earlier frames and their files; those of this file, called `name`, are added.
+        `beside` is the placement of another contrast of the visit.
         """
-        placement, remarks = first.place(self.facts, self.image.frame)
+        if beside is None:
+            placement, remarks = first.place(self.facts, self.image.frame)
+        else:
+            placement, remarks = first.place_beside(self.facts, beside), []
         kept, copies = [], []
         for index, time, digest in self.frames:
             own = voxel_digest(placement(self.image.frame(index))) if placement.turns else digest
@@ -206,6 +218,7 @@ def _read_scan(subject: Subject, scan: Scan, storage: Storage, limit: int, min_s
         high=high,
         size=scan.size,
         sha256=image.sha256,
+        contrast=scan.contrast,
     )
     frames = [(*frame, digest) for frame, digest in zip(frame_times, digests, strict=True)]
     is_series = subject.cycle is None and scan.time is None

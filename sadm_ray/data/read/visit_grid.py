@@ -122,6 +122,15 @@ class FirstVisit:
         )
         return place(self._facts, facts, "rigid", moved), remarks
 
+    def place_beside(self, facts: Facts, other: Placement) -> Placement:
+        """How a further contrast of a visit comes there: as the visit's `other` one did, by its own header.
+
+        Raises:
+            DataError: it hardly covers the grid of the first visit.
+        """
+        moved = None if other.moved is None or np.array_equal(other.moved, np.eye(4)) else other.moved
+        return place(self.facts, facts, "header", moved)
+
 
 def place(
     first: Geometry, other: Geometry, register: Register, moved: Float64[np.ndarray, "4 4"] | None = None

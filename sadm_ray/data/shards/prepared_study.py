@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64
 
-from sadm_ray.config import SAFE_NAME, Settings
+from sadm_ray.config import SAFE_NAME, Settings, contrasts_of
 from sadm_ray.data.find.study_tables import map_in_threads
 from sadm_ray.data.shards.subject_row import SCHEMA_VERSION, parse_row, with_all_columns, without_later
 from sadm_ray.errors import DataError
@@ -89,7 +89,17 @@ class Study:
     def row_bytes(self) -> int:
         """Approximate stored size of a subject; of one with all visits kept, for sixteen of them."""
         d, h, w = self.shape
-        return (self.frames or 16) * d * h * w * 2
+        return (self.frames or 16) * d * h * w * 2 * len(self.contrasts)
+
+    @property
+    def volume_shape(self) -> tuple[int, int, int, int]:
+        """The size c d h w of a frame."""
+        return (len(self.contrasts), *self.shape)
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """The names of the channels of a frame; of one alone it is empty."""
+        return contrasts_of(self.settings.get("suffix", ""))
 
     @property
     def subjects_file(self) -> str:
@@ -118,6 +128,8 @@ def data_digest(settings: Settings) -> str:
 def preparation_digest(settings: Settings, time_unit: str) -> str:
     """A hash of the settings that decide how a volume looks and what its time means: what a model depends on."""
     looks = without_later(settings.data.model_dump(mode="json", include=set(VOLUME_SETTINGS)))
+    if len(settings.data.contrasts) > 1:
+        looks["suffix"] = list(settings.data.contrasts)
     return _digest(SCHEMA_VERSION, looks, time_unit)
 
 

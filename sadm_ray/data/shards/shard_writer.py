@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from sadm_ray.config import DataSettings
 from sadm_ray.data.find.catalog import Problem, Subject
 from sadm_ray.data.shards.prepared_study import SHARDS_FOLDER, RowLocation, read_row
-from sadm_ray.data.shards.subject_row import ROW_SCHEMA, file_digests, prepare_subject, row_key, scan_digests
+from sadm_ray.data.shards.subject_row import ROW_SCHEMA, TOGETHER, file_digests, prepare_subject, row_key, scan_digests
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
 
@@ -55,7 +55,7 @@ def plan_shards(
     """
     by_name = {file.removesuffix(".parquet").partition("~")[0]: file for file in sorted(existing_files, reverse=True)}
     d, h, w = settings.shape
-    row_bytes = (settings.frames or 8) * d * h * w * (2 if settings.dtype == "float16" else 1)
+    row_bytes = (settings.frames or 8) * d * h * w * (2 if settings.dtype == "float16" else 1) * len(settings.contrasts)
     per_shard = max(1, min(SUBJECTS_PER_SHARD, BYTES_PER_SHARD // row_bytes))
     bits = max(0, (-(-len(subjects) // per_shard) - 1).bit_length())  # a study that doubles splits each shard in two
     buckets: dict[int, list[Subject]] = {}
@@ -168,7 +168,10 @@ def _failed(summary: Mapping[str, Any]) -> set[str]:
 
 def to_parquet(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> pa.Buffer:
     """Parquet with a row group a subject, so that one can be read alone; zstd, with a checksum a page."""
-    schema = ROW_SCHEMA.with_metadata({_SUMMARY: json.dumps(summary).encode()})
+    together = any(row.get(TOGETHER.name) for row in rows)
+    schema = (ROW_SCHEMA.append(TOGETHER) if together else ROW_SCHEMA).with_metadata(
+        {_SUMMARY: json.dumps(summary).encode()}
+    )
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False, write_page_checksum=True) as writer:
         for row in rows:

@@ -17,9 +17,17 @@ from sadm_ray.data.find.catalog import Problem, Subject
 from sadm_ray.data.normalise.intensity import decode, encode
 from sadm_ray.data.normalise.spatial import SpatialTransform
 from sadm_ray.data.normalise.time_slots import ABSENT, assign_slots, slot_times
-from sadm_ray.data.normalise.visit_intensity import Knots, scale
 from sadm_ray.data.read.subject_scans import Frame, ScanFacts, read_scans
 from sadm_ray.data.read.visit_comparison import VisitComparison
+from sadm_ray.data.shards.row_contrasts import (
+    ScaledContrast,
+    contrasts_json,
+    fill_slots,
+    group_visits,
+    scale_contrast,
+    scans_in,
+    sources_of,
+)
 from sadm_ray.storage import Storage
 
 SCHEMA_VERSION = 2
@@ -28,18 +36,18 @@ ROW_SCHEMA = pa.schema(
     {
         "subject": pa.string(),
         "group": pa.string(),
-        "frames": pa.large_binary(),  # (t, d, h, w), C order, little-endian, of `dtype`
-        "dtype": pa.string(),
+        "frames": pa.large_binary(),  # (t, d, h, w), of several contrasts (t, c, d, h, w); C order, little-endian
+        "dtype": pa.string(),  # of `frames`
         "stored": pa.list_(pa.float64(), 2),  # what 0 and the largest stored value stand for, of integer types
         "shape": pa.list_(pa.int32(), 3),  # d h w
-        "present": pa.list_(pa.bool_()),  # t: which slots hold a scan
+        "present": pa.list_(pa.bool_()),  # t: which slots hold a scan, of any contrast
         "times": pa.list_(pa.float64()),  # t, in the study's unit; float32 in older shards, which `read_row` widens
         "intensity": pa.list_(pa.float64(), 2),  # what 0 and 1 stand for, in the units of the scanner
         "grid": pa.string(),  # JSON of `SpatialTransform`: between the subject's own grid and the model's
         "affine": pa.list_(pa.float64(), 16),  # of the subject's own grid, (x, y, z) to mm
         "spacing": pa.list_(pa.float64(), 3),  # x y z, mm
         "header": pa.string(),  # JSON of `StoredGeometry`, of the first scan; null in rows of earlier versions
-        "sources": pa.string(),  # JSON, a slot each, null where it is absent: see `_source`
+        "sources": pa.string(),  # JSON, a slot each, null where it is absent: `sources_of`; lists of several contrasts
         "covariates": pa.string(),  # JSON: {"subject": {…}, "visits": [{…}, …]}
         "squares": pa.float64(),  # sum and number of the squared voxel differences over all pairs of scans
         "differences": pa.int64(),
@@ -47,6 +55,8 @@ ROW_SCHEMA = pa.schema(
         "checksum": pa.string(),  # SHA-256 of the other columns but `key`, see `row_checksum`
     }
 )
+TOGETHER = pa.field("contrasts", pa.string())
+"""A column more of rows with several contrasts, JSON: `names`, `present` (t c) and the `intensity` of each one."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,8 @@ def row_key(subject: Subject, settings: DataSettings) -> str:
         [scan.file, scan.size, scan.modified, scan.session, scan.time, dict(scan.covariates)] for scan in subject.scans
     ]
     identity: list[Any] = [subject.name, subject.group, subject.cycle, dict(subject.covariates)]
+    if len(settings.contrasts) > 1:
+        identity.append([list(settings.contrasts), [scan.contrast for scan in subject.scans]])
     if had_other_times(subject):
         identity.append("times in float64, those of headers in seconds")
     return hashlib.sha256(
@@ -99,7 +111,8 @@ def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) 
     problems: list[Problem] = []
     facts: list[ScanFacts] = []
     transform: SpatialTransform | None = None
-    comparison, remarks = VisitComparison(), list[tuple[str, str]]()
+    comparisons = {contrast: VisitComparison() for contrast in settings.contrasts}
+    remarks: list[tuple[str, str]] = []
     limit = int(settings.max_scan_gb * 1e9)
     for found in read_scans(subject, storage, limit, settings.min_scans, settings.register):
         if isinstance(found, Problem):
@@ -119,17 +132,22 @@ def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) 
                 )
             volumes.append(transform.forward(found.volume))
             if not frames or frames[-1].file != found.file:
-                beside = comparison.beside_first(volumes[-1], transform.voxel_size(found.spacing))
+                beside = comparisons[found.contrast].beside_first(volumes[-1], transform.voxel_size(found.spacing))
                 remarks += [(found.file, line) for line in (beside.warnings if beside else ())]
             frames.append(found.without_volume())
-    if transform is None or len(frames) < settings.min_scans:  # `read_scans` has reported why
+    if transform is None or len(group_visits(frames)) < settings.min_scans:  # `read_scans` has reported why
         return Prepared(None, tuple(problems))
+    file, stacked = frames[0].file, np.stack(volumes)
+    contrasts: list[ScaledContrast | None] = []
     try:
-        row, of_intensities = _row(subject, frames, np.stack(volumes), transform, facts, settings)
+        for name in settings.contrasts:
+            file = next((frame.file for frame in frames if frame.contrast == name), file)
+            contrasts.append(scale_contrast(stacked, frames, name, settings.intensity))
+        row = _row(subject, frames, contrasts, transform, facts, settings)
     except ValueError as error:
-        problems.append(Problem(subject.name, storage.where(frames[0].file), f"{error}; export the scans again"))
+        problems.append(Problem(subject.name, storage.where(file), f"{error}; export the scans again"))
         return Prepared(None, tuple(problems))
-    remarks += of_intensities.items()
+    remarks += [remark for contrast in contrasts if contrast for remark in contrast.warnings(frames)]
     problems += [Problem(subject.name, storage.where(file), line, fatal=False) for file, line in remarks]
     return Prepared(row, tuple(problems))
 
@@ -137,26 +155,24 @@ def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) 
 def _row(
     subject: Subject,
     frames: Sequence[Frame],
-    volumes: Float32[np.ndarray, "n d h w"],
+    contrasts: Sequence[ScaledContrast | None],
     transform: SpatialTransform,
     facts: Sequence[ScanFacts],
     settings: DataSettings,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The row, and a remark on each file whose intensities look wrong."""
-    times = [frame.time for frame in frames]
-    slots = len(frames) if settings.frames is None else settings.frames
-    sources = np.arange(slots) if slots == len(frames) else assign_slots(times, slots)
+) -> dict[str, Any]:
+    """The row."""
+    names, visits = settings.contrasts, group_visits(frames)
+    firsts = [frames[next(iter(visit.values()))] for visit in visits]
+    times = [frame.time for frame in firsts]
+    slots = len(visits) if settings.frames is None else settings.frames
+    sources = np.arange(slots) if slots == len(visits) else assign_slots(times, slots)
     present = sources != ABSENT
-    starts = [position == 0 or frame.file != frames[position - 1].file for position, frame in enumerate(frames)]
-    scaled = scale(volumes, settings.intensity, starts)
-    slot_frames = np.zeros((slots, *settings.shape), dtype=np.float32)
-    slot_frames[present] = scaled.frames[sources[present]]
+    slot_frames, has_channel = fill_slots(contrasts, names, visits, sources, settings.shape)
     data, stored = encode(slot_frames, settings.dtype)
-    stored_frames = decode(data, settings.dtype, stored, slot_frames.shape)[present]
-    slot_sources = [frames[int(source)] if source != ABSENT else None for source in sources]
-    slot_knots = [scaled.knots[int(source)] if source != ABSENT else None for source in sources]
+    stored_frames = decode(data, settings.dtype, stored, slot_frames.shape)
     digests = {fact.file: fact.sha256 for fact in facts}
-    squares, differences = pair_differences(stored_frames)
+    sums = [pair_differences(stored_frames[has, channel]) for channel, has in enumerate(has_channel.T) if has.any()]
+    squares, differences = (sum(each) for each in zip(*sums, strict=True))
     row = {
         "subject": subject.name,
         "group": subject.group,
@@ -166,44 +182,24 @@ def _row(
         "shape": list(settings.shape),
         "present": present.tolist(),
         "times": slot_times(sources, times).tolist(),
-        "intensity": list(scaled.intensity),
+        "intensity": list(next(contrast.scaled.intensity for contrast in contrasts if contrast)),
         "grid": transform.to_json(),
         "affine": np.asarray(frames[0].affine, dtype=np.float64).ravel().tolist(),
         "spacing": [float(size) for size in frames[0].spacing],
         "header": frames[0].stored and frames[0].stored.to_json(),
-        "sources": json.dumps(
-            [
-                _source(frame, digests, knots) if frame else None
-                for frame, knots in zip(slot_sources, slot_knots, strict=True)
-            ]
-        ),
+        "sources": json.dumps(sources_of(contrasts, names, frames, visits, sources, digests)),
         "covariates": json.dumps(
             {
                 "subject": dict(subject.covariates),
-                "visits": [dict(frame.covariates) if frame else {} for frame in slot_sources],
+                "visits": [dict(firsts[int(source)].covariates) if source != ABSENT else {} for source in sources],
             }
         ),
         "squares": squares,
         "differences": differences,
     }
-    remarks = {frame.file: line for frame, line in zip(frames, scaled.warnings, strict=True) if line}
-    return row | {"key": row_key(subject, settings), "checksum": row_checksum(row)}, remarks
-
-
-def _source(frame: Frame, digests: Mapping[str, str], knots: Knots | None) -> dict[str, Any]:
-    """Where a slot's scan comes from; `knots` and `moved` only where it has an intensity or a place of its own."""
-    source: dict[str, Any] = {
-        "file": frame.file,
-        "frame": frame.index,
-        "session": frame.session,
-        "sha256": digests[frame.file],
-        "voxels": frame.digest,
-    }
-    if knots is not None:
-        source["knots"] = [list(knot) for knot in knots]
-    if frame.moved is not None:
-        source["moved"] = frame.moved.ravel().tolist()
-    return source
+    together = contrasts_json(names, has_channel, contrasts)
+    row |= {} if together is None else {TOGETHER.name: together}
+    return row | {"key": row_key(subject, settings), "checksum": row_checksum(row)}
 
 
 def pair_differences(volumes: Float32[np.ndarray, "n d h w"]) -> tuple[float, int]:
@@ -222,18 +218,18 @@ def scan_digests(row: Mapping[str, Any]) -> list[str]:
     The voxels, as float32, know a scan again that was saved anew; the frame as it is stored also does for rows that
     an earlier version made without these. A frame without any contrast is nobody's.
     """
-    slots = np.frombuffer(row["frames"], np.uint8).reshape(len(row["present"]), -1)
+    present = np.asarray(json.loads(row[TOGETHER.name])["present"] if row.get(TOGETHER.name) else row["present"])
+    volumes = np.frombuffer(row["frames"], np.uint8).reshape(present.size, -1)
     width = np.dtype(row["dtype"]).itemsize
-    scans = [slot for slot, present in zip(slots, row["present"], strict=True) if present]
+    scans = [volume for volume, is_present in zip(volumes, present.ravel(), strict=True) if is_present]
     seen = [hashlib.sha256(slot.tobytes()).hexdigest() for slot in scans if (slot[width:] != slot[:-width]).any()]
-    raw = [scan["voxels"] for scan in json.loads(row["sources"]) if scan and scan.get("voxels")]
+    raw = [scan["voxels"] for scan in scans_in(row["sources"]) if scan.get("voxels")]
     return list(dict.fromkeys([*file_digests(row["sources"]), *raw, *seen]))
 
 
 def file_digests(sources: str) -> list[str]:
     """The SHA-256 of each file in the column `sources`; each once, in order."""
-    scans = [scan for scan in json.loads(sources) if scan]
-    return list(dict.fromkeys(scan["sha256"] for scan in scans if "sha256" in scan))
+    return list(dict.fromkeys(scan["sha256"] for scan in scans_in(sources) if "sha256" in scan))
 
 
 def row_checksum(row: Mapping[str, Any]) -> str:
@@ -243,39 +239,54 @@ def row_checksum(row: Mapping[str, Any]) -> str:
     """
     digest = hashlib.sha256(row["frames"])
     others = {name: row[name] for name in ROW_SCHEMA.names if name not in ("frames", "header", "key", "checksum")}
-    if row.get("header"):  # which rows of earlier versions do not have
-        others["header"] = row["header"]
-    scans = json.loads(row["sources"])
-    if any(scan and "voxels" in scan for scan in scans):
-        bare = [scan and {key: value for key, value in scan.items() if key != "voxels"} for scan in scans]
-        others["sources"] = json.dumps(bare)
+    for name in ("header", TOGETHER.name):  # which rows of earlier versions do not have
+        others |= {name: row[name]} if row.get(name) else {}
+    slots = json.loads(row["sources"])
+    if any("voxels" in scan for scan in scans_in(row["sources"])):
+        others["sources"] = json.dumps([_without_voxels(slot) for slot in slots])
     digest.update(json.dumps(others, sort_keys=True).encode())
     return digest.hexdigest()
 
 
+def _without_voxels(scan: Any) -> Any:
+    if isinstance(scan, list):
+        return [_without_voxels(each) for each in scan]
+    return scan and {key: value for key, value in scan.items() if key != "voxels"}
+
+
 def with_all_columns(rows: pa.Table) -> pa.Table:
-    """Stored rows in the order and types of `ROW_SCHEMA`; columns that an earlier version did not have are null."""
+    """Stored rows in the order and types of `ROW_SCHEMA` and `TOGETHER`; columns that they do not have are null."""
+    schema = ROW_SCHEMA.append(TOGETHER)
     columns = [
         rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
-        for field in ROW_SCHEMA
+        for field in schema
     ]
-    return pa.table(columns, schema=ROW_SCHEMA.with_metadata(rows.schema.metadata))
+    return pa.table(columns, schema=schema.with_metadata(rows.schema.metadata))
 
 
 def parse_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as it is read, with its arrays: `frames` (t 1 d h w) float32 in [0, 1], `present`, `times`, `affine` (4 4).
+    """A row as it is read, with its arrays: `frames` (t c d h w) float32 in [0, 1], `present`, `times`, `affine` (4 4).
 
-    The JSON of `header`, `grid`, `sources` and `covariates` stays text.
+    `contrasts` names the channels c (of one alone the name is empty), `has_channel` (t c) says which each slot has,
+    and `intensities` (c 2) what 0 and 1 of each stand for; NaN where the subject has none. The JSON of `header`,
+    `grid`, `sources` and `covariates` stays text.
     """
     present = np.asarray(row["present"], dtype=bool)
-    shape = (len(present), 1, *row["shape"])
+    together = json.loads(row.get(TOGETHER.name) or "null")
+    names = ("",) if together is None else tuple(together["names"])
+    has_channel = present[:, None] if together is None else np.asarray(together["present"], dtype=bool)
+    intensities = [row["intensity"]] if together is None else [each or [np.nan] * 2 for each in together["intensity"]]
+    shape = (len(present), len(names), *row["shape"])
     return {
         "subject": row["subject"],
         "group": row["group"],
         "frames": decode(row["frames"], row["dtype"], tuple(row["stored"]), shape),
         "present": present,
         "times": np.asarray(row["times"], dtype=np.float64),
+        "contrasts": names,
+        "has_channel": has_channel,
         "intensity": np.asarray(row["intensity"], dtype=np.float64),
+        "intensities": np.asarray(intensities, dtype=np.float64),
         "affine": np.asarray(row["affine"], dtype=np.float64).reshape(4, 4),
         "spacing": np.asarray(row["spacing"], dtype=np.float64),
         "header": row.get("header"),

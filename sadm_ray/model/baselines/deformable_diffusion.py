@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sadm_ray.config import SamplingSettings
+from sadm_ray.diffusion.loss import channel_mean
 from sadm_ray.diffusion.noise_schedule import Schedule
 from sadm_ray.diffusion.parameterization import diffuse, to_x
 from sadm_ray.diffusion.samplers import SeededNoise, integrate
@@ -71,14 +72,16 @@ class DeformableDiffusion(SequenceModel):
     def networks(self) -> Sequence[nn.Module]:
         return [self.denoiser, self.deformation]
 
-    def loss(self, context: TargetContext, volume: Tensor, t: Tensor, eps: Tensor) -> Float[Tensor, " b"]:
+    def loss(
+        self, context: TargetContext, volume: Tensor, t: Tensor, eps: Tensor, counted: Tensor | None = None
+    ) -> Float[Tensor, " b"]:
         log_snr = self.schedule.log_snr(t)
         z = diffuse(self.target.encode(volume, context.reference), eps, log_snr)
         code = self._code(z, log_snr, context)
         field = self._field(code, context)
         moved = warp(context.reference.float(), field)
-        likeness = SMOOTHNESS_WEIGHT * roughness(field) - local_correlation(moved, volume.float())
-        return (code - eps).square().flatten(1).mean(dim=1) + DEFORMATION_WEIGHT * likeness
+        likeness = SMOOTHNESS_WEIGHT * roughness(field) - local_correlation(moved, volume.float(), counted)
+        return channel_mean((code - eps).square(), counted) + DEFORMATION_WEIGHT * likeness
 
     def draw(
         self, context: TargetContext, noise: SeededNoise, sampling: SamplingSettings
@@ -110,8 +113,14 @@ def roughness(field: Float[Tensor, "b 3 d h w"]) -> Float[Tensor, " b"]:
     return torch.stack(steps).mean(dim=0) if steps else field.new_zeros(len(field))
 
 
-def local_correlation(one: Float[Tensor, "b c d h w"], other: Float[Tensor, "b c d h w"]) -> Float[Tensor, " b"]:
-    """The squared normalised cross-correlation in windows, averaged over each sample; 1 for volumes that are alike."""
+def local_correlation(
+    one: Float[Tensor, "b c d h w"], other: Float[Tensor, "b c d h w"], counted: Bool[Tensor, "b c"] | None = None
+) -> Float[Tensor, " b"]:
+    """The squared normalised cross-correlation in windows, averaged over each sample; 1 for volumes that are alike.
+
+    Args:
+        counted: as in `loss.channel_mean`.
+    """
 
     window = [min(WINDOW, size - (size + 1) % 2) for size in one.shape[-3:]]  # odd, and no larger than the volume
     border = [size // 2 for size in window]
@@ -123,4 +132,4 @@ def local_correlation(one: Float[Tensor, "b c d h w"], other: Float[Tensor, "b c
     cross = mean(one * other) - mean_one * mean_other
     variance_one = (mean(one.square()) - mean_one.square()).clamp(min=0.0)
     variance_other = (mean(other.square()) - mean_other.square()).clamp(min=0.0)
-    return (cross.square() / (variance_one * variance_other + 1e-5)).flatten(1).mean(dim=1)
+    return channel_mean(cross.square() / (variance_one * variance_other + 1e-5), counted)

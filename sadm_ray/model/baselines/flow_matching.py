@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sadm_ray.config import SamplingSettings
+from sadm_ray.diffusion.loss import channel_mean
 from sadm_ray.diffusion.samplers import SeededNoise
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.denoiser import Denoiser
@@ -37,10 +38,12 @@ class FlowMatching(SequenceModel):
     def networks(self) -> Sequence[nn.Module]:
         return [self.denoiser]
 
-    def loss(self, context: TargetContext, volume: Tensor, t: Tensor, eps: Tensor) -> Float[Tensor, " b"]:
+    def loss(
+        self, context: TargetContext, volume: Tensor, t: Tensor, eps: Tensor, counted: Tensor | None = None
+    ) -> Float[Tensor, " b"]:
         x = self.target.encode(volume, context.reference)
         z = t[:, None, None, None, None] * x
-        return (self._velocity(z, t, context.condition) - x).square().flatten(1).mean(dim=1)
+        return channel_mean((self._velocity(z, t, context.condition) - x).square(), counted)
 
     def draw(
         self, context: TargetContext, noise: SeededNoise, sampling: SamplingSettings

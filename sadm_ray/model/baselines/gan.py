@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from sadm_ray.config import SamplingSettings
+from sadm_ray.diffusion.loss import channel_mean
 from sadm_ray.diffusion.samplers import SeededNoise
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.denoiser import Denoiser
@@ -65,15 +66,21 @@ class Gan(SequenceModel):
     def networks(self) -> Sequence[nn.Module]:
         return [self.generator]
 
-    def loss(self, context: TargetContext, volume: Tensor, t: Tensor, eps: Tensor) -> Float[Tensor, " b"]:
-        """The generator's loss and the discriminator's in one sum; each reaches the weights of its own network only."""
+    def loss(
+        self, context: TargetContext, volume: Tensor, t: Tensor, eps: Tensor, counted: Tensor | None = None
+    ) -> Float[Tensor, " b"]:
+        """The generator's loss and the discriminator's in one sum; each reaches the weights of its own network only.
+
+        What does not count is no change in both volumes that are judged.
+        """
         real, condition = self.target.encode(volume, context.reference), context.condition
         fake = self._generated(context)
+        fake = fake if counted is None else fake * counted[..., None, None, None]
         judge, detached = self.discriminator, condition.detach()
         frozen = {name: p.detach() for name, p in judge.named_parameters()}
         fooled = F.softplus(-functional_call(judge, frozen, (fake, detached)))
         caught = F.softplus(judge(fake.detach(), detached)) + F.softplus(-judge(real, detached))
-        return (fake - real).abs().flatten(1).mean(dim=1) + ADVERSARIAL_WEIGHT * (fooled + caught).mean(dim=1)
+        return channel_mean((fake - real).abs(), counted) + ADVERSARIAL_WEIGHT * (fooled + caught).mean(dim=1)
 
     def draw(
         self, context: TargetContext, noise: SeededNoise, sampling: SamplingSettings

@@ -31,8 +31,11 @@ class Regression(SequenceModel):
     def networks(self) -> Sequence[nn.Module]:
         return [self.prior_network.unet]
 
-    def loss(self, context: TargetContext, volume: Tensor, t: Tensor, eps: Tensor) -> Float[Tensor, " b"]:
-        return prior_of(self.prior_network, context, self.target).loss(self.target.encode(volume, context.reference))
+    def loss(
+        self, context: TargetContext, volume: Tensor, t: Tensor, eps: Tensor, counted: Tensor | None = None
+    ) -> Float[Tensor, " b"]:
+        x = self.target.encode(volume, context.reference)
+        return prior_of(self.prior_network, context, self.target).loss(x, counted)
 
     def draw(
         self, context: TargetContext, noise: SeededNoise, sampling: SamplingSettings

@@ -8,7 +8,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy.ndimage import gaussian_filter
 
-from sadm_ray.data.read.visit_grid import Register, place
+from sadm_ray.data.read.visit_grid import FirstVisit, Placement, Register, place
 from sadm_ray.errors import DataError
 
 SHAPE = (24, 30, 16)  # x y z
@@ -19,6 +19,11 @@ class Grid:
     file: str
     shape: tuple[int, int, int]
     affine: np.ndarray
+
+
+@dataclass(frozen=True)
+class Facts(Grid):
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 def oblique(turn: float = 0.3, spacing: tuple[float, float, float] = (1.5, 1.5, 3.0)) -> np.ndarray:
@@ -96,3 +101,20 @@ def test_a_registration_moves_the_visit_and_is_kept() -> None:
         placed(np.roll(scan(), (2, -3, 1), (0, 1, 2)).T)[1:-2, 4:-4, 3:-3], scan().T[1:-2, 4:-4, 3:-3], atol=1e-3
     )
     np.testing.assert_array_equal(placed.moved, moved)
+
+
+def test_a_further_contrast_of_a_visit_goes_where_the_visit_went() -> None:
+    """Also where the visit was registered, and where the contrast has voxels of its own."""
+    first, visit = FirstVisit("header"), Facts("first", (12, 10, 8), np.eye(4))
+    first.place(visit, lambda _: np.zeros((8, 10, 12), np.float32))
+    moved = np.eye(4)
+    moved[:3, 3] = 2, 0, 1
+    registered = place(visit, Facts("later", (12, 10, 8), np.eye(4)), "rigid", moved)
+    fine = np.diag([0.5, 0.5, 0.5, 1.0])
+    beside = first.place_beside(Facts("later FLAIR", (24, 20, 16), fine), registered)
+    voxel = np.array([3.0, 4.0, 5.0, 1.0])
+    np.testing.assert_allclose(fine @ beside.index_map @ voxel, registered.index_map @ voxel)
+    same = first.place_beside(Facts("FLAIR", (12, 10, 8), np.eye(4)), Placement.none((12, 10, 8)))
+    assert same.exact
+    still = place(visit, Facts("coarse", (6, 5, 4), np.diag([2.0, 2.0, 2.0, 1.0])), "header")
+    assert first.place_beside(Facts("FLAIR", (12, 10, 8), np.eye(4)), still).exact
