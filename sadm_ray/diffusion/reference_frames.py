@@ -47,6 +47,11 @@ class ReferenceFrames:
         return (self.weights > 0).all(dim=1) & (self.weights < 1).all(dim=1)
 
     @property
+    def is_pair(self) -> Bool[Tensor, " b"]:
+        """Whether there are two: a frame that is alone stands in both places."""
+        return self.time_from_target[:, 0] != self.time_from_target[:, -1]
+
+    @property
     def reference(self) -> Volume:
         """Σ weight · frame, in [0, 1]: what the target is compared with."""
         return torch.einsum("bs,bscdhw->bcdhw", self.weights, self.frames)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from sadm_ray.diffusion.reference_frames import ReferenceFrames
 from sadm_ray.model.displacement_field import VELOCITY
 from sadm_ray.model.layers import PatchSize, depth_to_space, space_to_depth
+from sadm_ray.model.resizing import resized
 
 
 def presence_planes(channels: int) -> int:
@@ -69,8 +70,7 @@ class ConditionChannels:
         if not self.references:
             return decoded
         voxels = space_to_depth(2.0 * references.frames.flatten(1, 2) - 1.0, self.patch)
-        if decoded.shape[-3:] != voxels.shape[-3:]:
-            decoded = F.interpolate(decoded, size=voxels.shape[-3:], mode="trilinear")
+        decoded = resized(decoded, voxels.shape[-3:])
         clock = torch.cat([references.time_from_target / time_scale, references.weights], dim=1)[..., None, None, None]
         grid = voxels.shape[-3:]
         known = [clock.expand(-1, -1, *grid), voxels]
@@ -107,13 +107,16 @@ class ConditionChannels:
         return torch.einsum("bs,bscdhw->bcdhw", self.weights_of(condition), self.frames_of(condition))
 
     def displacement_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b 3 d h w"] | None:
-        """The displacement field from the first frame to the second, in voxels per unit of the time scale."""
+        """The displacement field from the first frame to the second, in voxels per unit of the time scale.
+
+        It was computed, not learned: nothing is differentiated through it.
+        """
         if not self.displacement_channels:
             return None
         first = self.decoded + 2 * self.references
-        displacement = VELOCITY * condition[:, first : first + self.displacement_channels].float()
+        displacement = VELOCITY * condition[:, first : first + self.displacement_channels].detach().float()
         size = [sites * voxels for sites, voxels in zip(displacement.shape[-3:], self.patch, strict=True)]
-        return F.interpolate(displacement, size=size, mode="trilinear")
+        return resized(displacement, size)
 
     def frames_of(self, condition: Float[Tensor, "b n e f g"]) -> Float[Tensor, "b s c d h w"]:
         """The reference's frames, in [0, 1]."""

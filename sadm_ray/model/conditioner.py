@@ -31,6 +31,7 @@ from sadm_ray.model.layers import (
     space_to_depth,
 )
 from sadm_ray.model.memory_bounds import samples_at_once
+from sadm_ray.model.resizing import resized
 
 Features = list[Float[Tensor, "b t c d h w"]]
 """Encodings of frames, from fine to coarse."""
@@ -191,6 +192,6 @@ class Conditioner(nn.Module):
         x = self.query(target)[..., None, None, None].expand(-1, -1, *features[-1].shape[-3:])
         x = self.levels[-1](x, features[-1], observed, when, target, tokens)
         for index in reversed(range(len(features) - 1)):
-            x = F.interpolate(self.rise[index](x), size=features[index].shape[-3:], mode="trilinear")
+            x = resized(self.rise[index](x), features[index].shape[-3:])
             x = self.levels[index](x, features[index], observed, when, target, tokens)
         return self.layout.pack(self.out(F.silu(x)), references, self.time_scale)

@@ -68,19 +68,25 @@ def _speed_of(displacement: Tensor | None) -> Tensor | float:
     return torch.where(seen > 0, seen, 1.0)
 
 
-def warp(volume: Float[Tensor, "b c d h w"], field: Float[Tensor, "b 3 d h w"]) -> Float[Tensor, "b c d h w"]:
-    """Look up each voxel of the result at its own place plus `field` (in voxels, axes d h w), trilinearly.
+def warp(
+    volume: Float[Tensor, "b c *size"], field: Float[Tensor, "b k *size"], share: float = 1.0
+) -> Float[Tensor, "b c *size"]:
+    """Look up each voxel of the result at its own place plus `share` of `field` (in voxels), linearly along each axis.
 
     Places outside the volume take its nearest voxel.
+
+    Args:
+        volume: with three axes d h w, or an image with two.
+        field: one channel for each of these axes, in their order.
     """
-    sizes = volume.shape[-3:]
-    axes = [torch.arange(size, device=volume.device, dtype=field.dtype) for size in sizes]
+    sizes = volume.shape[2:]
+    # grid_sample wants the last axis first, with −1 and 1 at the outer faces of the first and last voxel.
+    axes = [(2.0 * torch.arange(size, device=volume.device, dtype=field.dtype) + 1.0) / size - 1.0 for size in sizes]
 
     def look_up(field: Tensor, *own: Tensor) -> Tensor:
-        places = [place + field[:, axis] for axis, place in enumerate(own)]
-        # grid_sample wants the last axis first, with −1 and 1 at the outer faces of the first and last voxel.
-        grid = torch.stack([(2.0 * places[axis] + 1.0) / sizes[axis] - 1.0 for axis in (2, 1, 0)], dim=-1)
-        grid = grid.to(volume.dtype)
+        places = [torch.add(place, field[:, axis], alpha=2.0 * share / sizes[axis]) for axis, place in enumerate(own)]
+        grid = torch.stack(places[::-1], dim=1).to(volume.dtype).movedim(1, -1)
         return F.grid_sample(volume, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
-    return by_slabs(look_up, field, *torch.meshgrid(*axes, indexing="ij"))
+    own = torch.meshgrid(*axes, indexing="ij")
+    return by_slabs(look_up, field, *own) if len(sizes) == 3 else look_up(field, *own)

@@ -26,10 +26,25 @@ def local_mean(volume: Float[Tensor, "b c d h w"], radius: int, axes: Sequence[i
     return F.avg_pool3d(volume, [2 * each + 1 for each in radii], 1, radii, count_include_pad=False)
 
 
-def central_difference(volume: Float[Tensor, "b c d h w"], axis: int) -> Float[Tensor, "b c d h w"]:
-    """The derivative along an axis, per voxel, by central differences; the border voxel is repeated outside."""
-    before, after = neighbours(volume, axis)
-    return 0.5 * (after - before)
+@torch.no_grad()
+def central_difference(volume: Tensor, axis: int) -> Tensor:
+    """The derivative along an axis, per voxel, without gradients; the border voxel is repeated outside."""
+    last, slope = volume.shape[axis] - 1, torch.empty_like(volume)
+    for to, before, after, count in ((0, 0, min(1, last), 1), (1, 0, 2, last - 1), (last, max(last - 1, 0), last, 1)):
+        if count > 0:
+            later, earlier = (volume.narrow(axis, place, count) for place in (after, before))
+            torch.sub(later, earlier, out=slope.narrow(axis, to, count))
+    return slope.mul_(0.5)
+
+
+@torch.no_grad()
+def binomial_mean(volume: Tensor, axis: int) -> Tensor:
+    """Each voxel's mean with its two neighbours along an axis, weights ¼ ½ ¼; the border voxel is repeated outside."""
+    last, mean = volume.shape[axis] - 1, 0.5 * volume
+    # Slices that are added in place: several times as fast as to gather the neighbours, or a convolution.
+    for to, of, count in ((1, 0, last), (0, 1, last), (0, 0, 1), (last, last, 1)):
+        mean.narrow(axis, to, count).add_(volume.narrow(axis, of, count), alpha=0.25)
+    return mean
 
 
 def gradient_magnitude(volume: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"]:
@@ -38,11 +53,3 @@ def gradient_magnitude(volume: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c
     for axis in AXES:
         squares += central_difference(volume, axis).square()
     return squares.sqrt()
-
-
-def neighbours(volume: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Of each voxel the one before it and the one after it; at the border, itself."""
-    size = volume.shape[axis]
-    places = torch.arange(size, device=volume.device)
-    before, after = (places - 1).clamp(min=0), (places + 1).clamp(max=size - 1)
-    return volume.index_select(axis, before), volume.index_select(axis, after)

@@ -12,13 +12,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from sadm_ray.diffusion.reference_frames import ReferenceFrames
-from sadm_ray.model.displacement_field import warp
-from sadm_ray.model.finite_differences import axes_within_slices, central_difference, local_mean, neighbours
+from sadm_ray.model.finite_differences import (
+    AXES,
+    axes_within_slices,
+    binomial_mean,
+    central_difference,
+    local_mean,
+)
+from sadm_ray.model.resizing import resized
+from sadm_ray.model.slices import image_axes, stacked, unstacked, warp_stacked, warp_within_slices
 from sadm_ray.model.time_warp import TimeWarp
 
 ITERATIONS = {4: 12, 2: 12, 1: 6}
@@ -32,28 +39,60 @@ NOISE = 0.1
 """A difference of intensity that is noise."""
 
 
-def aligned(references: ReferenceFrames, target_time: Float[Tensor, " b"], time_warp: TimeWarp) -> ReferenceFrames:
-    """The two frames, each warped along the displacement field between them to the target's time; and that field.
+class RegisteredPairs:
+    """The displacement fields of pairs of frames: a pair is registered once, for all targets that follow each other."""
+
+    def __init__(self) -> None:
+        self._fields: dict[tuple[int, ...], Float[Tensor, "3 d h w"]] = {}
+
+    def field_of(self, references: ReferenceFrames, places: Int[Tensor, "b 2"]) -> Float[Tensor, "b 3 d h w"]:
+        """The field from the first to the second frame of each target, in voxels; zero of a frame that is alone.
+
+        Of several channels those count that both frames have themselves.
+
+        Args:
+            places: of the frames in their sequence, which is the row: what was registered is known by them.
+        """
+        pairs = [(row, *pair) for row, pair in enumerate(places.tolist())]
+        new = [row for row, pair in enumerate(pairs) if pair not in self._fields]
+        known = {pair: self._fields[pair] for pair in pairs if pair in self._fields}
+        if new:
+            its = references if len(new) == len(pairs) else references.of(new)
+            first, second = its.frames[:, 0], its.frames[:, 1]
+            both = 1.0 if its.has_channel is None else its.has_channel.all(dim=1)[..., None, None, None]
+            found = its.is_pair[:, None, None, None, None] * register(first * both, second * both)
+            known |= {pairs[row]: field for row, field in zip(new, found, strict=True)}
+        self._fields = known  # of other pairs nothing is kept
+        return torch.stack([known[pair] for pair in pairs])
+
+
+def aligned(
+    references: ReferenceFrames,
+    field: Float[Tensor, "b 3 d h w"],
+    target_time: Float[Tensor, " b"],
+    time_warp: TimeWarp,
+) -> ReferenceFrames:
+    """The two frames, each warped along the displacement field between them to the target's time; with that field.
 
     Between the frames `time_warp` maps time to a share of the way, for the weights too. Beyond them both are moved to
     the nearest frame: the prior network predicts how the motion goes on.
 
-    Of several channels those count that both frames have themselves. One that is filled is not moved: it was acquired
-    at another time.
+    Of several channels one that is filled is not moved: it was acquired at another time.
+
+    Args:
+        field: of each pair, in voxels.
     """
     between = references.time_from_target[:, 1] - references.time_from_target[:, 0]
-    is_pair = between != 0  # a frame that is alone stands in both places
-    between = torch.where(is_pair, between, 1.0)
+    between = torch.where(references.is_pair, between, 1.0)
     start = target_time + references.time_from_target[:, 0]
     share = (time_warp(start, target_time) / time_warp(start, start + between)).clamp(0.0, 1.0)
     passed, between = (each[:, None, None, None, None] for each in (share, between))
     first, second = references.frames[:, 0], references.frames[:, 1]
-    has_channel = references.has_channel
-    both = 1.0 if has_channel is None else has_channel.all(dim=1)[..., None, None, None]
-    field = is_pair[:, None, None, None, None] * register(first * both, second * both)
-    moved = torch.stack([warp(first, passed * field), warp(second, (passed - 1.0) * field)], dim=1)
-    if has_channel is not None:
-        moved = torch.where(has_channel[..., None, None, None], moved, references.frames)
+    moved = torch.stack(
+        [warp_within_slices(first, passed * field), warp_within_slices(second, (passed - 1.0) * field)], dim=1
+    )
+    if references.has_channel is not None:
+        moved = torch.where(references.has_channel[..., None, None, None], moved, references.frames)
     return replace(
         references, frames=moved, weights=torch.stack([1.0 - share, share], dim=1), displacement=field / between
     )
@@ -68,16 +107,34 @@ def register(first: Float[Tensor, "b c d h w"], second: Float[Tensor, "b c d h w
     with torch.autocast(first.device.type, enabled=False):
         first, second = first.float(), second.float()
         size = first.shape[-3:]
-        axes = axes_within_slices(size)  # nothing is followed from one thick slice to the next
         field = first.new_zeros(len(first), 3, *(1 for _ in size))
         for factor, iterations in ITERATIONS.items():
             d, h, w = (max(-(-length // factor), min(length, SMALLEST)) for length in size)
             grid = (d, h, w)
-            field = _resized(field, grid)
-            one, other = (_compared(F.adaptive_avg_pool3d(frame, grid), axes) for frame in (first, second))
-            for _ in range(iterations):
-                field = _smooth(field + _smooth(_force(warp(one, 0.5 * field), warp(other, -0.5 * field), axes)))
+            one, other = (_shrunk(frame, grid) for frame in (first, second))
+            field = _demons(_resized(field, grid), one, other, axes_within_slices(size), iterations)
         return _resized(field, size)
+
+
+def _demons(
+    field: Float[Tensor, "b 3 d h w"],
+    first: Float[Tensor, "b c d h w"],
+    second: Float[Tensor, "b c d h w"],
+    followed: Sequence[int],
+    iterations: int,
+) -> Float[Tensor, "b 3 d h w"]:
+    """The field after so many steps on one grid; nothing moves along other axes than those `followed`."""
+    axes = image_axes(followed)
+    first, second = (stacked(_compared(frame, followed), axes).contiguous() for frame in (first, second))
+    components = [axis - AXES[0] for axis in axes]
+    along = stacked(field[:, components], axes).contiguous()
+    follow = [axis in followed for axis in axes]
+    for _ in range(iterations):
+        force = _force(warp_stacked(first, along, 0.5), warp_stacked(second, along, -0.5), follow)
+        along = _smooth(along.add_(_smooth(force)))
+    field = torch.zeros_like(field)
+    field[:, components] = unstacked(along, axes)
+    return field
 
 
 def _compared(frame: Float[Tensor, "b c d h w"], axes: Sequence[int]) -> Float[Tensor, "b 2*c d h w"]:
@@ -88,28 +145,41 @@ def _compared(frame: Float[Tensor, "b c d h w"], axes: Sequence[int]) -> Float[T
 
 
 def _force(
-    one: Float[Tensor, "b c d h w"], other: Float[Tensor, "b c d h w"], axes: Sequence[int]
-) -> Float[Tensor, "b 3 d h w"]:
-    """How far each voxel is pulled along the axes: at most half a voxel."""
-    difference = other - one
-    mean = 0.5 * (one + other)
-    against = difference.square().sum(dim=1) + NOISE**2
-    pulls = [torch.zeros_like(against)] * 3
-    for axis in axes:
-        slopes = central_difference(mean, axis)
-        pulls[axis - 2] = (difference * slopes).sum(dim=1)
-        against = against + slopes.square().sum(dim=1)
-    return torch.stack(pulls, dim=1) / against[:, None]
+    one: Float[Tensor, "b s c *size"], other: Float[Tensor, "b s c *size"], followed: Sequence[bool]
+) -> Float[Tensor, "b s k *size"]:
+    """How far each voxel is pulled along the axes of an image: at most half a voxel, and not along others."""
+    difference, total = other - one, one + other  # the mean's slopes are half of those of the sum
+    twice_against = _dot(difference, difference).add_(NOISE**2).mul_(2.0)
+    pulls = [torch.zeros_like(twice_against)] * len(followed)
+    for axis in (axis for axis, follow in enumerate(followed) if follow):
+        slopes = central_difference(total, 3 + axis)
+        pulls[axis] = _dot(difference, slopes)
+        twice_against.add_(_dot(slopes, slopes), alpha=0.5)
+    return torch.stack(pulls, dim=2).div_(twice_against[:, :, None])
 
 
-def _smooth(field: Float[Tensor, "b 3 d h w"]) -> Float[Tensor, "b 3 d h w"]:
-    for axis in (2, 3, 4):
-        before, after = neighbours(field, axis)
-        field = 0.5 * field + 0.25 * (before + after)
+def _dot(one: Float[Tensor, "b s c *size"], other: Float[Tensor, "b s c *size"]) -> Float[Tensor, "b s *size"]:
+    """The sum of the products over the channels."""
+    (first, second), *others = zip(one.unbind(dim=2), other.unbind(dim=2), strict=True)
+    total = first * second
+    for first, second in others:
+        total.addcmul_(first, second)
+    return total
+
+
+def _smooth(field: Float[Tensor, "b s k *size"]) -> Float[Tensor, "b s k *size"]:
+    """The binomial mean along all axes of the volume, across slices too."""
+    for axis in (1, *range(3, field.ndim)):
+        if field.shape[axis] > 1:
+            field = binomial_mean(field, axis)
     return field
+
+
+def _shrunk(frame: Float[Tensor, "b c d h w"], size: tuple[int, int, int]) -> Tensor:
+    return frame if frame.shape[-3:] == size else F.adaptive_avg_pool3d(frame, size)
 
 
 def _resized(field: Float[Tensor, "b 3 d h w"], size: Sequence[int]) -> Float[Tensor, "b 3 d h w"]:
     """On another grid, displacements in its voxels."""
     ratio = [new / old for new, old in zip(size, field.shape[-3:], strict=True)]
-    return field.new_tensor(ratio).view(3, 1, 1, 1) * F.interpolate(field, size=list(size), mode="trilinear")
+    return field.new_tensor(ratio).view(3, 1, 1, 1) * resized(field, size)

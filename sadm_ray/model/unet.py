@@ -22,6 +22,7 @@ from sadm_ray.model.layers import (
     group_norm,
     zeroed,
 )
+from sadm_ray.model.resizing import resized
 
 
 class UNet(nn.Module):
@@ -63,7 +64,7 @@ class UNet(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n e f g"], embedding: Float[Tensor, "b m"] | None = None
     ) -> Float[Tensor, "b k d h w"]:
-        x = self.enter(x)
+        x = self.enter(x.contiguous(memory_format=torch.channels_last_3d))  # as the convolutions want it
         skips = []
         for stage, sink in zip(self.down, self.sink, strict=False):
             x = stage(x, embedding)
@@ -84,14 +85,10 @@ class UNet(nn.Module):
         """The sum of the outputs of all levels, from coarse to fine, on the grid of `like`."""
         first, *others = (head(x) for head, x in zip(reversed(self.smooth), features, strict=True))
         for finer in others:
-            first = finer + _stretch(first, finer)
-        return _stretch(first.to(like.dtype), like)
+            first = finer + resized(first, finer.shape[-3:])
+        return resized(first.to(like.dtype), like.shape[-3:])
 
 
 def _last(inputs: int, outputs: int) -> nn.Sequential:
     """A last layer, which starts at zero."""
     return nn.Sequential(group_norm(inputs), nn.SiLU(), zeroed(nn.Conv3d(inputs, outputs, 1)))
-
-
-def _stretch(coarse: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(coarse, size=like.shape[-3:], mode="trilinear")

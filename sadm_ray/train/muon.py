@@ -1,4 +1,4 @@
-"""Muon in float32, for devices that have no units for bfloat16."""
+"""Muon in float32, which multiplies by the long side of a matrix twice only."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sadm_ray.model.mixed_precision import has_bfloat16
-
 
 class Muon(torch.optim.Muon):
-    """PyTorch's Muon with the size of AdamW's steps, also where bfloat16 is slow.
+    """PyTorch's Muon with the size of AdamW's steps, its products in float32; the optimizer state is the same.
 
-    PyTorch multiplies matrices in bfloat16 on every device. A CPU without AVX512-BF16 or AMX does that number by
-    number, a GPU older than Ampere by way of float32: there these products are in float32. The optimizer state is
-    the same.
+    PyTorch multiplies the whole matrix three times in each of five iterations, in bfloat16. There directions in which
+    the gradient is next to nothing become noise, and a CPU without AVX512-BF16 or AMX multiplies number by number.
     """
 
     def __init__(self, params: Any, weight_decay: float) -> None:
@@ -25,9 +22,6 @@ class Muon(torch.optim.Muon):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:  # PyTorch's has overloads for both kinds of closure
         """One update; `closure` is evaluated before it, as PyTorch's optimizers do."""
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        if all(has_bfloat16(device) for device in {p.device for p in parameters}):
-            return super().step(closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -35,10 +29,10 @@ class Muon(torch.optim.Muon):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._step_in_float32(p, p.grad, group)
+                    self._update(p, p.grad, group)
         return loss
 
-    def _step_in_float32(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[p]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
@@ -53,14 +47,21 @@ class Muon(torch.optim.Muon):
 def orthogonalised(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
     """The matrix with its singular values brought near 1, in its own precision.
 
-    Each step is the odd polynomial X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X (Newton and Schulz's iteration, with the
-    coefficients of Jordan et al., 2024), on the side of the shorter axis.
+    Each step is the odd polynomial X ← a X + S X, S = b G + c G², G = X Xᵀ (Newton and Schulz's iteration, with the
+    coefficients of Jordan et al., 2024), on the side of the shorter axis. All of them are polynomials in the first G,
+    and G itself follows from step to step. So X, whose other axis may be long, is multiplied at the end alone, by
+    what the steps add up to: α + M.
     """
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix
     x = x / x.norm().clamp(min=eps)
     a, b, c = coefficients
+    gram = x @ x.T
+    alpha, more = 1.0, torch.zeros_like(gram)
     for _ in range(steps):
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+        square = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        alpha, more = a * alpha, torch.addmm(torch.add(a * more, square, alpha=alpha), square, more)
+        half_way = torch.addmm(gram, square, gram, beta=a)
+        gram = torch.addmm(half_way, half_way, square, beta=a)
+    x = torch.addmm(x, more, x, beta=alpha)
     return x.T if is_tall else x

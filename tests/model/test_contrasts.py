@@ -19,7 +19,7 @@ from sadm_ray.diffusion.reference_frames import (
 )
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.model_config import ModelConfig
-from sadm_ray.model.registration import aligned
+from sadm_ray.model.registration import RegisteredPairs, aligned
 from sadm_ray.model.registry import KINDS, build_model
 from sadm_ray.model.time_warp import TimeWarp
 from sadm_ray.train.train_step import Batch, sample_losses
@@ -174,7 +174,7 @@ def test_registration_counts_what_both_frames_have_and_moves_nothing_else() -> N
     def displacement(frames: Tensor, has: Tensor) -> Any:
         still = reference_frames_at(frames, times, target_time, places, weights)
         filled = with_channels_filled(still, places, frames, has, observed, times, target_time)
-        return filled, aligned(filled, target_time, TimeWarp(1.0))
+        return filled, aligned(filled, RegisteredPairs().field_of(filled, places), target_time, TimeWarp(1.0))
 
     filled, found = displacement(frames, has)
     alone = torch.where(torch.tensor([True, False]).view(1, 1, 2, 1, 1, 1), frames, 0.0)

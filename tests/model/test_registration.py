@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from sadm_ray.diffusion.reference_frames import ReferenceFrames
+from sadm_ray.model import registration
 from sadm_ray.model.displacement_field import LEAP, motion_channels, motion_residual, warp
-from sadm_ray.model.registration import aligned, register
+from sadm_ray.model.registration import RegisteredPairs, aligned, register
+from sadm_ray.model.slices import warp_within_slices
 from sadm_ray.model.time_warp import TimeWarp
 
 AWAY = torch.tensor([0.0, 3.0, -4.0])
@@ -34,7 +36,8 @@ def pair(time: float) -> ReferenceFrames:
 
 
 def seen(references: ReferenceFrames, time: float) -> ReferenceFrames:
-    return aligned(references, torch.tensor([time]), TimeWarp(1.0))
+    field = RegisteredPairs().field_of(references, torch.tensor([[0, 1]]))
+    return aligned(references, field, torch.tensor([time]), TimeWarp(1.0))
 
 
 def error(volume: torch.Tensor, truth: torch.Tensor) -> float:
@@ -102,6 +105,49 @@ def test_beyond_the_frames_the_motion_can_go_on(backwards: bool) -> None:
     )
     truth = ball(time * AWAY)
     assert error(nearest + reach, truth) < 0.4 * error(nearest, truth)
+
+
+def test_a_pair_is_registered_once_for_all_targets_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two sequences the second's pair changes with the second target."""
+    asked: list[int] = []
+
+    def counted(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        asked.append(len(first))
+        return register(first, second)
+
+    monkeypatch.setattr(registration, "register", counted)
+    frames = torch.stack([torch.cat([ball(0 * AWAY), ball(AWAY)]), torch.cat([ball(AWAY), ball(0 * AWAY)])])
+    pairs, weights = RegisteredPairs(), torch.tensor([[0.5, 0.5]]).expand(2, -1)
+    for time, second in ((0.3, [0, 1]), (0.6, [0, 1]), (0.9, [1, 1])):
+        places = torch.tensor([[0, 1], second])
+        times = places.float() - time
+        references = ReferenceFrames(frames[torch.arange(2)[:, None], places], times, weights)
+        field = pairs.field_of(references, places)
+        torch.testing.assert_close(field, RegisteredPairs().field_of(references, places))
+    assert asked == [2, 2, 2, 1, 2]  # each second one is that of the comparison
+    assert not field[1].any()
+
+
+@pytest.mark.parametrize("size", [(8, 32, 32), (32, 8, 32), (32, 32, 8), (20, 24, 28)])
+def test_slices_may_lie_along_any_axis(size: tuple[int, int, int]) -> None:
+    """What is found within slices is the same whichever axis runs across them, and warps alike as images."""
+    random = torch.Generator().manual_seed(0)
+    smooth = torch.nn.functional.avg_pool3d(torch.rand(2, 1, *size, generator=random), 5, 1, 2)
+    first, second = 3.0 * smooth - 1.0
+    field = register(first[None], second[None])
+    across = size.index(min(size)) if min(size) < 16 else None
+    for axis in range(3):
+        assert bool(field[:, axis].any()) == (axis != across)
+    torch.testing.assert_close(warp_within_slices(first[None], field), warp(first[None], field), atol=1e-5, rtol=0)
+    turned = register(first[None].transpose(2, 4), second[None].transpose(2, 4))
+    torch.testing.assert_close(turned.transpose(2, 4).flip(1), field, atol=1e-4, rtol=0)
+
+
+def test_frames_of_nan_have_no_gradient_that_ends_the_process() -> None:
+    first = ball(0 * AWAY).requires_grad_()
+    field = torch.full((1, 3, 8, 32, 32), torch.nan)
+    warp_within_slices(first, field).sum().backward()
+    assert first.grad is not None
 
 
 def test_a_frame_that_is_alone_is_not_moved() -> None:

@@ -27,13 +27,13 @@ def test_a_slow_start_is_learned_from_what_is_seen_in_between() -> None:
     torch.manual_seed(0)
     time_warp, frames = TimeWarp(1.0), torch.tensor([0.2, 0.6]).view(1, 2, 1, 1, 1, 1).expand(1, 2, 1, 1, 8, 8)
     halfway = ReferenceFrames(frames, torch.tensor([[-0.5, 0.5]]), torch.tensor([[0.5, 0.5]]))
-    optimizer = torch.optim.Adam(time_warp.parameters(), 1e-3)
+    field, optimizer = torch.zeros(1, 3, 1, 8, 8), torch.optim.Adam(time_warp.parameters(), 1e-3)
     for _ in range(200):
-        loss = (aligned(halfway, torch.tensor([0.5]), time_warp).reference - 0.3).square().mean()
+        loss = (aligned(halfway, field, torch.tensor([0.5]), time_warp).reference - 0.3).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    weights = aligned(halfway, torch.tensor([0.5]), time_warp).weights
+    weights = aligned(halfway, field, torch.tensor([0.5]), time_warp).weights
     torch.testing.assert_close(weights, torch.tensor([[0.75, 0.25]]), atol=0.02, rtol=0)
 
 

@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import nn
 
-from sadm_ray.train import muon
 from sadm_ray.train.muon import Muon, orthogonalised
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -24,9 +23,8 @@ def steps(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], coun
         optimizer.step()
 
 
-def test_in_float32_it_goes_where_pytorch_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_goes_where_pytorch_goes() -> None:
     """Up to the three digits that bfloat16 has; what it remembers is the same."""
-    monkeypatch.setattr(muon, "has_bfloat16", lambda device: False)
     ours, theirs, before = weights(), weights(), weights()
     one = Muon(ours, weight_decay=0.5)
     other = torch.optim.Muon(theirs, weight_decay=0.5, adjust_lr_fn="match_rms_adamw")
@@ -38,13 +36,24 @@ def test_in_float32_it_goes_where_pytorch_goes(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(ours[-1], before[-1])
 
 
-def test_where_bfloat16_is_fast_it_is_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(muon, "has_bfloat16", lambda device: True)
-    monkeypatch.setattr(muon, "orthogonalised", None)
-    ours, theirs = weights(), weights()
-    steps(Muon(ours, weight_decay=0.5), ours)
-    steps(torch.optim.Muon(theirs, weight_decay=0.5, adjust_lr_fn="match_rms_adamw"), theirs)
-    assert all(map(torch.equal, ours, theirs))
+def directly(matrix: torch.Tensor, steps: int) -> torch.Tensor:
+    """The iteration as it is written down, in float64."""
+    x, (a, b, c) = matrix.double() / matrix.norm(), COEFFICIENTS
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + b * gram @ x + c * gram @ gram @ x
+    return x
+
+
+@pytest.mark.parametrize("size", [(6, 40), (40, 6), (12, 12)])
+def test_it_is_the_iteration_of_newton_and_schulz(size: tuple[int, int]) -> None:
+    """Also of a matrix with two directions and noise of a ten-thousandth."""
+    random = torch.Generator().manual_seed(3)
+    full = torch.randn(size, generator=random)
+    few = torch.randn(size[0], 2, generator=random) @ torch.randn(2, size[1], generator=random) + 1e-4 * full
+    for matrix in (full, few):
+        expected = directly(matrix, 5)
+        assert (orthogonalised(matrix, COEFFICIENTS, 5, 1e-7) - expected).norm() < 1e-3 * expected.norm()
 
 
 @pytest.mark.parametrize("size", [(6, 40), (40, 6), (12, 12)])
