@@ -93,11 +93,11 @@ def sampling(settings: Settings, name: str, reach: bool) -> None:
     def frame(how: SamplingSettings) -> Callable[[], object]:
         return lambda: model.generate(batch.frames, observed, batch.times, batch.times[:, -1:], [0], how)
 
-    steps = {"at the default sampler with guidance": (DEFAULT, 12), "at a fast setting": (FAST, 3)}
-    for label, (how, limit) in steps.items():
+    settings_of = {"at the default sampler with guidance": (DEFAULT, 12), "at a fast setting": (FAST, 3)}
+    for label, (how, limit) in settings_of.items():
         say(f"{name}: a frame {label}", cpu_seconds(frame(how), 1), "CPU s", "lower", limit if reach else None)
-    one, two = (cpu_seconds(frame(SamplingSettings(num_steps=n, guidance_scale=0.3)), 1) for n in (1, 2))
-    say(f"{name}: one guided network call", two - one, "CPU s", "lower")
+    one, nine = side_by_side(*(frame(DEFAULT.model_copy(update={"num_steps": steps})) for steps in (1, 9)), repeats=2)
+    say(f"{name}: one guided network call", (nine - one) / 8, "CPU s", "lower")
 
 
 def paper_frame(settings: Settings) -> None:

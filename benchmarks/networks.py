@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -33,12 +34,11 @@ def our_model(settings: Settings, device: torch.device = CPU) -> SequenceModel:
     return sadm
 
 
-def full_batch(settings: Settings, size: int = 1, device: torch.device = CPU) -> Batch:
-    """Whole sequences of noise."""
+def full_batch(settings: Settings, size: int = 1) -> Batch:
+    """Whole sequences of noise, on the CPU."""
     slots = settings.data.frames or 12
-    frames = torch.rand(size, slots, 1, *settings.data.shape, device=device)
-    present = torch.ones(size, slots, dtype=torch.bool, device=device)
-    return Batch(frames, present, torch.linspace(0, 1, slots, device=device).expand(size, slots))
+    frames, present = torch.rand(size, slots, 1, *settings.data.shape), torch.ones(size, slots, dtype=torch.bool)
+    return Batch(frames, present, torch.linspace(0, 1, slots).expand(size, slots))
 
 
 def all_but_last(batch: Batch) -> Tensor:
@@ -48,8 +48,33 @@ def all_but_last(batch: Batch) -> Tensor:
     return observed
 
 
-def losses(model: SequenceModel, batch: Batch, rng: SampleRng, precision: Precision = "float32") -> Float[Tensor, " b"]:
+@dataclass(frozen=True)
+class Drawn:
+    """What a training step computes with: whole sequences, and a noise level and noise for the target of each.
+
+    Drawn on the CPU, so that every kind of device has the same.
+    """
+
+    batch: Batch
+    t: Float[Tensor, " b"]
+    noise: Float[Tensor, "b c D H W"]
+
+    @classmethod
+    def of(cls, model: SequenceModel, settings: Settings, size: int) -> Drawn:
+        """On the CPU."""
+        rng = SampleRng(0, 0, range(size), size)
+        noise = rng.normal("noise", model.noise_size(settings.data.shape))
+        return cls(full_batch(settings, size), rng.stratified("noise level"), noise)
+
+    def to(self, device: torch.device) -> Drawn:
+        """The same on another device."""
+        batch = Batch(*(each.to(device) for each in (self.batch.frames, self.batch.present, self.batch.times)))
+        return Drawn(batch, self.t.to(device), self.noise.to(device))
+
+
+def losses(model: SequenceModel, drawn: Drawn, precision: Precision = "float32") -> Float[Tensor, " b"]:
     """The training losses with every frame but the target observed."""
+    batch = drawn.batch
     with autocast(batch.frames.device, precision):
         return model(
             batch.frames,
@@ -57,8 +82,8 @@ def losses(model: SequenceModel, batch: Batch, rng: SampleRng, precision: Precis
             batch.times,
             batch.frames[:, -1],
             batch.times[:, -1],
-            rng.stratified("noise level"),
-            rng.normal("noise", model.noise_size(batch.frames.shape[-3:])),
+            drawn.t,
+            drawn.noise,
         )
 
 
@@ -66,9 +91,9 @@ def forward_backward(
     settings: Settings, size: int = 1, device: torch.device = CPU, precision: Precision = "float32"
 ) -> Callable[[], object]:
     """Our forward and backward pass on a batch; the gradients add up."""
-    model, batch = our_model(settings, device), full_batch(settings, size, device)
-    rng = SampleRng(0, 0, range(size), size, device)
-    return lambda: losses(model, batch, rng, precision).mean().backward()
+    model = our_model(settings, device)
+    drawn = Drawn.of(model, settings, size).to(device)
+    return lambda: losses(model, drawn, precision).mean().backward()
 
 
 def monai_forward_backward(

@@ -86,7 +86,7 @@ def _machine() -> Machine:
     information = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.*)", information.read_text(), re.MULTILINE) if information.exists() else None
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return Machine(found[1] if found else "", os.cpu_count() or 0, gpu, torch.__version__)
+    return Machine(found[1] if found else "", os.cpu_count() or 0, gpu, torch.__version__.partition("+")[0])
 
 
 if __name__ == "__main__":
