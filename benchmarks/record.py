@@ -3,7 +3,7 @@
     python -m benchmarks.record core                   all parts
     python -m benchmarks.record core --part monai      what stands behind the name goes to the benchmark
 
-What it prints is recorded even if it fails later on; the exit code is the benchmark's.
+What it prints is recorded even if it fails later on, beside older figures; the exit code is the benchmark's.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     if figures:
         command = " ".join(["python", "-m", f"benchmarks.{name}", *_without_paths(arguments)])
         run = Run(command, commit, datetime.now(UTC).date().isoformat(), _machine(), tuple(figures))
-        add_run(options.out or RESULTS / f"{name}.json", run)
+        add_run(options.out or RESULTS / f"{name}.json", run, whole=code == 0)
         if options.out is None:
             rewrite_documents()
     sys.exit(code)

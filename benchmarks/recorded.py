@@ -57,10 +57,14 @@ def read_runs(file: Path) -> list[Run]:
     ]  # fmt: skip
 
 
-def add_run(file: Path, run: Run) -> None:
-    """Record a run. It replaces the one of the same command, and its figures those of the same name."""
+def add_run(file: Path, run: Run, *, whole: bool = True) -> None:
+    """Record a run: its figures replace those of the same name.
+
+    Args:
+        whole: the command came to its end; what it measured before and no longer does goes too.
+    """
     taken = {figure.figure for figure in run.figures}
-    older = [each.without(taken) for each in read_runs(file) if each.command != run.command]
+    older = [each.without(taken) for each in read_runs(file) if not (whole and each.command == run.command)]
     runs = [*(each for each in older if each.figures), run]
     trees = [{**asdict(each), "figures": [figure.tree() for figure in each.figures]} for each in runs]
     file.parent.mkdir(parents=True, exist_ok=True)

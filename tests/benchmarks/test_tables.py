@@ -88,6 +88,8 @@ def test_a_figure_is_of_the_newest_run_that_took_it(tmp_path: Path) -> None:
     add_run(file, part)
     assert [(each.commit, len(each.figures)) for each in read_runs(file)] == [("old", 1), ("abc1234", 1)]
     assert recorded_value("core", "ratio", tmp_path) == 30.0
+    add_run(file, run(RATIO, commit="broken off"), whole=False)
+    assert [each.commit for each in read_runs(file)] == ["old", "broken off"]
     add_run(file, run(RATIO, commit="new"))  # of the first command, which no longer measures the step
     assert [each.commit for each in read_runs(file)] == ["new"]
     with pytest.raises(SystemExit, match=r"no figure 'step': run `python -m benchmarks\.record core`"):
