@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 # Two files at a time, each process with a Ray of its own: while one waits for its Ray the other goes on.
 TOGETHER := --numprocesses=2 --dist=loadfile
 
-.PHONY: demo test test-slow test-cluster lint format install constraints clean
+.PHONY: demo test test-slow test-cluster benchmark lint format install constraints clean
 
 demo: $(INSTALLED)  ## the whole way on the phantom, in a few minutes on two cores
 	$(BIN)/sadm-ray run --config configs/phantom.yaml
@@ -23,6 +23,9 @@ test-slow: $(INSTALLED)  ## tests that take minutes: killed processes, scores of
 
 test-cluster: $(INSTALLED)  ## on two machines made of namespaces: wants root, openssh-server, rsync, iproute2
 	VENV=$(abspath $(VENV)) KEEP="$(CURDIR)" bash tests/cluster/two-hosts.sh $(abspath $(BIN))/pytest -m cluster
+
+benchmark: $(INSTALLED)  ## under a minute: fails if a training step became twice as slow beside MONAI's
+	$(BIN)/python -m benchmarks.short --check
 
 lint: $(INSTALLED)  ## style, formatting, types
 	$(BIN)/ruff check .

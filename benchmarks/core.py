@@ -14,65 +14,30 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.utils import convert_conv3d_weight_memory_format
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.figures import cpu_seconds, peak_gb, say
+from benchmarks.figures import cpu_seconds, peak_gb, say, side_by_side
+from benchmarks.networks import (
+    CONFIGS,
+    DEFAULT,
+    FAST,
+    all_but_last,
+    forward_backward,
+    full_batch,
+    monai_forward_backward,
+    our_model,
+)
 from sadm_ray.cluster import WORKER_ENVIRONMENT
 from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.config.settings_file import load_settings
 from sadm_ray.data.load.rng import SampleRng
-from sadm_ray.model.base_model import SequenceModel
-from sadm_ray.model.model_config import ModelConfig
-from sadm_ray.model.registry import build_model
 from sadm_ray.train.gradient_guard import GradientGuard
 from sadm_ray.train.muon import Muon
 from sadm_ray.train.train_state import TrainState
-from sadm_ray.train.train_step import Batch, train_step
-
-CONFIGS = Path(__file__).parents[1] / "configs"
-FAST = SamplingSettings(num_steps=2, guidance_scale=0.0)
-DEFAULT = SamplingSettings(num_steps=8, guidance_scale=0.3)
-
-
-def _model(settings: Settings) -> SequenceModel:
-    torch.manual_seed(0)
-    model = settings.model.model_copy(update={"difference_scale": 0.1})
-    sadm = build_model(ModelConfig(shape=settings.data.shape, model=model, diffusion=settings.diffusion))
-    convert_conv3d_weight_memory_format(sadm, torch.channels_last_3d)
-    return sadm
-
-
-def _batch(settings: Settings) -> Batch:
-    slots = settings.data.frames or 12
-    frames, present = torch.rand(1, slots, 1, *settings.data.shape), torch.ones(1, slots, dtype=torch.bool)
-    return Batch(frames, present, torch.linspace(0, 1, slots)[None])
-
-
-def _training(settings: Settings) -> Callable[[], object]:
-    """One training step, every frame but the target observed: the most expensive draw."""
-    model, batch, rng = _model(settings), _batch(settings), SampleRng(0, 0, range(1), 1)
-    size = model.noise_size(settings.data.shape)
-    observed = batch.present.clone()
-    observed[:, -1] = False
-
-    def forward_backward() -> None:
-        loss = model(
-            batch.frames,
-            observed,
-            batch.times,
-            batch.frames[:, -1],
-            batch.times[:, -1],
-            rng.stratified("noise level"),
-            rng.normal("noise", size),
-        )
-        loss.mean().backward()
-
-    return forward_backward
+from sadm_ray.train.train_step import train_step
 
 
 def matrix_rate() -> float:
@@ -82,13 +47,13 @@ def matrix_rate() -> float:
 
 
 def training(settings: Settings, name: str, reach: bool) -> None:
-    step = _training(settings)
+    step = forward_backward(settings)
     with FlopCounterMode(display=False) as counter:
         step()
     seconds = cpu_seconds(step)
     gflops = counter.get_total_flops() / 1e9
     rate = matrix_rate()
-    facts = _model(settings).describe()
+    facts = our_model(settings).describe()
     say(f"{name}: denoiser parameters", facts["denoiser_parameters"] / 1e6, "M", "higher", 15 if reach else None)
     say(f"{name}: conditioner parameters", facts["conditioner_parameters"] / 1e6, "M", "higher")
     say(f"{name}: training sample, forward and backward", seconds, "CPU s", "lower", 2.5 if reach else None)
@@ -100,8 +65,8 @@ def training(settings: Settings, name: str, reach: bool) -> None:
 
 def whole_step(settings: Settings, name: str) -> None:
     """With the optimizer, the clipping and the EMA."""
-    train_state, guard = TrainState(_model(settings), settings.train), GradientGuard(settings.train)
-    batch, rng = _batch(settings), SampleRng(0, 0, range(1), 1)
+    train_state, guard = TrainState(our_model(settings), settings.train), GradientGuard(settings.train)
+    batch, rng = full_batch(settings), SampleRng(0, 0, range(1), 1)
     for precision in ("float32", "bfloat16"):
         how = settings.train.model_copy(update={"precision": precision})
         seconds = cpu_seconds(partial(train_step, train_state, guard, batch, rng, how, 0))
@@ -110,7 +75,9 @@ def whole_step(settings: Settings, name: str) -> None:
 
 def muon_update(settings: Settings, name: str) -> None:
     """The update of our Muon, in float32, and of PyTorch's, in bfloat16."""
-    matrices = [nn.Parameter(p.detach().flatten(1)) for p in _model(settings).parameters() if p.ndim > 1 and len(p) > 1]
+    matrices = [
+        nn.Parameter(p.detach().flatten(1)) for p in our_model(settings).parameters() if p.ndim > 1 and len(p) > 1
+    ]
     for p in matrices:
         p.grad = torch.randn_like(p)
     ours = cpu_seconds(Muon(matrices, weight_decay=0.0).step)
@@ -120,48 +87,38 @@ def muon_update(settings: Settings, name: str) -> None:
 
 
 def sampling(settings: Settings, name: str, reach: bool) -> None:
-    model, batch = _model(settings).eval(), _batch(settings)
-    observed = batch.present.clone()
-    observed[:, -1] = False
+    model, batch = our_model(settings).eval(), full_batch(settings)
+    observed = all_but_last(batch)
 
     def frame(how: SamplingSettings) -> Callable[[], object]:
         return lambda: model.generate(batch.frames, observed, batch.times, batch.times[:, -1:], [0], how)
 
-    steps = {"at the default sampler with guidance": (DEFAULT, 12), "at a fast setting": (FAST, 3)}
-    for label, (how, limit) in steps.items():
+    settings_of = {"at the default sampler with guidance": (DEFAULT, 12), "at a fast setting": (FAST, 3)}
+    for label, (how, limit) in settings_of.items():
         say(f"{name}: a frame {label}", cpu_seconds(frame(how), 1), "CPU s", "lower", limit if reach else None)
-    one, two = (cpu_seconds(frame(SamplingSettings(num_steps=n, guidance_scale=0.3)), 1) for n in (1, 2))
-    say(f"{name}: one guided network call", two - one, "CPU s", "lower")
+    one, nine = side_by_side(*(frame(DEFAULT.model_copy(update={"num_steps": steps})) for steps in (1, 9)), repeats=2)
+    say(f"{name}: one guided network call", (nine - one) / 8, "CPU s", "lower")
 
 
 def paper_frame(settings: Settings) -> None:
-    """One guided step of the faithful model, and the estimate for its 400 steps."""
-    model, batch = _model(settings).eval(), _batch(settings)
+    """One guided step of the faithful model, and the estimate for all its steps."""
+    model, batch = our_model(settings).eval(), full_batch(settings)
     how = settings.sampling.model_copy(update={"num_steps": 1})
     seconds = cpu_seconds(
         lambda: model.generate(batch.frames, batch.present, batch.times, batch.times[:, -1:] + 0.1, [0], how), 1
     )
     say("paper: one guided network call with the condition", seconds, "CPU s", "lower")
-    say(f"paper: a frame of {settings.sampling.num_steps} steps, estimated", seconds * 400, "CPU s", "lower")
+    say(
+        f"paper: a frame of {settings.sampling.num_steps} steps, estimated",
+        seconds * settings.sampling.num_steps,
+        "CPU s",
+        "lower",
+    )
 
 
 def against_monai(settings: Settings) -> None:
     """Forward and backward of MONAI's diffusion U-Net and of ours on the same volume, one after the other."""
-    from monai.networks.nets import DiffusionModelUNet
-
-    theirs = DiffusionModelUNet(
-        spatial_dims=3,
-        in_channels=2,  # the noisy volume, and a condition beside it
-        out_channels=1,
-        channels=(32, 64, 128),
-        attention_levels=(False, False, False),
-        num_res_blocks=2,
-        num_head_channels=32,
-    )
-    z, t = torch.rand(1, 2, *settings.data.shape), torch.zeros(1, dtype=torch.long)
-    ours = _training(settings)
-    seconds = cpu_seconds(ours, 2)
-    monai_seconds = cpu_seconds(lambda: theirs(z, t).square().mean().backward(), 1)
+    seconds, monai_seconds = side_by_side(forward_backward(settings), monai_forward_backward(settings), repeats=2)
     say("MONAI DiffusionModelUNet: forward and backward", monai_seconds, "CPU s", "lower")
     say("times faster a training step than MONAI's network", monai_seconds / seconds, "1", "higher", 20)
 
