@@ -7,8 +7,9 @@ INSTALLED := $(VENV)/installed
 # One thread a process: more threads than free cores spin, measured 4 to 8 times slower.
 export OMP_NUM_THREADS ?= 1
 
-# Two files at a time, each process with a Ray of its own: while one waits for its Ray the other goes on.
-TOGETHER := --numprocesses=2 --dist=loadfile
+# Two files at a time, each process with a Ray of its own: while one waits for its Ray the other goes on. In the order of
+# tests/conftest.py, not by their numbers of tests: files of few tests take longest.
+TOGETHER := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slow test-cluster benchmark lint format install constraints clean
 

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ray import ObjectRef
 
-    from sadm_ray.progress import Reporter
-
 
 def map_in_actor_pool(
     title: str,
@@ -49,30 +47,31 @@ def map_in_actor_pool(
 
     pool = actors or max(int(ray.cluster_resources().get("CPU", 1)), 1)
     blocks = min(len(items), max(32, blocks_per_actor * pool))
-    with progress(title, sum(sizes)) as reporter:
+    with progress(title, sum(sizes)) as counter:
         kwargs_ref = ray.put(kwargs)
         rows = [{"item": pickle.dumps(item), "size": size} for item, size in zip(items, sizes, strict=True)]
         results = ray.data.from_items(rows, override_num_blocks=blocks).map(
             _Worker,
-            fn_constructor_kwargs={"work": work, "kwargs_ref": kwargs_ref, "reporter": reporter},
+            fn_constructor_kwargs={"work": work, "kwargs_ref": kwargs_ref},
             compute=ray.data.ActorPoolStrategy(size=min(pool, blocks)),
             num_cpus=1,
             num_gpus=gpus or None,
         )
         del rows
+        results.context.execution_options.preserve_order = False  # or one that takes long would hide the others
         for row in results.iter_rows():
+            counter.add(row["size"])
             yield json.loads(row["result"])
 
 
 class _Worker:
     """An actor of the pool: calls `work` on each item it is given."""
 
-    def __init__(self, work: Callable[..., Any], kwargs_ref: ObjectRef[dict[str, Any]], reporter: Reporter) -> None:
+    def __init__(self, work: Callable[..., Any], kwargs_ref: ObjectRef[dict[str, Any]]) -> None:
         import ray
 
-        self._work, self._kwargs, self._reporter = work, ray.get(kwargs_ref), reporter
+        self._work, self._kwargs = work, ray.get(kwargs_ref)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         result = self._work(pickle.loads(row["item"]), **self._kwargs)  # noqa: S301  (pickled above)
-        self._reporter.add.remote(row["size"])
-        return {"result": json.dumps(result)}
+        return {"result": json.dumps(result), "size": row["size"]}

@@ -1,7 +1,8 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere, fed by workers on any machine.
 
-Workers send what they have done to one small Ray actor; a thread beside the driver shows it. So the same few lines
-serve Train, Tune and Data, and nothing is printed from inside the mathematics.
+The driver counts the results as they come in; only the workers of a training, which return none, send what they have
+done to a small Ray actor. A thread beside the driver shows it. So the same few lines serve Train, Tune and Data, and
+nothing is printed from inside the mathematics.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -19,8 +20,6 @@ from ray.actor import ActorHandle
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sadm_ray.cluster import actor_beside_driver
-
 log = logging.getLogger(__name__)
 
 LINE_SECONDS = 15.0
@@ -28,12 +27,14 @@ POLL_SECONDS = 0.5
 ANSWER_SECONDS = 30.0  # a busy machine takes its time
 
 Reporter: TypeAlias = ActorHandle
-"""What workers hold: `reporter.add.remote(1)`, `reporter.reach.remote(step, "loss 0.12")`, and `reporter.say.remote(…)`
-for a line of the log."""
+"""What the workers of a training hold: `reporter.reach.remote(step, "loss 0.12")`, and `reporter.say.remote(…)` for a
+line of the log."""
+States: TypeAlias = Iterator[tuple[int, str]]
+"""How much is done and the note beside it, again and again, until the work has ended."""
 
 
 class ProgressCounter:
-    """What `progress` reads: how much is done, a note beside it, and lines for the log."""
+    """How much is done, a note beside it, and lines for the log."""
 
     def __init__(self) -> None:
         self.done, self.note = 0, ""
@@ -55,32 +56,53 @@ class ProgressCounter:
 
 
 @contextmanager
-def progress(title: str, total: int, counter: Reporter | None = None) -> Iterator[Reporter]:
-    """Show progress towards `total` while the block runs; give its workers the value.
+def progress(title: str, total: int) -> Iterator[ProgressCounter]:
+    """Show progress towards `total` while the block runs, which counts what is done."""
+    counter = ProgressCounter()
+    with _shown(title, total, lambda stop: _own_states(counter, stop)):
+        yield counter
+
+
+@contextmanager
+def workers_progress(title: str, total: int, counter: Reporter) -> Iterator[None]:
+    """Show progress towards `total` while the block runs, whose workers count on any machine what is done.
 
     Args:
-        counter: an actor that is a `ProgressCounter` among other things, and outlives the block; none: one of its own.
+        counter: an actor that is a `ProgressCounter` among other things, and outlives the block.
     """
-    reporter = counter or actor_beside_driver(ProgressCounter)
+    with _shown(title, total, lambda stop: _states(counter, stop)):
+        yield
+
+
+@contextmanager
+def _shown(title: str, total: int, states: Callable[[threading.Event], States]) -> Iterator[None]:
     stop = threading.Event()
-    shown = threading.Thread(target=_show, args=(reporter, title, total, stop), daemon=True)
+    shown = threading.Thread(target=_show, args=(title, total, states(stop)), daemon=True)
     shown.start()
     try:
-        yield reporter
+        yield
     finally:
         stop.set()
         shown.join()
-        if counter is None:
-            ray.kill(reporter)
 
 
-def _show(counter: Any, title: str, total: int, stop: threading.Event) -> None:
+def _show(title: str, total: int, states: States) -> None:
     show = _bar if sys.stderr.isatty() else _lines
-    for _ in show(title, total, _states(counter, stop)):
+    for _ in show(title, total, states):
         pass
 
 
-def _states(counter: Any, stop: threading.Event) -> Iterator[tuple[int, str]]:
+def _own_states(counter: ProgressCounter, stop: threading.Event) -> States:
+    stopped = False
+    while not stopped:
+        stopped = stop.wait(POLL_SECONDS)
+        done, note, lines = counter.state()
+        for line in lines:
+            log.warning("%s", line)
+        yield done, note
+
+
+def _states(counter: Any, stop: threading.Event) -> States:
     pending, last = None, False
     while not last:
         stopped = stop.wait(POLL_SECONDS)
@@ -100,7 +122,7 @@ def _states(counter: Any, stop: threading.Event) -> Iterator[tuple[int, str]]:
         yield done, note
 
 
-def _bar(title: str, total: int, states: Iterator[tuple[int, str]]) -> Iterator[None]:
+def _bar(title: str, total: int, states: States) -> Iterator[None]:
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),
@@ -116,7 +138,7 @@ def _bar(title: str, total: int, states: Iterator[tuple[int, str]]) -> Iterator[
             yield
 
 
-def _lines(title: str, total: int, states: Iterator[tuple[int, str]]) -> Iterator[None]:
+def _lines(title: str, total: int, states: States) -> Iterator[None]:
     start = time.monotonic()
     due = start + LINE_SECONDS
     done, note = 0, ""

@@ -29,8 +29,11 @@ from tests.s3 import s3_bucket  # noqa: E402, F401
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
-    """A Ray of this test session alone; with a CPU beside those of two workers, as commands have it."""
+def ray_local(s3_bucket: str) -> Iterator[None]:  # noqa: F811
+    """A Ray of this test session alone; with a CPU beside those of two workers, as commands have it.
+
+    It starts after the S3 server, which its workers know of.
+    """
     from sadm_ray.cluster import ray_session
     from sadm_ray.config import Settings
 
@@ -64,3 +67,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
     settings = settings_for(tmp_path_factory.mktemp("study"))
     steps.prepare(settings)
     return str(settings.run_dir / "shards")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a Ray first: they take longest, and one that came last would keep one of two processes waiting."""
+    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in with_ray)

@@ -13,8 +13,8 @@ from pyarrow import fs
 def s3_bucket() -> Iterator[str]:
     """The URL of an empty bucket, which all tests of a session share: write below a folder of your own.
 
-    pyarrow and every process that is started from now on find the server through the environment. A Ray that was
-    started before does not.
+    pyarrow and every process that is started from now on find the server through the environment; the tests' Ray, too,
+    which is started after it.
     """
     from moto.server import ThreadedMotoServer
 

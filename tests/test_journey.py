@@ -10,6 +10,7 @@ import pytest
 
 from sadm_ray import steps
 from sadm_ray.config import Settings
+from sadm_ray.config.settings_file import with_values
 from sadm_ray.data.find import find_subjects
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.tracking import step_history, tracking_uri
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def journey(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> dict[str, Any]:
-    settings = settings_for(tmp_path_factory.mktemp("runs"))
+    settings = with_values(settings_for(tmp_path_factory.mktemp("runs")), {"generate.actors": 2})
     results = {step: getattr(steps, step)(settings) for step in ("prepare", "train", "tune", "generate", "evaluate")}
     return {"settings": settings, **results}
 

@@ -16,12 +16,13 @@ from sadm_ray import steps
 from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import with_values
 from sadm_ray.data.shards.fingerprints import fingerprints
-from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.data.shards.prepared_study import Study, read_study
 from sadm_ray.errors import ConfigError
 from sadm_ray.evaluate.evaluation_job import Evaluation
 from sadm_ray.evaluate.who_is_scored import who_is_scored
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.model.seen_subjects import SEEN, SeenSubjects
+from sadm_ray.steps.run_folder import shards_folder
 from sadm_ray.storage import Storage
 from sadm_ray.tracking import tracking_uri
 from tests.tiny import settings_for
@@ -38,13 +39,29 @@ def trained(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> tuple[
     return settings, study
 
 
+def copied(settings: Settings, to: Path) -> tuple[Settings, Study]:
+    shutil.copytree(settings.run_dir, to / settings.run_dir.name)
+    copy = with_values(settings, {"run.dir": str(to)})
+    return copy, read_study(shards_folder(copy))
+
+
+@pytest.fixture(scope="module")
+def generated(trained: tuple[Settings, Study], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    settings, _ = copied(trained[0], tmp_path_factory.mktemp("generated"))
+    steps.generate(settings)
+    return settings
+
+
 @pytest.fixture
 def run(trained: tuple[Settings, Study], tmp_path: Path) -> tuple[Settings, Study]:
     """A copy of the run's folder, to do harm to."""
-    settings, _ = trained
-    shutil.copytree(settings.run_dir, tmp_path / settings.run_dir.name)
-    copy = with_values(settings, {"run.dir": str(tmp_path)})
-    return copy, steps.prepare(copy)
+    return copied(trained[0], tmp_path)
+
+
+@pytest.fixture
+def predicted(generated: Settings, tmp_path: Path) -> Settings:
+    """The same with the test subjects' predictions."""
+    return copied(generated, tmp_path)[0]
 
 
 def splits_of(evaluation: Evaluation) -> dict[str, str]:
@@ -153,8 +170,8 @@ def test_copies_under_other_names_in_another_study_are_recognised(run: tuple[Set
     assert splits_of(steps.evaluate(elsewhere)) == {"patient901": "train", "patient902": "test", "patient903": "train"}
 
 
-def test_a_model_that_does_not_say_who_taught_it_is_not_judged_as_if_it_did(run: tuple[Settings, Study]) -> None:
-    settings, _ = run
+def test_a_model_that_does_not_say_who_taught_it_is_not_judged_as_if_it_did(predicted: Settings) -> None:
+    settings = predicted
     (settings.run_dir / "model" / SEEN).unlink()  # as an earlier version left it
     steps.generate(settings)
     evaluation = steps.evaluate(settings)
@@ -162,23 +179,19 @@ def test_a_model_that_does_not_say_who_taught_it_is_not_judged_as_if_it_did(run:
     assert "It is not recorded whom the model has seen" in (settings.run_dir / "report.html").read_text()
 
 
-def test_another_model_in_the_folder_is_not_given_the_old_ones_scores(run: tuple[Settings, Study]) -> None:
-    settings, _ = run
-    steps.generate(settings)
-    file = settings.run_dir / "model" / "config.json"
+def test_another_model_in_the_folder_is_not_given_the_old_ones_scores(predicted: Settings) -> None:
+    file = predicted.run_dir / "model" / "config.json"
     file.write_text(file.read_text() + "\n")
     with pytest.raises(ConfigError, match=r"drawn by other models .* generate\.replace=true"):
-        steps.evaluate(settings)
+        steps.evaluate(predicted)
 
 
-def test_predictions_that_another_model_drew_are_not_scored_as_this_ones(run: tuple[Settings, Study]) -> None:
-    settings, _ = run
-    steps.generate(settings)
-    victim, *others = sorted((settings.run_dir / "generated" / "predictions").glob("*.parquet"))
+def test_predictions_that_another_model_drew_are_not_scored_as_this_ones(predicted: Settings) -> None:
+    victim, *others = sorted((predicted.run_dir / "generated" / "predictions").glob("*.parquet"))
     table = pq.read_table(victim)
     about = json.loads(table.schema.metadata[b"sadm_ray"]) | {"models": ["of another run"]}
     pq.write_table(table.replace_schema_metadata({b"sadm_ray": json.dumps(about).encode()}), victim)
-    evaluation = steps.evaluate(settings)
+    evaluation = steps.evaluate(predicted)
     assert evaluation.problems
     assert all(line.startswith(victim.stem) and "drawn by other models" in line for line in evaluation.problems)
     assert set(evaluation.metrics[evaluation.metrics["error"] == ""]["subject"]) == {other.stem for other in others}
@@ -212,10 +225,8 @@ def test_weights_that_were_copied_alone_do_not_get_the_list_of_others(
     assert "seen_subjects.json: is not of the weights that lie beside it" in caplog.text
 
 
-def test_predictions_of_scans_that_were_prepared_otherwise_are_not_scored(run: tuple[Settings, Study]) -> None:
-    settings, _ = run
-    steps.generate(settings)
-    again = with_values(settings, {"data.intensity.over": "all"})
+def test_predictions_of_scans_that_were_prepared_otherwise_are_not_scored(predicted: Settings) -> None:
+    again = with_values(predicted, {"data.intensity.over": "all"})
     steps.prepare(again)
     evaluation = steps.evaluate(again)
     assert evaluation.table.empty

@@ -9,10 +9,10 @@ import pytest
 import ray
 
 from sadm_ray import progress
+from sadm_ray.cluster import actor_beside_driver
 
-pytestmark = pytest.mark.ray
 
-
+@pytest.mark.ray
 def test_a_late_answer_is_waited_for_and_loses_no_line(
     ray_local: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture
 ) -> None:
@@ -27,15 +27,26 @@ def test_a_late_answer_is_waited_for_and_loses_no_line(
             time.sleep(1.5 if self.calls == 1 else 0.0)
             return state
 
-    quick = {"ProgressCounter": Slow, "ANSWER_SECONDS": 1.0, "POLL_SECONDS": 0.2, "LINE_SECONDS": 0.0}
+    quick = {"ANSWER_SECONDS": 1.0, "POLL_SECONDS": 0.2, "LINE_SECONDS": 0.0}
     for name, value in quick.items():
         monkeypatch.setattr(progress, name, value)
-    with caplog.at_level(logging.WARNING), progress.progress("work", 5) as reporter:
+    reporter = actor_beside_driver(Slow)
+    with caplog.at_level(logging.WARNING), progress.workers_progress("work", 5, reporter):
         ray.get(reporter.say.remote("early"))
         time.sleep(3.0)
         ray.get([reporter.say.remote("late"), reporter.reach.remote(4, "nearly")])
+    ray.kill(reporter)
     assert [record.getMessage() for record in caplog.records] == ["early", "late"]
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("work: 0/5")
     assert lines[-1].startswith("work: 4/5")
     assert lines[-1].endswith("nearly")
+
+
+def test_the_count_is_shown_at_once_when_the_work_has_ended(capsys: pytest.CaptureFixture) -> None:
+    start = time.monotonic()
+    with progress.progress("work", 5) as counter:
+        counter.add(3, "an earlier note")
+        counter.add(2, "the last note")
+    assert time.monotonic() - start < progress.POLL_SECONDS
+    assert capsys.readouterr().err == "work: 5/5 after 0 s  the last note\n"

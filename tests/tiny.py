@@ -23,7 +23,7 @@ def settings_for(folder: Path, **train: Any) -> Settings:
         "tune": {"trials": 3, "subjects": 2, "num_steps": [1, 2]},
         "generate": {
             "samples": 2,
-            "actors": 2,
+            "actors": 1,  # each is a process that imports for seconds
             "batch_size": 2,
             "tasks": [
                 {"name": "future", "observed": [0, 2], "targets": [3, -1]},

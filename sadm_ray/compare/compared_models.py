@@ -102,14 +102,14 @@ def _seconds_per_step(settings: Settings, study: Study, out: Path) -> dict[Model
     """
     compare, seconds = settings.compare, {}
     at_once = min(compare.concurrent * compare.workers, os.cpu_count() or 1)
-    with progress("measure", len(compare.kinds)) as reporter:
+    with progress("measure", len(compare.kinds)) as counter:
         for kind in compare.kinds:
             member_settings = _member_settings(settings, study, out, kind, 0, settings.train.steps)
             with ThreadPoolExecutor(at_once) as pool:  # each measures in a process of its own
                 copies = [member_settings] * at_once
                 estimates = list(pool.map(lambda each: estimate(each, study, smaller=False), copies))
             seconds[kind] = fmean(each.seconds_per_step for each in estimates)
-            reporter.add.remote(1, f"{kind}, {seconds[kind]:.2g} s a step")
+            counter.add(1, f"{kind}, {seconds[kind]:.2g} s a step")
     return seconds
 
 

@@ -10,7 +10,6 @@ import math
 import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
-from scipy.stats import rankdata
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """The nominal probabilities of the prediction intervals."""
@@ -88,4 +87,6 @@ def _spread_follows_error(truth: Float[np.ndarray, " n"], samples: Float[np.ndar
     spread, error = draws.std(axis=0), np.abs(draws.mean(axis=0) - truth)
     if truth.size < 2 or not np.ptp(spread) or not np.ptp(error):
         return math.nan
+    from scipy.stats import rankdata  # seconds to import
+
     return float(np.corrcoef(rankdata(spread), rankdata(error))[0, 1])

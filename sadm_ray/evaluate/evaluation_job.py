@@ -6,6 +6,7 @@ Every subject's predictions are scored where they are read; only numbers and a f
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -45,6 +46,9 @@ from sadm_ray.storage import Storage
 
 JUDGED: tuple[SeenAs, ...] = ("test", "unknown")
 """Whom a model may be judged on, the better ones first."""
+
+_TASK_VOXELS = 1 << 18
+"""Predicted voxels that a task of Ray scores at least: with fewer, its process imports for longer than it scores."""
 
 _COLUMNS = {
     "metrics": METRICS_COLUMNS,
@@ -121,7 +125,8 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
     seen = SeenSubjects.read(folder)
     splits = {name: seen.seen_as(who) for name, who in fingerprints(study).items()}
     queries = _read_queries(files)
-    dataset = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
+    tasks = max(min(len(files), len(queries) * math.prod(study.shape) // _TASK_VOXELS), 1)
+    dataset = ray.data.from_items([{"file": file} for file in files], override_num_blocks=tasks)
     unseen = {name for name, split in splits.items() if split in JUDGED}
     change = mean_change_by_contrast(study, _pairs(queries), leave_out=unseen & set(queries["subject"]))
     about = {
@@ -131,9 +136,11 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
         "checksums": ray.put(read_checksums(study)),
         "models": models_of(read_request(folder) or {}),
     }
-    with progress("evaluate", len(queries)) as reporter:
-        results = dataset.map(score_file, fn_kwargs={"reporter": reporter, **about}).take_all()
-    scored = [SubjectScores(**json.loads(each["scored"])) for each in results]
+    scored = []
+    with progress("evaluate", len(queries)) as counter:
+        for each in dataset.map(score_file, fn_kwargs=about).iter_rows():
+            counter.add(each["frames"])
+            scored.append(SubjectScores(**json.loads(each["scored"])))
     tables = {
         name: _table([row for each in scored for row in getattr(each, name)], columns, splits)
         for name, columns in _COLUMNS.items()

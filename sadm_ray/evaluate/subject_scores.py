@@ -6,10 +6,10 @@ Frames are scored one after another; of earlier ones only the changed region is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,6 @@ from sadm_ray.storage import Storage
 
 if TYPE_CHECKING:
     from ray import ObjectRef
-
-    from sadm_ray.progress import Reporter
 
 
 @dataclass(frozen=True)
@@ -52,16 +50,14 @@ def score_file(
     scans: Storage | None,
     checksums: ObjectRef[Mapping[str, str]],
     models: tuple[str, ...],
-    reporter: Reporter,
-) -> dict[str, str]:
-    """Score the predictions in a `file`, as a task of Ray Data; returns JSON (`SubjectScores`).
+) -> dict[str, Any]:
+    """Score the predictions in a `file`, as a task of Ray Data; returns JSON (`SubjectScores`) and how many they are.
 
     Args:
         change: the mean change in Ray's object store; None where it is not known.
         scans: where label maps are looked for.
         checksums: of each subject's stored row, in Ray's object store.
         models: the digests of those that drew what lies in the folder; empty where that is not known.
-        reporter: counts each frame.
     """
     import ray
 
@@ -69,7 +65,7 @@ def score_file(
     rows = read_predictions(item["file"]).to_pylist()
     origin, stored = origin_of(item["file"]), ray.get(checksums)
     rows = [_refused(row, origin, stored.get(row["subject"]), models) for row in rows]
-    return {"scored": json.dumps(vars(score_subjects(rows, study, known, scans, lambda: reporter.add.remote(1))))}
+    return {"scored": json.dumps(vars(score_subjects(rows, study, known, scans))), "frames": len(rows)}
 
 
 def _refused(row: Row, origin: Origin, stored: str | None, models: tuple[str, ...]) -> Row:
@@ -85,14 +81,13 @@ def _refused(row: Row, origin: Origin, stored: str | None, models: tuple[str, ..
 
 
 def score_subjects(
-    rows: Sequence[Row], study: Study, change: MeanChange | None, scans: Storage | None, done: Callable[[], object]
+    rows: Sequence[Row], study: Study, change: MeanChange | None, scans: Storage | None
 ) -> SubjectScores:
     """Score predicted frames; never raises: a frame that fails has a row with its `error`, no method and no numbers.
 
     Args:
         rows: `error` is not empty where the generation failed. A frame without a true scan (of that contrast) gets no
             row.
-        done: is called after each frame.
     """
     scored = SubjectScores()
     named = [{**row, "contrast": row.get("contrast") or "", "task": shown_task(row)} for row in rows]
@@ -103,18 +98,14 @@ def score_subjects(
         except Exception as error:
             truth = error
         for _, group in groupby(theirs, key=lambda row: str(row["task"])):
-            _score_task(list(group), truth, change and change.of(contrast), scored, done)
+            _score_task(list(group), truth, change and change.of(contrast), scored)
         if isinstance(truth, Truth):
             scored.problems.extend(truth.labels.problems)
     return scored
 
 
 def _score_task(
-    rows: Sequence[Row],
-    truth: Truth | Exception,
-    change: MeanChange | None,
-    scored: SubjectScores,
-    done: Callable[[], object],
+    rows: Sequence[Row], truth: Truth | Exception, change: MeanChange | None, scored: SubjectScores
 ) -> None:
     kept: dict[int, dict[str, NDArray]] = {}  # by slot and method, the changed region alone
     observed: tuple[int, ...] = ()
@@ -132,8 +123,6 @@ def _score_task(
                 scored.ventricles.extend(_score_ventricles(row, truth, predicted, change))
         except Exception as error:
             scored.metrics.append(_failed(row, f"{type(error).__name__}: {error}"))
-        finally:
-            done()
     if not isinstance(truth, Exception):
         key = {"subject": rows[0]["subject"], "task": rows[0]["task"]}
         scored.temporal.extend(key | found for found in _score_sequence(kept, observed, truth))

@@ -26,7 +26,7 @@ from sadm_ray.model.base_model import WEIGHTS, ema_name
 from sadm_ray.model.model_config import CONFIG, ModelConfig
 from sadm_ray.model.registry import build_model, with_kind_defaults
 from sadm_ray.model.seen_subjects import NOT_RECORDED, SeenSubjects
-from sadm_ray.progress import progress
+from sadm_ray.progress import workers_progress
 from sadm_ray.storage import Storage
 from sadm_ray.tracking import TrackedRun, run_for_workers
 from sadm_ray.train.checkpoint import BEST, Checkpoint, Checkpoints, checkpoints_folder
@@ -124,10 +124,10 @@ def _train(
     _warn_of_idle_workers(settings, study)
     with (
         control(stop) as (controlled, signal_that_came),
-        progress("train", train.steps, controlled) as reporter,
+        workers_progress("train", train.steps, controlled),
         run_for_workers(tracked, controlled) as remote,
     ):
-        task = WorkerTask(settings, study, config, location, remote, reporter, controlled)
+        task = WorkerTask(settings, study, config, location, remote, controlled, controlled)
         trainer = Trainer(
             train_worker,
             train_loop_config={"task": task},
@@ -164,17 +164,17 @@ def _train(
 
 
 class Trainer(TorchTrainer):
-    """Without the actor that frees the workers' resources when the controller is lost, on a Ray that is ours alone.
+    """Without actors of Ray Train that have nothing to do here, each of which is a process that imports for seconds.
 
-    Such a Ray ends with this command, and its resources with it. The actor may ask another Ray whether the controller
-    lives, the one that the last `ray start` recorded: where that one is gone, the training waited 12 s at its end.
+    One deals out data sets of Ray Data, of which none is given to it: the workers read the shards themselves. One frees
+    the workers' resources when the controller is lost. A Ray that is ours alone ends with this command, and its
+    resources with it; and that actor may ask another Ray whether the controller lives, the one that the last `ray
+    start` recorded: where that one is gone, the training waited 12 s at its end.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        if not is_private():
-            return callbacks
-        return [each for each in callbacks if type(each).__name__ != "PlacementGroupCleanerCallback"]
+        idle = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if is_private() else set())
+        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in idle]
 
 
 def _fit(trainer: TorchTrainer) -> None:
@@ -206,6 +206,12 @@ def _warn_of_idle_workers(settings: Settings, study: Study) -> None:
             wanted,
             slots,
         )
+
+
+def is_trained(settings: Settings) -> bool:
+    """Whether `train_model` would train no more; then it needs no Ray, and takes a moment."""
+    newest = Checkpoints(checkpoints_folder(settings), warn=lambda line: None).newest()
+    return newest is not None and _is_done(newest, settings)
 
 
 def _is_done(newest: Checkpoint, settings: Settings) -> bool:

@@ -9,7 +9,7 @@ from ray import tune
 
 from sadm_ray.config import SamplingSettings
 from sadm_ray.evaluate.sweep_objectives import OBJECTIVES
-from sadm_ray.progress import Reporter
+from sadm_ray.progress import ProgressCounter
 from sadm_ray.tracking import TrackedRun
 from sadm_ray.tune.sampling_space import point_of, trial_sampling
 from sadm_ray.tune.trial_history import History, Report
@@ -21,9 +21,9 @@ class SamplingCallback(tune.Callback):
     """Records the trials. Runs in the driver only, since many writers would block each other in a sqlite store."""
 
     def __init__(
-        self, history: History, tracked: TrackedRun, reporter: Reporter, base: SamplingSettings, subjects: int
+        self, history: History, tracked: TrackedRun, counter: ProgressCounter, base: SamplingSettings, subjects: int
     ) -> None:
-        self._history, self._tracked, self._reporter = history, tracked, reporter
+        self._history, self._tracked, self._counter = history, tracked, counter
         self._base, self._subjects = base, subjects
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -46,10 +46,10 @@ class SamplingCallback(tune.Callback):
         # Last: if the sweep is killed before, the trial is repeated from its stored scores, under the same name.
         self._history.end(trial.trial_id)
         note = f"stopped after {report['subjects']} subjects" if stopped else f"{report['gain']:+.2f} dB over copy-last"
-        self._reporter.add.remote(1, note)
+        self._counter.add(1, note)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._reporter.add.remote(1, "failed")
+        self._counter.add(1, "failed")
 
 
 def scores_of(result: Mapping[str, Any]) -> Report:

@@ -91,7 +91,7 @@ def run_trials(
     storage = folder.absolute() / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # of a sweep that was killed; its results are in the history
     warn_of_idle("tune.concurrent", settings.tune.concurrent, remaining, f"trials left: {remaining}")
-    with progress("tune", remaining) as reporter:
+    with progress("tune", remaining) as counter:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"CPU": 1}),
             param_space=space,
@@ -106,7 +106,7 @@ def run_trials(
                 name="trials",
                 storage_path=str(storage),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
-                callbacks=[SamplingCallback(history, tracked, reporter, settings.sampling, subjects)],
+                callbacks=[SamplingCallback(history, tracked, counter, settings.sampling, subjects)],
                 verbose=0,
             ),
         )

@@ -21,7 +21,7 @@ from sadm_ray.config.settings_file import dump_settings, with_values
 from sadm_ray.data.shards.fingerprints import fingerprints, person_is_group
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import DataError, reason_of
-from sadm_ray.progress import Reporter, progress
+from sadm_ray.progress import ProgressCounter, progress
 from sadm_ray.tracking import TrackedRun, run_for_workers
 from sadm_ray.tune.training_search import OBJECTIVES, early_stopping, optuna_search
 from sadm_ray.tune.training_space import check_space, drawn_values, trial_settings
@@ -129,7 +129,7 @@ def _run(
     shutil.rmtree(storage, ignore_errors=True)  # of a sweep that was killed; its results are in the history
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are listed at the end, a line each
     warn_of_idle("tune.training.concurrent", sweep.concurrent, remaining, f"trials left: {remaining}")
-    with progress("tune", remaining) as reporter, run_for_workers(tracked) as remote:
+    with progress("tune", remaining) as counter, run_for_workers(tracked) as remote:
         trainable = tune.with_parameters(TrainingTrial, task=TrainingTask(settings, study, runs, remote))
         results = tune.Tuner(
             # The workers of its training hold the CPUs, but Ray Tune requires some resource of a trial.
@@ -145,7 +145,7 @@ def _run(
                 storage_path=str(storage),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[_TrainingCallback(history, reporter, sweep.objective)],
+                callbacks=[_TrainingCallback(history, counter, sweep.objective)],
                 verbose=0,
             ),
         ).fit()
@@ -155,8 +155,8 @@ def _run(
 class _TrainingCallback(tune.Callback):
     """Records the trials in the history, and the progress."""
 
-    def __init__(self, history: History, reporter: Reporter, objective: str) -> None:
-        self._history, self._reporter, self._objective = history, reporter, objective
+    def __init__(self, history: History, counter: ProgressCounter, objective: str) -> None:
+        self._history, self._counter, self._objective = history, counter, objective
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._history.start(trial.trial_id, dict(trial.config))
@@ -170,10 +170,10 @@ class _TrainingCallback(tune.Callback):
         self._history.end(trial.trial_id)
         last = self._history.of(trial.trial_id).reports[-1]
         how = "" if last["ended"] else f", stopped after step {last['steps']}"
-        self._reporter.add.remote(1, f"{self._objective} {last[self._objective]:.4g}{how}")
+        self._counter.add(1, f"{self._objective} {last[self._objective]:.4g}{how}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._reporter.add.remote(1, "failed")
+        self._counter.add(1, "failed")
 
 
 def _close(child: TrackedRun, *, stopped: bool) -> None:

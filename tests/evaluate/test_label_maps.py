@@ -75,7 +75,7 @@ def predictions(study: Study, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def scored(study: Study) -> SubjectScores:
-    return score_subjects(predictions(study, list(RADII)), study, None, scans_of(study), lambda: None)
+    return score_subjects(predictions(study, list(RADII)), study, None, scans_of(study))
 
 
 @pytest.mark.parametrize(

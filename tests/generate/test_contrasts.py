@@ -123,7 +123,7 @@ def test_a_time_without_a_visit_is_generated_in_each_contrast(job: GenerationJob
 
 
 def scores_of(rows: list[dict[str, Any]], study: Study, change: MeanChange | None = None) -> SubjectScores:
-    return score_subjects(rows, study, change, None, lambda: None)
+    return score_subjects(rows, study, change, None)
 
 
 def test_each_contrast_is_scored_beside_its_own_scans(study: Study, rows: list[dict[str, Any]]) -> None:
@@ -138,9 +138,7 @@ def test_each_contrast_is_scored_beside_its_own_scans(study: Study, rows: list[d
     keyed = metrics.set_index(["subject", "task", "frame", "method"])["psnr"]
     assert keyed["a", "future FLAIR", 3, COPY_LAST] == pytest.approx(psnr(frames[3, 1], frames[1, 1])), "not the visit"
     assert keyed["a", "future T1w", 3, COPY_LAST] == pytest.approx(psnr(frames[3, 0], frames[2, 0]))
-    failed = score_subjects(
-        [{**rows[0], "contrast": "", "error": "no memory"}], study, None, None, lambda: None
-    ).metrics
+    failed = score_subjects([{**rows[0], "contrast": "", "error": "no memory"}], study, None, None).metrics
     written = with_contrast(pd.concat([metrics, pd.DataFrame(failed)]))
     assert written["contrast"].tolist()[-1] == ""
     assert set(written["task"]) == {"future"}

@@ -50,6 +50,20 @@ def settings_with(base: tuple[Settings, Study], out: Path, **wanted: Any) -> Set
     return Settings.model_validate(tree)
 
 
+@pytest.fixture(scope="module")
+def made(base: tuple[Settings, Study], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is generated of the test subjects; read it, do not change it."""
+    folder = tmp_path_factory.mktemp("made")
+    steps.generate(settings_with(base, folder))
+    return folder
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(made, tmp_path / "out")
+
+
 def generated(out: Path) -> dict[str, bytes]:
     return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.glob("sub-*/**/*.*"))}
 
@@ -80,33 +94,29 @@ def test_the_same_voxels_whatever_the_actors_and_batches(base: tuple[Settings, S
     assert manifest(tmp_path / "one") == manifest(tmp_path / "two")
 
 
-def test_what_is_done_is_not_done_again_and_what_is_gone_is(base: tuple[Settings, Study], tmp_path: Path) -> None:
-    settings = settings_with(base, tmp_path)
-    steps.generate(settings)
-    before, content = written(tmp_path), generated(tmp_path)
+def test_what_is_done_is_not_done_again_and_what_is_gone_is(base: tuple[Settings, Study], out: Path) -> None:
+    settings = settings_with(base, out)
+    before, content = written(out), generated(out)
     again = steps.generate(settings)
-    assert written(tmp_path) == before
+    assert written(out) == before
     assert again.done_before == again.subjects == len(base[1].subjects["test"])
-    lost = next(file for file in tmp_path.glob("sub-*/anat/*.nii.gz"))
+    lost = next(file for file in out.glob("sub-*/anat/*.nii.gz"))
     subject = lost.parent.parent.name
     lost.unlink()
     (lost.parent / f".{lost.name}.0123abcd").write_bytes(b"half")
     assert steps.generate(settings).done_before == again.subjects - 1
-    assert generated(tmp_path) == content, "and nothing half-written is left"
-    redone = {path for path, modified in written(tmp_path).items() if before[path] != modified}
+    assert generated(out) == content, "and nothing half-written is left"
+    redone = {path for path, modified in written(out).items() if before[path] != modified}
     assert {Path(path).parts[0] for path in redone} == {subject}
 
 
-def test_another_request_in_the_same_folder_is_refused_or_replaces(
-    base: tuple[Settings, Study], tmp_path: Path
-) -> None:
-    steps.generate(settings_with(base, tmp_path))
-    kept = tmp_path / "notes.txt"
+def test_another_request_in_the_same_folder_is_refused_or_replaces(base: tuple[Settings, Study], out: Path) -> None:
+    kept = out / "notes.txt"
     kept.write_text("mine")
     with pytest.raises(ConfigError, match=r"another request \(wanted changed\); take another generate.out"):
-        steps.generate(settings_with(base, tmp_path, at=[2.0]))
-    steps.generate(settings_with(base, tmp_path, at=[2.0], replace=True))
-    assert all("_desc-visitsSample_" in path for path in generated(tmp_path))
+        steps.generate(settings_with(base, out, at=[2.0]))
+    steps.generate(settings_with(base, out, at=[2.0], replace=True))
+    assert all("_desc-visitsSample_" in path for path in generated(out))
     assert kept.read_text() == "mine"
 
 
@@ -321,43 +331,41 @@ def test_two_request_files_of_one_name(
 
 
 def test_a_folder_with_names_of_an_earlier_version_is_refused_or_replaced(
-    base: tuple[Settings, Study], tmp_path: Path
+    base: tuple[Settings, Study], out: Path
 ) -> None:
-    settings = settings_with(base, tmp_path)
-    steps.generate(settings)
-    facts = json.loads((tmp_path / "request.json").read_text())
+    settings = settings_with(base, out)
+    facts = json.loads((out / "request.json").read_text())
     del facts[FILE_NAMES]
-    (tmp_path / "request.json").write_text(json.dumps(facts))
+    (out / "request.json").write_text(json.dumps(facts))
     name = base[1].subjects["test"][0]
-    old = tmp_path / "future" / f"sub-{name}" / f"sub-{name}_frame-03_desc-sample_synth.json"
+    old = out / "future" / f"sub-{name}" / f"sub-{name}_frame-03_desc-sample_synth.json"
     old.parent.mkdir(parents=True)
     old.write_text("{}")
     row = _record_row(name, "future", 3, 0.5, (), None)
-    row["files"] = [{"path": str(old.relative_to(tmp_path)), "estimate": "sample", "bytes": 2, "sha256": ""}]
-    write_record(Storage(str(tmp_path)), name, "an earlier key", [row])
-    before = snapshot(tmp_path)
+    row["files"] = [{"path": str(old.relative_to(out)), "estimate": "sample", "bytes": 2, "sha256": ""}]
+    write_record(Storage(str(out)), name, "an earlier key", [row])
+    before = snapshot(out)
     with pytest.raises(
         ConfigError, match=r"\(its files are named as in an earlier version\); take another generate\.out"
     ):
         steps.generate(settings)
-    assert snapshot(tmp_path) == before
-    steps.generate(settings_with(base, tmp_path, replace=True))
+    assert snapshot(out) == before
+    steps.generate(settings_with(base, out, replace=True))
     assert not old.exists()
-    assert {row["path"] for row in manifest(tmp_path)} == set(generated(tmp_path))
+    assert {row["path"] for row in manifest(out)} == set(generated(out))
 
 
-def test_a_folder_of_an_earlier_version_goes_on(base: tuple[Settings, Study], tmp_path: Path) -> None:
-    settings = settings_with(base, tmp_path)
-    steps.generate(settings)
-    before = written(tmp_path)
-    facts = json.loads((tmp_path / "request.json").read_text())
+def test_a_folder_of_an_earlier_version_goes_on(base: tuple[Settings, Study], out: Path) -> None:
+    settings = settings_with(base, out)
+    before = written(out)
+    facts = json.loads((out / "request.json").read_text())
     assert facts.pop("study") == str(base[0].run_dir / "shards")
-    (tmp_path / "request.json").write_text(json.dumps(facts))
+    (out / "request.json").write_text(json.dumps(facts))
     assert steps.generate(settings).done_before == len(base[1].subjects["test"])
-    (tmp_path / "request.json").unlink()  # nothing says what it belongs to, but all in it is wanted
+    (out / "request.json").unlink()  # nothing says what it belongs to, but all in it is wanted
     with pytest.raises(ConfigError, match="another request"):
-        steps.generate(settings_with(base, tmp_path, at=[1.5]))
-    assert written(tmp_path) == before
+        steps.generate(settings_with(base, out, at=[1.5]))
+    assert written(out) == before
 
 
 @pytest.mark.parametrize("named", ["../kept/file", "{}/kept/file", "notes.txt", "future/sub-other/x.json", "shards/x"])

@@ -168,21 +168,22 @@ def test_gradients_reach_every_parameter(sequences: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "diffusion"), [("motion", {}), ("difference", {"prediction": "x"}), ("volume", {"prediction": "x"})]
+    ("target", "diffusion", "steps"),
+    [("motion", {}, 300), ("difference", {"prediction": "x"}, 160), ("volume", {"prediction": "x"}, 260)],
 )
-def test_one_subject_can_be_learned_by_heart(target: str, diffusion: dict[str, str]) -> None:
+def test_one_subject_can_be_learned_by_heart(target: str, diffusion: dict[str, str], steps: int) -> None:
     torch.manual_seed(0)
     grid = torch.stack(torch.meshgrid(*(torch.linspace(-1, 1, n) for n in SHAPE), indexing="ij")).square().sum(0)
     frames = torch.stack([torch.sigmoid(8 * (1.0 - 0.2 * t - grid)) for t in range(4)])
-    frames = frames[None, :, None].repeat(8, 1, 1, 1, 1, 1)
-    times = torch.linspace(0, 1, 4).expand(8, 4)
-    observed = torch.tensor([True, True, False, False]).expand(8, 4)
+    frames = frames[None, :, None].repeat(4, 1, 1, 1, 1, 1)
+    times = torch.linspace(0, 1, 4).expand(4, 4)
+    observed = torch.tensor([True, True, False, False]).expand(4, 4)
     model = small(target, **diffusion)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(400):
-        rng = SampleRng(0, step, range(8), 8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)
+    for step in range(steps):
+        rng = SampleRng(0, step, range(4), 4)
         drawn = rng.stratified("t"), rng.normal("eps", model.noise_size(frames.shape[-3:]))
-        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 400)
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
         model(frames, observed, times, frames[:, 3], times[:, 3], *drawn).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

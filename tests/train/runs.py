@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,16 @@ class Run:
 
 
 def in_processes(world: int, function: Callable[[int, int, Path], None], folder: Path) -> None:
-    """Call `function(rank, world, folder)` in processes that gloo connects."""
-    torch.multiprocessing.spawn(_connected, args=(world, function, folder), nprocs=world)
+    """Call `function(rank, world, folder)` in processes that gloo connects.
+
+    They are forks of a process that has imported PyTorch and does nothing else: those of the first call take seconds,
+    all later ones a moment.
+    """
+    optimizers = "torch._dynamo", "torch.distributed.fsdp"  # which PyTorch imports when the first one is made
+    multiprocessing.set_forkserver_preload([__name__, function.__module__, *optimizers])
+    torch.multiprocessing.start_processes(
+        _connected, args=(world, function, folder), nprocs=world, start_method="forkserver"
+    )
 
 
 def _connected(rank: int, world: int, function: Callable[[int, int, Path], None], folder: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from sadm_ray import steps
 from sadm_ray.config import Settings
-from sadm_ray.config.settings_file import dump_settings
+from sadm_ray.config.settings_file import dump_settings, with_values
 from sadm_ray.data.shards.prepared_study import read_study
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.train.checkpoint import Checkpoints
@@ -108,15 +108,9 @@ def test_a_scan_of_nan_stops_training_with_its_name(
 
 @pytest.mark.slow
 def test_checkpoints_on_an_object_store(shards: str, tmp_path: Path, s3_bucket: str) -> None:
-    """In a process of its own: the Ray of this one does not know the bucket's address."""
     runs = f"{s3_bucket}/runs"
-    common = (f"data.shards={shards}", "train.schedule=constant", "train.workers=1", f"train.storage={runs}")
-    file = tmp_path / "settings.yaml"
-    file.write_text(dump_settings(settings_on(tmp_path, shards)))
-    log = tmp_path / "log"
     for count in (2, 4):
-        job = start("train", "--config", str(file), *common, f"train.steps={count}", log=log)
-        assert job.wait() == 0, log.read_text()
+        steps.train(settings_on(tmp_path, shards, storage=runs, steps=count))
     kept = Checkpoints(f"{runs}/tiny/checkpoints")
     assert kept.storage.folders() == ["checkpoint-00000002", "checkpoint-00000004"]
     newest = kept.newest()
@@ -175,21 +169,27 @@ def test_a_gpu_that_is_not_there_is_refused(shards: str, tmp_path: Path) -> None
         steps.train(settings_on(tmp_path, shards, device="gpu"))
 
 
-def test_a_changed_setting_is_refused(shards: str, tmp_path: Path) -> None:
-    steps.train(settings_on(tmp_path, shards, steps=2))
+@pytest.fixture(scope="module")
+def trained(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A run that was trained without a fault; read it, do not change it."""
+    validation = {"loss_every": 2, "generate_every": 6}
+    folder = tmp_path_factory.mktemp("trained")
+    settings = settings_on(folder, shards, steps=6, ema_decays=[0.9, 0.5], validation=validation)
+    steps.train(settings)
+    return settings
+
+
+def test_a_changed_setting_is_refused(trained: Settings) -> None:
     with pytest.raises(ConfigError, match=r"run\.name: tiny .* train\.learning_rate \(0\.002 before, 0\.001 now\)"):
-        steps.train(settings_on(tmp_path, shards, steps=2, learning_rate=0.001))
+        steps.train(with_values(trained, {"train.learning_rate": 0.001}))
 
 
-def test_what_training_logs_to_mlflow(shards: str, tmp_path: Path) -> None:
+def test_what_training_logs_to_mlflow(trained: Settings, shards: str) -> None:
     from mlflow import MlflowClient
 
     from sadm_ray.tracking import tracking_uri
 
-    settings = settings_on(
-        tmp_path, shards, steps=6, ema_decays=[0.9, 0.5], validation={"loss_every": 2, "generate_every": 6}
-    )
-    steps.train(settings)
+    settings = trained
     client = MlflowClient(tracking_uri(settings))
     experiment = client.get_experiment_by_name("sadm-ray")
     run = next(run for run in client.search_runs([experiment.experiment_id]) if run.info.run_name == "tiny/train")

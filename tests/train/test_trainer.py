@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ray.train.torch import TorchTrainer
 
 from sadm_ray.cluster import PRIVATE
 from sadm_ray.train.trainer import Trainer
@@ -10,8 +11,8 @@ from sadm_ray.train.trainer import Trainer
 CLEANER = "PlacementGroupCleanerCallback"
 
 
-def callbacks() -> list[str]:
-    return [type(each).__name__ for each in Trainer(lambda: None)._create_default_callbacks()]
+def callbacks(kind: type[TorchTrainer] = Trainer) -> list[str]:
+    return [type(each).__name__ for each in kind(lambda: None)._create_default_callbacks()]
 
 
 def test_the_cleaner_of_placement_groups_is_for_clusters_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,3 +24,11 @@ def test_the_cleaner_of_placement_groups_is_for_clusters_only(monkeypatch: pytes
     for name, value in PRIVATE.items():
         monkeypatch.setenv(name, value)
     assert callbacks() == [each for each in on_a_cluster if each != CLEANER]
+
+
+def test_no_process_deals_out_data_sets_that_there_are_not() -> None:
+    """`DatasetsCallback` starts one at every training; ours passes no data set to Ray Train."""
+    assert "DatasetsCallback" in [
+        type(each).__name__ for each in TorchTrainer(lambda: None)._create_default_callbacks()
+    ]
+    assert "DatasetsCallback" not in callbacks()

@@ -8,15 +8,16 @@ from ray import tune
 
 from sadm_ray.config import Settings
 from sadm_ray.tracking import TrackedRun
-from sadm_ray.tune.sampling_space import point_of
 from sadm_ray.tune.sampling_sweep import run_trials
 from sadm_ray.tune.sampling_trial import rungs
 from sadm_ray.tune.sweep_result import SamplingSweep, summarise_trials
 from sadm_ray.tune.trial_history import History
+from tests.tune.cheap_trial import trial
 
 pytestmark = pytest.mark.ray
 
 SUBJECTS = 8
+TRIALS = 8
 
 
 class Recorded:
@@ -33,30 +34,15 @@ class Recorded:
 
 
 def settings(**changes: Any) -> Settings:
-    few = {"trials": 12, "concurrent": 1, "sampler": ["ddim"], "num_steps": [1, 2, 4, 8], "first_subjects": 2}
+    few = {"trials": TRIALS, "concurrent": 1, "sampler": ["ddim"], "num_steps": [1, 2, 4, 8], "first_subjects": 2}
     return Settings.model_validate({"tune": few | changes})
-
-
-def quality(point: dict[str, Any]) -> float:
-    return point["num_steps"] * 0.1 - point["guidance_scale"]
-
-
-def trial(config: dict[str, Any], broken: int, attempts: Path, chosen: Settings) -> None:
-    """A trial whose score follows from its point; with `broken` steps it raises."""
-    point = point_of(config)
-    with attempts.open("a") as lines:
-        lines.write(f"{point['num_steps']}\n")
-    for subjects in rungs(chosen.tune, SUBJECTS):
-        if point["num_steps"] == broken and subjects > 2:
-            raise RuntimeError("no such luck")
-        tune.report({"gain": quality(point), "network_calls": point["num_steps"], "subjects": subjects, "seconds": 1.0})
 
 
 def run(chosen: Settings, folder: Path, broken: int = 0) -> tuple[SamplingSweep, Recorded, list[str]]:
     recorded, attempts = Recorded(), folder / "attempts"
     attempts.unlink(missing_ok=True)
     history = History(folder / "trials.jsonl")
-    trainable = tune.with_parameters(trial, broken=broken, attempts=attempts, chosen=chosen)
+    trainable = tune.with_parameters(trial, broken=broken, attempts=attempts, rungs=rungs(chosen.tune, SUBJECTS))
     failures = run_trials(trainable, chosen, folder, SUBJECTS, history, TrackedRun("sweep", recorded))
     swept = summarise_trials(
         history.ended, chosen.sampling, chosen.tune.objectives, tuple(map(str, range(SUBJECTS))), failures
@@ -88,7 +74,7 @@ def test_a_trial_that_fails_is_tried_three_times_and_ends_nothing(swept: Any) ->
     found, _, attempts = swept[1]
     assert len(found.failures) >= 1
     assert all("no such luck" in line for line in found.failures)
-    assert len(found.trials) + len(found.failures) == 12
+    assert len(found.trials) + len(found.failures) == TRIALS
     assert 2 not in set(found.trials[~found.trials["stopped"]]["num_steps"])
     # Those that were stopped at the first rung did not get to their failure.
     assert attempts.count("2") == 3 * len(found.failures) + (found.trials["num_steps"] == 2).sum()
@@ -99,15 +85,15 @@ def test_the_same_sweep_again_repeats_failures_and_more_trials_extend_it(swept: 
     again, recorded, attempts = run(settings(), folder)
     assert again.failures == ()
     assert len(attempts) == len(first.failures)
-    assert len(again.trials) == 12
+    assert len(again.trials) == TRIALS
     assert set(first.trials["trial"]) <= set(again.trials["trial"])
     assert len({record.key for record in recorded.of("status")}) == len(first.failures)
-    longer, _, attempts = run(settings(trials=15), folder)
+    longer, _, attempts = run(settings(trials=TRIALS + 3), folder)
     assert len(attempts) == 3
-    assert longer.trials["trial"].tolist()[:12] == again.trials["trial"].tolist()
-    assert len(longer.trials) == 15
+    assert longer.trials["trial"].tolist()[:TRIALS] == again.trials["trial"].tolist()
+    assert len(longer.trials) == TRIALS + 3
     # The scheduler still has the earlier scores: trials that are worse are stopped at once.
-    done, _, attempts = run(settings(trials=15), folder)
+    done, _, attempts = run(settings(trials=TRIALS + 3), folder)
     assert attempts == []
     assert done.trials.equals(longer.trials)
 

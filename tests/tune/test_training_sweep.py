@@ -76,16 +76,25 @@ def training_workers() -> list[int]:
     return found
 
 
-ENOUGH = 700
+ENOUGH = 150
 """Steps, so many that a trial which is stopped after 20 has not reached its end before the request arrives."""
+SLOW = 16
+"""Its batch, so large that they take it long. The others take theirs in a fraction of that."""
 
 
 def test_a_sweep_stops_bad_trials_lists_failures_and_writes_the_best(shards: str, tmp_path: Path) -> None:
-    space = {"train.learning_rate": {"low": 1e-9, "high": 2e-3}, "diffusion.log_snr_min": [-15.0, 99.0]}
+    space = {
+        "train.learning_rate": {"low": 1e-9, "high": 2e-3},
+        "train.batch_size": [1, SLOW],
+        "diffusion.log_snr_min": [-15.0, 99.0],
+    }
     training = {"trials": 4, "objective": "val_loss", "first_steps": 20, "reduction": 2, "space": space}
     settings = settings_with(tmp_path, shards, training, steps=ENOUGH, checkpoint_every=ENOUGH)
-    good = {"train.learning_rate": 2e-3, "diffusion.log_snr_min": [-15.0]}
-    bad, invalid = good | {"train.learning_rate": 1e-9}, good | {"diffusion.log_snr_min": [99.0]}
+    good = {"train.learning_rate": 2e-3, "train.batch_size": [1], "diffusion.log_snr_min": [-15.0]}
+    bad, invalid = (
+        good | {"train.learning_rate": 1e-9, "train.batch_size": [SLOW]},
+        good | {"diffusion.log_snr_min": [99.0]},
+    )
     begun(settings, good, bad, invalid, good)
     swept = steps.tune_training(settings)
 
