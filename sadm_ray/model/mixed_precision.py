@@ -35,3 +35,18 @@ def gradients_want_padding(x: Tensor) -> bool:
         and torch.cpu._is_avx512_bf16_supported()
         and not torch.cpu._is_amx_tile_supported()
     )
+
+
+def is_slower_alone(x: Tensor) -> bool:
+    """Whether a 3×3×3 convolution of this one sample takes longer than of two.
+
+    In float32 on a CPU PyTorch 2.13 leaves oneDNN to larger inputs and convolves small ones by itself, two to three
+    times as slowly (findings/torch_conv3d_of_one_sample_is_slower_than_of_two.sh).
+    """
+    return (
+        x.device.type == "cpu"
+        and len(x) == 1
+        and x.dtype == torch.float32
+        and x.shape[:4].numel() <= 20480
+        and not torch.is_autocast_enabled("cpu")
+    )

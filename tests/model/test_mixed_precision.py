@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from sadm_ray.model.layers import Convolution
-from sadm_ray.model.mixed_precision import has_bfloat16
+from sadm_ray.model.mixed_precision import has_bfloat16, is_slower_alone
 
 CPU = torch.device("cpu")
 
@@ -45,3 +45,19 @@ def test_gradients_in_bfloat16_are_those_in_float32(grid: tuple[int, int, int]) 
         assert len(rough) == len(exact) == 3
         for one, other in zip(rough, exact, strict=True):
             assert (one - other).norm() < 0.01 * other.norm()
+
+
+@pytest.mark.parametrize(("grid", "slower"), [((1, 4, 4), True), ((4, 16, 40), True), ((16, 48, 8), False)])
+def test_one_small_sample_is_convolved_beside_one_of_zeros(grid: tuple[int, int, int], slower: bool) -> None:
+    """PyTorch takes longer for one such sample than for two; its result and gradients are those of the plain layer."""
+    torch.manual_seed(0)
+    layer, plain = Convolution(32, 48), nn.Conv3d(32, 48, 3, padding=1)
+    plain.load_state_dict(layer.state_dict())
+    x, outward = torch.randn(1, 32, *grid, requires_grad=True), torch.randn(1, 48, *grid)
+    assert is_slower_alone(x) == slower
+    assert not is_slower_alone(x.expand(2, -1, -1, -1, -1))
+    assert not is_slower_alone(x.bfloat16())
+    torch.testing.assert_close(layer(x), plain(x), atol=1e-5, rtol=1e-5)
+    found, expected = (gradients_of(each, x, outward, bfloat16=False) for each in (layer, plain))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
