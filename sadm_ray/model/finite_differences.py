@@ -26,15 +26,20 @@ def local_mean(volume: Float[Tensor, "b c d h w"], radius: int, axes: Sequence[i
     return F.avg_pool3d(volume, [2 * each + 1 for each in radii], 1, radii, count_include_pad=False)
 
 
-@torch.no_grad()
 def central_difference(volume: Tensor, axis: int) -> Tensor:
     """The derivative along an axis, per voxel, without gradients; the border voxel is repeated outside."""
-    last, slope = volume.shape[axis] - 1, torch.empty_like(volume)
+    return neighbour_difference(volume, axis).mul_(0.5)
+
+
+@torch.no_grad()
+def neighbour_difference(volume: Tensor, axis: int) -> Tensor:
+    """Of each voxel the next one less the one before: twice the `central_difference`."""
+    last, difference = volume.shape[axis] - 1, torch.empty_like(volume)
     for to, before, after, count in ((0, 0, min(1, last), 1), (1, 0, 2, last - 1), (last, max(last - 1, 0), last, 1)):
         if count > 0:
             later, earlier = (volume.narrow(axis, place, count) for place in (after, before))
-            torch.sub(later, earlier, out=slope.narrow(axis, to, count))
-    return slope.mul_(0.5)
+            torch.sub(later, earlier, out=difference.narrow(axis, to, count))
+    return difference
 
 
 @torch.no_grad()

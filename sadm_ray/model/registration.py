@@ -21,15 +21,16 @@ from sadm_ray.model.finite_differences import (
     AXES,
     axes_within_slices,
     binomial_mean,
-    central_difference,
     local_mean,
+    neighbour_difference,
 )
 from sadm_ray.model.resizing import resized
 from sadm_ray.model.slices import image_axes, stacked, unstacked, warp_stacked, warp_within_slices
 from sadm_ray.model.time_warp import TimeWarp
 
-ITERATIONS = {4: 12, 2: 12, 1: 6}
-"""By how much frames are shrunk, and the steps then: at their full size a step costs four to eight times as much."""
+ITERATIONS = {4: 16, 2: 12, 1: 4}
+"""By how much frames are shrunk, and the steps then: at their full size a step costs four to eight times as much, and
+more of them gain 0.005 dB (docs/experiments/2026-11-30-speed.md)."""
 SMALLEST = 8
 """No axis is shrunk below this."""
 RADIUS, FLAT, LOCAL = 2, 0.02, 0.25
@@ -148,14 +149,14 @@ def _force(
     one: Float[Tensor, "b s c *size"], other: Float[Tensor, "b s c *size"], followed: Sequence[bool]
 ) -> Float[Tensor, "b s k *size"]:
     """How far each voxel is pulled along the axes of an image: at most half a voxel, and not along others."""
-    difference, total = other - one, one + other  # the mean's slopes are half of those of the sum
-    twice_against = _dot(difference, difference).add_(NOISE**2).mul_(2.0)
-    pulls = [torch.zeros_like(twice_against)] * len(followed)
+    difference, total = other - one, one + other
+    against = _dot(difference, difference).add_(NOISE**2).mul_(4.0)  # four times, as the slopes are of the mean
+    pulls = [torch.zeros_like(against)] * len(followed)
     for axis in (axis for axis, follow in enumerate(followed) if follow):
-        slopes = central_difference(total, 3 + axis)
+        slopes = neighbour_difference(total, 3 + axis)
         pulls[axis] = _dot(difference, slopes)
-        twice_against.add_(_dot(slopes, slopes), alpha=0.5)
-    return torch.stack(pulls, dim=2).div_(twice_against[:, :, None])
+        against.add_(_dot(slopes, slopes), alpha=0.25)
+    return torch.stack(pulls, dim=2).div_(against[:, :, None])
 
 
 def _dot(one: Float[Tensor, "b s c *size"], other: Float[Tensor, "b s c *size"]) -> Float[Tensor, "b s *size"]:
