@@ -70,6 +70,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with a Ray first: they take longest, and one that came last would keep one of two processes waiting."""
-    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: item.path not in with_ray)
+    """The long files first: one that came last would keep one of two processes waiting."""
+    long = {item.path for item in items if any(map(item.get_closest_marker, ("ray", "long")))}
+    items.sort(key=lambda item: item.path not in long)

@@ -167,6 +167,7 @@ def test_gradients_reach_every_parameter(sequences: dict[str, Tensor]) -> None:
     assert silent == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("target", "diffusion", "steps"),
     [("motion", {}, 300), ("difference", {"prediction": "x"}, 160), ("volume", {"prediction": "x"}, 260)],

@@ -14,6 +14,7 @@ from sadm_ray.train.checkpoint import Checkpoint, Checkpoints
 from sadm_ray.train.train_state import StateTensors
 from tests.train.runs import SETTINGS, Run, batch, in_processes, model
 
+pytestmark = pytest.mark.long
 STEPS = 5
 EIGHT = SETTINGS.model_copy(update={"batch_size": 8, "optimizer": "adamw"})
 BATCH = batch(EIGHT.batch_size)
