@@ -25,7 +25,7 @@ test-slow: $(INSTALLED)  ## tests that take minutes: killed processes, scores of
 test-cluster: $(INSTALLED)  ## on two machines made of namespaces: wants root, openssh-server, rsync, iproute2
 	VENV=$(abspath $(VENV)) KEEP="$(CURDIR)" bash tests/cluster/two-hosts.sh $(abspath $(BIN))/pytest -m cluster
 
-benchmark: $(INSTALLED)  ## under a minute: fails if a training step became twice as slow beside MONAI's
+benchmark: $(INSTALLED)  ## about a minute: fails if a training step became twice as slow beside MONAI's
 	$(BIN)/python -m benchmarks.short --check
 
 lint: $(INSTALLED)  ## style, formatting, types

@@ -54,10 +54,10 @@ def main() -> None:
         checkouts = [stack.enter_context(_measuring(folder)) for folder in (_HERE, options.other.resolve())]
         for part in options.parts:
             spent: list[list[float]] = [[], []]
-            for turn in range(1 + options.rounds):
+            for _ in range(1 + options.rounds):
                 for seconds, checkout in zip(spent, checkouts, strict=True):
-                    seconds.extend([_asked(checkout, part)] * bool(turn))  # the first one warms up
-            this, other = (min(seconds) for seconds in spent)
+                    seconds.append(_asked(checkout, part))
+            this, other = (min(seconds[1:]) for seconds in spent)  # the first one warms up
             say(part, this, "CPU s", "lower")
             say(f"{part}, this over the other", this / other, "1", "lower")
 
