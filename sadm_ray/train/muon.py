@@ -13,7 +13,8 @@ class Muon(torch.optim.Muon):
     """PyTorch's Muon with the size of AdamW's steps, its products in float32; the optimizer state is the same.
 
     PyTorch multiplies the long side of the matrix twice in each of five iterations, in bfloat16. There directions in
-    which the gradient is next to nothing become noise, and a CPU without AVX512-BF16 or AMX multiplies number by number.
+    which the gradient is next to nothing become noise, and a CPU without AVX512-BF16 or AMX multiplies number by
+    number.
     """
 
     def __init__(self, params: Any, weight_decay: float) -> None:
