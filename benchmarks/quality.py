@@ -72,6 +72,8 @@ def _fold(settings: Settings, *others: Settings) -> dict[tuple[str, str, str], f
         steps.train(settings)
         for each in others:
             steps.train(with_values(each, {"data.shards": study.location}))
+        if settings.calibrate.folds and not others:
+            steps.calibrate(settings)
         trained = time.monotonic() - start
         start = time.monotonic()
         generated = steps.generate(settings)
@@ -83,7 +85,7 @@ def _fold(settings: Settings, *others: Settings) -> dict[tuple[str, str, str], f
     subjects = by_subject(evaluation.metrics)
     for key, rows in subjects.groupby(["task", "method"]):
         task, method = map(str, key)
-        name = "mean" if method.startswith("mean of") else method
+        name = "mean" if method.startswith("mean of") else method  # the estimate and one sample by their own names
         scores = ("psnr", "psnr_changed", "ssim", "ssim_changed", "nrmse", "nrmse_changed")
         figures |= {(task, name, score): float(rows[score].mean()) for score in scores}
     for row in summarise_calibration(evaluation.calibration).to_dict("records"):

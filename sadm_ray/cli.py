@@ -103,6 +103,12 @@ def tune(config: Config = None, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def calibrate(config: Config = None, overrides: Overrides = None) -> None:
+    """Fit what the model is corrected by, and bounds that hold, on subjects that it was not trained on."""
+    _print_calibrated(_step("calibrate", config, overrides))
+
+
+@app.command()
 def generate(
     config: Config = None,
     overrides: Overrides = None,
@@ -150,7 +156,7 @@ def compare(config: Config = None, overrides: Overrides = None) -> None:
 
 @app.command()
 def run(config: Config = None, overrides: Overrides = None) -> None:
-    """All five steps, one after another."""
+    """All six steps, one after another."""
     settings = load_settings(config, overrides or ())
     from sadm_ray import steps
     from sadm_ray.cluster import ray_session
@@ -161,6 +167,7 @@ def run(config: Config = None, overrides: Overrides = None) -> None:
         failures = _print_study(steps.prepare(settings))
         _print_trained(steps.train(settings))
         _print_swept(steps.tune(settings))
+        _print_calibrated(steps.calibrate(settings))
         failures |= _print_generated(steps.generate(settings))
         failures |= _print_evaluation(steps.evaluate(settings))
     typer.echo(f"report   {settings.run_dir / 'report.html'}")
@@ -238,6 +245,17 @@ def _print_training_swept(swept: Any, file: Path) -> None:
     typer.echo(f"tune     best of {judged}: {file}")
     for failure in swept.failures:
         typer.echo(f"  failed: {failure}", err=True)
+
+
+def _print_calibrated(fitted: Any) -> None:
+    held_out = f"{fitted.folds} folds" if fitted.folds else "the validation subjects"
+    typer.echo(f"calibrated on {fitted.subjects} held-out subjects ({held_out})")
+    for kind in ("beyond", "between"):
+        where = "beyond the scans" if kind == "beyond" else "between two scans"
+        factors = (f"{name} × {value:.3g}" for name, value in getattr(fitted, kind).model_dump().items())
+        typer.echo(f"  {where}: {', '.join(factors)}")
+    for task, misses in fitted.misses.items():
+        typer.echo(f"  {task}: bounds up to {100 * misses.highest_level:.3g} % by {misses.subjects} subjects")
 
 
 def _print_generated(generated: Any) -> bool:

@@ -23,6 +23,7 @@ ORDER = [
     {"evaluate"},
     {"report"},
     {"train"},
+    {"calibrate"},
     {"tune"},
     {"compare"},
     {"steps"},

@@ -19,7 +19,6 @@ from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import UserError, reason_of
 from sadm_ray.progress import ProgressCounter, progress
 from sadm_ray.tracking import TrackedRun, run_for_workers
-from sadm_ray.tracking.log_record import LogRecord, Sink
 from sadm_ray.train.trainer import is_trained, train_model
 
 RETRIES = 1
@@ -102,9 +101,8 @@ def _train(config: dict[str, Any], task: _TrainingTask) -> None:
 def _train_member(member: Member, study: Study, tracked: TrackedRun) -> int:
     """Returns the step that it has reached."""
     child = tracked.child(member.name)
-    unregistered = TrackedRun(child.key, _UnregisteredSink(child.sink))
     try:
-        facts = train_model(member.settings, study, member.model, unregistered, threading.Event()).facts
+        facts = train_model(member.settings, study, member.model, child.unregistered, threading.Event()).facts
     except BaseException:
         child.finish("FAILED")
         raise
@@ -120,19 +118,3 @@ class _TrainedCallback(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._counter.add(1, f"{trial.config['member']}, {trial.last_result['seconds']:.0f} s")
-
-
-@dataclass(frozen=True)
-class _UnregisteredSink:
-    """A sink that keeps the models of a comparison out of the registry."""
-
-    sink: Sink
-
-    def put(self, record: LogRecord) -> None:
-        """Forward a record."""
-        if record.kind != "model":
-            self.sink.put(record)
-
-    def history(self, key: str, metric: str) -> list[tuple[int, float]]:
-        """Empty: a training has no connection to MLflow."""
-        return []

@@ -23,6 +23,7 @@ from sadm_ray.config.base import (
     Shape,
     storable,
 )
+from sadm_ray.config.calibrate_settings import CalibrateSettings
 from sadm_ray.config.compare_settings import CompareSettings
 from sadm_ray.config.data_settings import (
     DataSettings,
@@ -55,6 +56,7 @@ __all__ = [
     "OWN_NAMES",
     "SAFE_NAME",
     "AugmentSettings",
+    "CalibrateSettings",
     "CompareSettings",
     "ConditionerSettings",
     "CovariateSettings",
@@ -134,6 +136,7 @@ class Settings(Section):
     train: TrainSettings = TrainSettings()
     sampling: SamplingSettings = SamplingSettings()
     tune: TuneSettings = TuneSettings()
+    calibrate: CalibrateSettings = CalibrateSettings()
     generate: GenerateSettings = GenerateSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     compare: CompareSettings = CompareSettings()

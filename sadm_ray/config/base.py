@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Shape = tuple[Positive, Positive, Positive]  # d, h, w
-SamplerName = Literal["ancestral", "ddim", "dpm++"]
+SamplerName = Literal["euler", "ancestral", "ddim", "dpm++"]
 Precision = Literal["float32", "bfloat16", "auto"]  # auto: bfloat16 where the device has units for it
 
 LARGEST_TIME = 1e13

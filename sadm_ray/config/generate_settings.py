@@ -24,6 +24,10 @@ class GenerateSettings(Section):
     folder). `split`: which subjects of the run's own study; of another one all. `ensemble`: further models, of other
     trainings, among which and `model` the samples of a frame are dealt in turn.
 
+    One volume (`samples` 1) is the estimate, the best point prediction. Of several, `estimates` are written: the
+    estimate, the samples, their mean and standard deviation, and the `lower` and `upper` bound between which a part of
+    `level` of the voxels is expected, if the model is calibrated.
+
     `exact`: every subject goes through the network alone, its samples together (large volumes in turn, by their size
     alone), so that its voxels are the same to the last bit whatever the other subjects; without, `batch_size` sequences
     go at a time, which is faster for small volumes and equal to 1e-5. `sequence`: also all frames in time as one 4D
@@ -41,7 +45,10 @@ class GenerateSettings(Section):
     file: Location | None = None
     tuned: bool = True
     samples: Positive = 4
-    estimates: tuple[Literal["samples", "mean", "std"], ...] = Field(default=("samples", "mean", "std"), min_length=1)
+    estimates: tuple[Literal["estimate", "samples", "mean", "std", "lower", "upper"], ...] = Field(
+        default=("estimate", "samples", "std"), min_length=1
+    )
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.9
     sequence: bool = False
     exact: bool = True
     replace: bool = False

@@ -66,7 +66,8 @@ class ModelSettings(Section):
     (none: measured on the training subjects). `prior`: the network that predicts a mean and a variance of every voxel
     from the condition alone, by displacement fields where the target is `motion`; the denoiser corrects it (none: no
     prior). `frame_blending`: between two registered frames the prior's mean is averaged with the prediction of a small
-    network that sees each voxel and its neighbourhood in these alone. `pad`: volumes that the patches do not divide are
+    network that sees each voxel and its neighbourhood in these alone. `motion_modes`: in so many motions samples differ
+    from the prior's mean as wholes (0: in noise of each voxel alone). `pad`: volumes that the patches do not divide are
     padded, rather than refused.
     """
 
@@ -76,6 +77,7 @@ class ModelSettings(Section):
     difference_scale: Annotated[float, Field(gt=0)] | None = None
     prior: NetworkSettings | None = NetworkSettings()
     frame_blending: bool = False
+    motion_modes: Annotated[int, Field(ge=0, le=64)] = 8
     pad: bool = False
     covariates: tuple[CovariateSettings, ...] = ()
     conditioner: ConditionerSettings = ConditionerSettings()

@@ -28,7 +28,7 @@ class SamplingSettings(Section):
     `ema`: which average of the weights, one of the model's `train.ema_decays`; none: the one that validation chose.
     """
 
-    sampler: SamplerName = "ddim"
+    sampler: SamplerName = "euler"
     num_steps: Positive = 4
     spacing: Spacing = "time"
     guidance_scale: Guidance = 0.0

@@ -16,8 +16,12 @@ from torch import Tensor
 
 from sadm_ray.diffusion.guidance import Denoise, Volume
 
-Sampler = Literal["ancestral", "ddim", "dpm++"]
+Sampler = Literal["ancestral", "ddim", "dpm++", "euler"]
 Callback = Callable[[int, Volume], None]
+Gaussian = tuple[Volume, Volume]
+"""Mean and log variance of every voxel of x."""
+Noise = Callable[[Sequence[int]], Volume]
+"""The next noise of every sample, of a shape c d h w."""
 
 
 class SeededNoise:
@@ -33,11 +37,18 @@ class SeededNoise:
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu", temperature: float = 1.0) -> None:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._device, self._temperature = device, temperature
+        self._kept: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(self, shape: Sequence[int]) -> Float[Tensor, "b ..."]:
         """The next noise of every sample, each of `shape`."""
         rows = [torch.randn(tuple(shape), generator=generator) for generator in self._generators]
         return self._temperature * torch.stack(rows).to(self._device)
+
+    def kept(self, shape: Sequence[int]) -> Float[Tensor, "b ..."]:
+        """Noise of this shape that stays the same for all frames of a sample."""
+        if tuple(shape) not in self._kept:
+            self._kept[tuple(shape)] = self(shape)
+        return self._kept[tuple(shape)]
 
 
 def _alpha_sigma(log_snr: float) -> tuple[float, float]:
@@ -70,6 +81,32 @@ def ddim_step(z: Volume, x_hat: Volume, log_snr_t: float, log_snr_s: float) -> V
     return ratio * z + (alpha_s - ratio * alpha_t) * x_hat
 
 
+def euler_step(z: Volume, x_hat: Volume, log_snr_t: float, log_snr_s: float | None, gaussian: Gaussian) -> Volume:
+    """From t to s < t along the probability flow, exact for an x that is Gaussian with this mean and variance.
+
+    Let μ and s² be that mean and variance, and u = (z − α μ)/√(α² s² + σ²), z standardised. With the angle
+    θ = arctan(σ/(α s)) the flow is du/dθ = v, where v is the correction to the Gaussian's own x̂ in
+    `sadm_ray.diffusion.preconditioning`; one step takes v as constant. Without correction u does not change: the noise
+    becomes a draw of the Gaussian, however few the steps are. For μ = 0, s = 1 it is the flow of TrigFlow (Lu & Song,
+    Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models, 2025).
+
+    Args:
+        log_snr_s: λ at s; none: no noise is left.
+        gaussian: μ and log s² of each voxel.
+    """
+    mean, log_variance = gaussian
+    deviation = torch.exp(0.5 * log_variance)
+    alpha, sigma = _alpha_sigma(log_snr_t)
+    total = torch.sqrt((alpha * deviation) ** 2 + sigma**2)
+    u = (z - alpha * mean) / total
+    v = (mean + (alpha * deviation**2 / total) * u - x_hat) * total / (sigma * deviation)
+    alpha_s, sigma_s = (1.0, 0.0) if log_snr_s is None else _alpha_sigma(log_snr_s)
+    turn = torch.atan2(deviation.new_tensor(sigma), alpha * deviation) - torch.atan2(
+        deviation.new_tensor(sigma_s), alpha_s * deviation
+    )
+    return alpha_s * mean + torch.sqrt((alpha_s * deviation) ** 2 + sigma_s**2) * (u - turn * v)
+
+
 def extrapolate(x_hat: Volume, before: Volume, log_snr: Sequence[float]) -> Volume:
     """x̂ in the middle of the next step, from this evaluation and the one before it: DPM-Solver++(2M).
 
@@ -87,10 +124,11 @@ def integrate(
     denoise: Denoise,
     log_snrs: Sequence[float],
     z: Volume,
-    noise: SeededNoise | None = None,
+    noise: Noise | None = None,
     *,
     sampler: Sampler = "ddim",
     stochasticity: float = 0.5,
+    gaussian: Gaussian | None = None,
     callback: Callback | None = None,
 ) -> Volume:
     """Bring z from the first of the noise levels to the last, one evaluation of `denoise` a step.
@@ -112,6 +150,8 @@ def integrate(
             if noise is None:
                 raise ValueError("the ancestral sampler needs noise")
             z = ancestral_step(z, x_hat, log_snr_t, log_snr_s, noise(z.shape[1:]), stochasticity)
+        elif gaussian is not None and sampler == "euler":
+            z = euler_step(z, x_hat, log_snr_t, log_snr_s, gaussian)
         elif sampler == "dpm++" and before is not None:
             middle = extrapolate(x_hat, before, log_snrs[step - 1 : step + 2])
             z = ddim_step(z, middle, log_snr_t, log_snr_s)
@@ -125,11 +165,12 @@ def integrate(
 def sample(
     denoise: Denoise,
     log_snrs: Sequence[float],
-    noise: SeededNoise,
+    noise: Noise,
     shape: Sequence[int],
     *,
     sampler: Sampler = "ddim",
     stochasticity: float = 0.5,
+    gaussian: Gaussian | None = None,
     callback: Callback | None = None,
 ) -> Volume:
     """Draw x from noise, with as many evaluations of `denoise` as there are steps between the nodes.
@@ -143,9 +184,12 @@ def sample(
         x̂ at the last node but one: the noise that is left between it and the last is taken off in one go.
     """
     z = integrate(
-        denoise, log_snrs[:-1], noise(shape), noise, sampler=sampler, stochasticity=stochasticity, callback=callback
-    )
+        denoise, log_snrs[:-1], noise(shape), noise, sampler=sampler, stochasticity=stochasticity, gaussian=gaussian,
+        callback=callback,
+    )  # fmt: skip
     x_hat = denoise(z, log_snrs[-2])
     if callback is not None:
         callback(len(log_snrs) - 2, x_hat)
-    return x_hat
+    if gaussian is None or sampler != "euler":
+        return x_hat
+    return euler_step(z, x_hat, log_snrs[-2], None, gaussian)

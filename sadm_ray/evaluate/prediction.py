@@ -17,7 +17,15 @@ from sadm_ray.evaluate import naive_baselines
 from sadm_ray.evaluate.label_maps import LabelMaps
 from sadm_ray.evaluate.mean_change_baseline import MeanChange
 from sadm_ray.evaluate.metrics import regions_of
-from sadm_ray.evaluate.score_tables import COPY_FIRST, COPY_LAST, EXTRAPOLATION, INTERPOLATION, MEAN_CHANGE, SAMPLE
+from sadm_ray.evaluate.score_tables import (
+    COPY_FIRST,
+    COPY_LAST,
+    ESTIMATE,
+    EXTRAPOLATION,
+    INTERPOLATION,
+    MEAN_CHANGE,
+    SAMPLE,
+)
 from sadm_ray.storage import Storage
 
 Row = dict[str, Any]
@@ -60,11 +68,15 @@ class Truth:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One predicted frame: its slot, the slots that were observed for it, and the samples, in [0, 1]."""
+    """One predicted frame: its slot, the slots that were observed for it, its estimate and samples, in [0, 1].
+
+    Records of earlier versions have no estimate; where one volume was requested there are no samples.
+    """
 
     target: int
     observed: tuple[int, ...]
     samples: Float[np.ndarray, "s d h w"]
+    estimate: Float[np.ndarray, "d h w"] | None = None
 
     @classmethod
     def read(cls, row: Row, truth: Truth) -> Prediction:
@@ -78,7 +90,11 @@ class Prediction:
         if absent:
             raise ValueError(f"frame {absent[0]} is said to be observed, but the subject has none there")
         samples = np.frombuffer(row["samples"], "<f2").reshape(row["shape"])[:, 0].astype(np.float32)
-        return cls(int(row["frame"]), observed, samples)
+        stored = row.get("estimate")
+        estimate = None
+        if stored is not None:
+            estimate = np.frombuffer(stored, "<f2").reshape(samples.shape[1:]).astype(np.float32)
+        return cls(int(row["frame"]), observed, samples, estimate)
 
     @property
     def ensemble(self) -> str:
@@ -99,6 +115,9 @@ class Prediction:
             volume = baseline(truth.frames, self.observed, truth.times, self.target)
             if volume is not None:
                 yield method, volume
-        yield SAMPLE, self.samples[0]
+        if self.estimate is not None:
+            yield ESTIMATE, self.estimate
+        if len(self.samples):
+            yield SAMPLE, self.samples[0]
         if len(self.samples) > 1:
             yield self.ensemble, self.samples.mean(axis=0)

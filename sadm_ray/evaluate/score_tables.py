@@ -16,7 +16,8 @@ from rich.table import Table
 from sadm_ray.evaluate.calibration import COVERAGES
 from sadm_ray.evaluate.metrics import SCORES
 
-COPY_LAST, INTERPOLATION, SAMPLE = "copy-last", "interpolation", "sample"
+COPY_LAST, INTERPOLATION = "copy-last", "interpolation"
+ESTIMATE, SAMPLE = "estimate", "sample"
 COPY_FIRST, EXTRAPOLATION, MEAN_CHANGE = "copy-first", "extrapolation", "mean change"
 NAIVE_BASELINES = (COPY_LAST, COPY_FIRST, EXTRAPOLATION, MEAN_CHANGE, INTERPOLATION)
 """The methods that need no model, in the order in which they are shown."""
@@ -77,10 +78,10 @@ def with_contrast(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def rank(method: str) -> tuple[int, str]:
-    """Sort key of a method: the naive baselines first, then the model's, one sample before the mean of several."""
+    """Sort key of a method: the naive baselines first, then the model's estimate, one sample, the mean of several."""
     if method in NAIVE_BASELINES:
         return NAIVE_BASELINES.index(method), ""
-    return len(NAIVE_BASELINES), {SAMPLE: ""}.get(method, method)
+    return len(NAIVE_BASELINES), {ESTIMATE: "", SAMPLE: " "}.get(method, method)
 
 
 def by_subject(metrics: pd.DataFrame) -> pd.DataFrame:

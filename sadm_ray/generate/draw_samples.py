@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
+from torch import Tensor
 
 from sadm_ray.config import Precision, SamplingSettings
 from sadm_ray.data.load.collate import collate
@@ -45,6 +46,13 @@ def observe(
     return model.observe(frames, seen, times, covariates, visits, precision, has_channel)
 
 
+def estimate(
+    model: SequenceModel, encoded: EncodedSequences, queries: Sequence[Query], sampling: SamplingSettings
+) -> Float[np.ndarray, "b m c d h w"]:
+    """The best point predictions of the target frames of queries; arguments as in `draw`."""
+    return model.roll_out(encoded, _target_times(encoded, queries), None, sampling).cpu().numpy()
+
+
 def draw(
     model: SequenceModel,
     encoded: EncodedSequences,
@@ -62,7 +70,11 @@ def draw(
     Returns:
         the samples of each query's target frames, in [0, 1].
     """
-    times = np.stack([query.target_times for query in queries])
-    target_times = torch.from_numpy(times.astype(np.float32)).to(encoded.frames.device)
-    volumes = model.roll_out(encoded, target_times, [seed for each in seeds for seed in each], sampling)
+    flat = [seed for each in seeds for seed in each]
+    volumes = model.roll_out(encoded, _target_times(encoded, queries), flat, sampling)
     return rearrange(volumes, "(b s) m c d h w -> b m s c d h w", b=len(queries)).cpu().numpy()
+
+
+def _target_times(encoded: EncodedSequences, queries: Sequence[Query]) -> Float[Tensor, "b m"]:
+    times = np.stack([query.target_times for query in queries])
+    return torch.from_numpy(times.astype(np.float32)).to(encoded.frames.device)

@@ -29,7 +29,7 @@ def sampling_of(generated: Storage, settings: Settings) -> SamplingSettings:
             "generate.replace=true"
         ) from None
     folders = model_folders(settings)
-    now = tuple(StoredModel.read(folder, sampling.ema).digest for folder in folders)
+    now = tuple(StoredModel.read(folder, sampling.ema).recalibrated(sampling).identity for folder in folders)
     if drew != now:
         raise ConfigError(
             f"{generated.location}: drawn by other models ({', '.join(each[:12] for each in drew)}) than those of "

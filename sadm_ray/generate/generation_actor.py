@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
@@ -19,13 +20,15 @@ from sadm_ray.data.shards.prepared_study import PREPARATION_SETTINGS, Study, rea
 from sadm_ray.data.shards.row_contrasts import of_contrast
 from sadm_ray.generate.bids_dataset import source_paths
 from sadm_ray.generate.bids_names import SubjectNames, is_cine
-from sadm_ray.generate.draw_samples import draw, observe
+from sadm_ray.generate.bounds_wanted import widths_for
+from sadm_ray.generate.draw_samples import draw, estimate, observe
 from sadm_ray.generate.generation_plan import SubjectJob
 from sadm_ray.generate.generation_record import read_record, write_record
 from sadm_ray.generate.request import NO_SLOT, Query, Request, sample_seed
-from sadm_ray.generate.volume_writer import SubjectWriter, shown_time
+from sadm_ray.generate.volume_writer import Predicted, SubjectWriter, shown_time
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.memory_bounds import samples_at_once
+from sadm_ray.model.prediction_bounds import BoundWidths
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.storage import Storage
 
@@ -49,6 +52,7 @@ class GenerationJob:
     out: str
     sampling: SamplingSettings
     estimates: tuple[str, ...]
+    level: float
     sequence: bool
     exact: bool
     batch_size: int
@@ -57,7 +61,7 @@ class GenerationJob:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some samples of one query, all drawn by one model (`member` of the ensemble)."""
+    """Some samples of one query, all drawn by one model (`member` of the ensemble); without seeds its estimate."""
 
     row: Row
     query: Query
@@ -123,17 +127,26 @@ def _together(queries: Sequence[_Asked], job: GenerationJob) -> Iterator[Sequenc
 
 
 def _cut(row: Row, request: Request, query: Query, job: GenerationJob) -> list[_Chunk]:
-    """The samples of a query in chunks that are not too large; none without targets."""
+    """Each model's estimate, then the samples of a query in chunks that are not too large; none without targets.
+
+    Of one volume that is requested the estimate is all.
+    """
     if not query.targets:
         return []
     most = _SAMPLES_AT_ONCE if job.exact else job.batch_size
-    return [
+    estimates = [_Chunk(row, query, member, ()) for member in range(len(job.models))]
+    return estimates + [
         _Chunk(
             row, query, member, tuple(sample_seed(request.seed, row["subject"], request.name, each) for each in some)
         )
-        for member, its in enumerate(_dealt(request.samples, len(job.models)))
+        for member, its in enumerate(_dealt(_samples_of(request), len(job.models)))
         for some in (its[start : start + most] for start in range(0, len(its), most))
     ]
+
+
+def _samples_of(request: Request) -> int:
+    """How many samples are drawn; one volume that is requested is the estimate."""
+    return 0 if request.samples == 1 else request.samples
 
 
 def _dealt(samples: int, models: int) -> list[range]:
@@ -157,7 +170,7 @@ def _batches(chunks: Sequence[_Chunk], job: GenerationJob) -> Iterator[list[int]
         alike.setdefault((chunk.member, len(chunk.query.targets), len(chunk.seeds)), []).append(place)
     for (_, _, samples), places in alike.items():
         most = min(job.batch_size, samples_at_once(job.study.volume_shape))
-        many = 1 if job.exact else max(most // samples, 1)
+        many = 1 if job.exact else max(most // max(samples, 1), 1)
         for start in range(0, len(places), many):
             yield places[start : start + many]
 
@@ -168,6 +181,8 @@ def _draw(chunks: Sequence[_Chunk], job: GenerationJob) -> list[Samples | Except
     rows, queries = [chunk.row for chunk in chunks], [chunk.query for chunk in chunks]
     try:
         encoded = observe(model, rows, queries, job.sampling.precision)
+        if not chunks[0].seeds:
+            return list(estimate(model, encoded, queries, job.sampling)[:, :, None])
         return list(draw(model, encoded, queries, [chunk.seeds for chunk in chunks], job.sampling))
     except Exception as error:
         if len(chunks) == 1:
@@ -193,18 +208,21 @@ def _write(
     if not parts:
         return []
     by_model = [sample for part in parts if not isinstance(part, Exception) for sample in part.swapaxes(0, 1)]
-    order = np.argsort([each for its in _dealt(request.samples, len(job.models)) for each in its])
-    samples = [by_model[place] for place in order]  # of each all targets; views, no copies
+    models = len(job.models)
+    order = np.argsort([each for its in _dealt(_samples_of(request), models) for each in its])
+    samples = [by_model[models + place] for place in order]  # of each all targets; views, no copies
+    estimated = np.mean(by_model[:models], axis=0)
     slots = np.flatnonzero(query.observed).tolist()
-    if not np.isfinite(samples).all():
+    if not np.isfinite(by_model).all():
         raise ValueError("the model gave voxels that are not finite; nothing is written of it")
     rows = []
     for channel in range(len(row["contrasts"])):
         its = of_contrast(row, channel)
         its_slots = [slot for slot in slots if its["present"][slot]]
         if its_slots:  # of a contrast that was not observed nothing is known
-            volumes = [sample[:, channel : channel + 1] for sample in samples]
-            rows += _write_contrast(its, subject_job, request, query, its_slots, volumes, job)
+            volumes = np.array([sample[:, channel] for sample in samples]).reshape(-1, *estimated[:, channel].shape)
+            predicted = Predicted(estimated[:, channel], volumes, _widths(request, job))
+            rows += _write_contrast(its, subject_job, request, query, its_slots, predicted, job)
     return rows
 
 
@@ -214,32 +232,45 @@ def _write_contrast(
     request: Request,
     query: Query,
     slots: Sequence[int],
-    samples: Sequence[Float[np.ndarray, "m 1 d h w"]],
+    predicted: Predicted,
     job: GenerationJob,
 ) -> list[dict[str, Any]]:
-    """Write the samples of one contrast, observed in `slots`; returns its rows of the record."""
+    """Write what is predicted of one contrast, observed in `slots`; returns its rows of the record.
+
+    Args:
+        predicted: of all targets (m d h w).
+    """
     (contrast,) = row["contrasts"]
     facts = {**({"Contrast": contrast} if contrast else {}), **_facts(row, request, slots, job)}
+    if predicted.widths is not None:
+        facts["Bounds"] = predicted.widths.in_words()
     writer = SubjectWriter(Storage(job.out), SubjectNames(row, subject_job.file_label, request.file_label), row)
     cine, times = is_cine(row, str(job.study.settings.get("layout", ""))), query.target_times.tolist()
     rows = []
     for target, (slot, time) in enumerate(zip(query.targets, times, strict=True)):
-        volumes = np.stack([sample[target] for sample in samples])
+        its = Predicted(predicted.estimate[target], predicted.samples[:, target], predicted.widths)
         frame = None if slot == NO_SLOT else slot
         if not cine:
-            writer.write_frame(frame, time, volumes[:, 0], job.estimates, facts)
-        kept = volumes if request.task is not None else None
+            writer.write_frame(frame, time, its, job.estimates, facts)
+        kept = its if request.task is not None else None
         rows.append(_record_row(row["subject"], request.name, frame, time, slots, kept, contrast))
         rows[-1]["files"], writer.written = writer.written, []
     scanned = [(float(row["times"][slot]), row["frames"][slot, 0]) for slot in slots]
     if cine:
-        writer.write_cine(scanned, times, np.stack([sample[:, 0] for sample in samples]), job.estimates, facts)
+        writer.write_cine(scanned, times, predicted, job.estimates, facts)
     if job.sequence:
-        generated = [(time, True, volume) for time, volume in zip(times, samples[0][:, 0], strict=True)]
+        generated = [(time, True, volume) for time, volume in zip(times, predicted.estimate, strict=True)]
         observed = [(time, False, volume) for time, volume in scanned]
         writer.write_sequence([*observed, *generated], facts, is_cine=cine)
     rows[-1]["files"] += writer.written
     return rows
+
+
+def _widths(request: Request, job: GenerationJob) -> BoundWidths | None:
+    """The bounds of a request's frames; None of an ensemble, of one volume, or where the model is not calibrated."""
+    if len(job.models) > 1 or _samples_of(request) < 2:
+        return None
+    return widths_for(job.models[0].recalibration, None if request.task is None else request.name, job.level)
 
 
 def _facts(row: Row, request: Request, slots: Sequence[int], job: GenerationJob) -> dict[str, Any]:
@@ -272,6 +303,7 @@ def _model(job: GenerationJob, member: int) -> SequenceModel:
         for other in [other for other in _built if other[0] not in job.digests]:
             del _built[other]
         _built[key] = job.models[member].build(job.device)
+        _built[key].recalibration = job.models[member].recalibration
     return _built[key]
 
 
@@ -281,7 +313,7 @@ def _record_row(
     frame: int | None,
     time: float,
     observed: Sequence[int],
-    samples: np.ndarray | None,
+    predicted: Predicted | None,
     contrast: str = "",
 ) -> dict[str, Any]:
     """A row of the record (`PREDICTION_SCHEMA`), without files."""
@@ -292,8 +324,10 @@ def _record_row(
         "frame": frame,
         "time": time,
         "observed": list(observed),
-        "samples": None if samples is None else samples.astype("<f2").tobytes(),
-        "shape": None if samples is None else list(samples.shape),
+        "estimate": None if predicted is None else predicted.estimate.astype("<f2").tobytes(),
+        "samples": None if predicted is None else predicted.samples.astype("<f2").tobytes(),
+        "bounds": None if predicted is None or predicted.widths is None else json.dumps(asdict(predicted.widths)),
+        "shape": None if predicted is None else [len(predicted.samples), 1, *predicted.estimate.shape],
         "files": [],
         "error": "",
     }

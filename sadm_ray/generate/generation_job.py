@@ -86,7 +86,7 @@ def generate_volumes(
             is none of its subject's.
     """
     wanted = settings.generate
-    digests = tuple(model.digest for model in models)
+    digests = tuple(model.identity for model in models)
     plan = plan_subject_jobs(settings, study, digests, sampling, _time_scale(models[0]))
     device = _device(wanted.gpus_per_actor)
     require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
@@ -110,6 +110,7 @@ def generate_volumes(
             folder.location,
             sampling,
             wanted.estimates,
+            wanted.level,
             wanted.sequence,
             wanted.exact,
             wanted.batch_size,

@@ -41,8 +41,10 @@ PREDICTION_SCHEMA = pa.schema(
         "frame": pa.int64(),  # the slot; null for a time without one
         "time": pa.float64(),
         "observed": pa.list_(pa.int64()),  # slots
+        "estimate": pa.large_binary(),  # 1 d h w, as the samples; earlier versions wrote none
         "samples": pa.large_binary(),  # float16, little-endian, C order; null where there is nothing to evaluate
-        "shape": pa.list_(pa.int64()),  # s 1 d h w
+        "bounds": pa.string(),  # JSON of `BoundWidths`; null where the model is not calibrated
+        "shape": pa.list_(pa.int64()),  # of the samples, s 1 d h w; s may be 0
         "files": pa.list_(FILE),
         "error": pa.string(),  # empty, or why there is nothing
     }
@@ -51,7 +53,8 @@ MANIFEST_SCHEMA = pa.schema(
     [*(PREDICTION_SCHEMA.field(name) for name in ("subject", "task", "contrast", "frame", "time")), *FILE.fields]
 )
 _ABOUT = b"sadm_ray"
-_FRAME_COLUMNS = [name for name in PREDICTION_SCHEMA.names if name not in ("samples", "observed", "shape")]
+_NOT_READ = {"estimate", "samples", "bounds", "shape", "observed"}
+_FRAME_COLUMNS = [name for name in PREDICTION_SCHEMA.names if name not in _NOT_READ]
 
 
 @dataclass(frozen=True)

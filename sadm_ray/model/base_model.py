@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import save_model
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sadm_ray.config import Precision, SamplingSettings
 from sadm_ray.diffusion.reference_frames import ReferenceFrames, rows_of
@@ -20,9 +19,13 @@ from sadm_ray.diffusion.samplers import SeededNoise
 from sadm_ray.model.conditioner import Conditioner, Features
 from sadm_ray.model.encoded_sequence import EncodedSequences, TargetContext
 from sadm_ray.model.frame_blending import FrameBlending
+from sadm_ray.model.input_volumes import padded_to, without_absent_channels
 from sadm_ray.model.layers import Stage
 from sadm_ray.model.mixed_precision import autocast
 from sadm_ray.model.model_config import CONFIG, ModelConfig
+from sadm_ray.model.prior import PriorNetwork
+from sadm_ray.model.prior_samples import SpreadNetwork
+from sadm_ray.model.recalibration import NOT_CALIBRATED
 from sadm_ray.model.registration import RegisteredPairs
 from sadm_ray.model.sample_parts import sample_parts
 from sadm_ray.model.single_frame_conditioner import SingleFrameConditioner
@@ -30,6 +33,8 @@ from sadm_ray.model.target_references import references_of
 from sadm_ray.model.time_warp import TimeWarp, reference_loss
 
 WEIGHTS = "model.safetensors"
+DRAWS = range(8)
+"""The seeds of the samples whose mean is the estimate of a kind that has no other."""
 
 
 def ema_name(decay: float) -> str:
@@ -59,6 +64,13 @@ class SequenceModel(nn.Module, ABC):
         self.time_warp = TimeWarp(config.model.conditioner.time_scale) if is_registered else None
         is_blended = is_registered and config.model.frame_blending and config.model.prior is not None
         self.frame_blending = FrameBlending(config.channels) if is_blended else None
+        self.prior_network: PriorNetwork | None = None
+        self.recalibration = NOT_CALIBRATED
+
+    @property
+    def spread(self) -> SpreadNetwork | None:
+        """The network that predicts how samples differ from the prior's mean; None without."""
+        return None if self.prior_network is None else self.prior_network.spread
 
     @abstractmethod
     def loss(
@@ -80,6 +92,17 @@ class SequenceModel(nn.Module, ABC):
         self, context: TargetContext, noise: SeededNoise, sampling: SamplingSettings
     ) -> Float[Tensor, "b c D H W"]:
         """A volume of each target, before it is clamped to `EncodedSequences.limits`."""
+
+    def estimate(
+        self, context: TargetContext, noise: SeededNoise, sampling: SamplingSettings
+    ) -> Float[Tensor, "b c D H W"]:
+        """The best point prediction of each target, before it is clamped.
+
+        Of a kind that has none of its own it is the mean of `DRAWS` samples, whose noise does not depend on `noise`.
+        """
+        draws = [SeededNoise([draw] * len(context.gap), context.gap.device, sampling.temperature) for draw in DRAWS]
+        samples = [self.draw(context, each, sampling) for each in draws[: len(DRAWS) if self.varies(sampling) else 1]]
+        return torch.stack(samples).mean(dim=0)
 
     @abstractmethod
     def network_calls(self, sampling: SamplingSettings) -> int:
@@ -119,11 +142,11 @@ class SequenceModel(nn.Module, ABC):
             covariates, visit_covariates, has_channel: as in `generate`.
             target_channels: those that the target has; none: all.
         """
-        frames, target = self._padded(frames), self._padded(target)
-        frames, has_channel = self._channels(frames, has_channel)
+        frames, has_channel = without_absent_channels(self.padded(frames), has_channel)
+        target = self.padded(target)
         features, size = self.conditioner.encode(frames, observed, has_channel), tuple(frames.shape[-3:])
         encoded = EncodedSequences(frames, features, observed, times, covariates, visit_covariates, size, has_channel)
-        context = self._context_of(encoded, target_time, self._references(encoded, target_time))
+        context = self.context_at(encoded, target_time)
         if unconditional is not None and self.is_guided:
             context = context.without_condition(unconditional)
         counted = encoded.known_channels
@@ -201,7 +224,7 @@ class SequenceModel(nn.Module, ABC):
         """Encode the observed frames once, for all targets of these sequences. Arguments and errors: `generate`."""
         if not observed.any(dim=1).all():
             raise ValueError("every sequence needs at least one observed frame")
-        padded, has_channel = self._channels(self._padded(frames), has_channel)
+        padded, has_channel = without_absent_channels(self.padded(frames), has_channel)
         with autocast(frames.device, precision):
             features = self.conditioner.encode(padded, observed, has_channel)
         known = covariates, visit_covariates, tuple(frames.shape[-3:]), has_channel
@@ -212,15 +235,17 @@ class SequenceModel(nn.Module, ABC):
         self,
         encoded: EncodedSequences,
         target_times: Float[Tensor, "b m"],
-        seeds: Sequence[int],
+        seeds: Sequence[int] | None,
         sampling: SamplingSettings,
     ) -> Float[Tensor, "bs m c d h w"]:
         """The frames at `target_times` of the sequences in `encoded`, as `generate` does.
 
         Args:
             seeds: one for each sample, equally many for each sequence, those of the first sequence first; what does
-                not depend on the sample is computed once.
+                not depend on the sample is computed once. None: the estimates, one for each sequence.
         """
+        draw = self.estimate if seeds is None else self.draw
+        seeds = range(len(target_times)) if seeds is None else seeds
         if not seeds or len(seeds) % len(target_times):
             raise ValueError(f"{len(seeds)} seeds cannot be shared by {len(target_times)} sequences")
         target_times = target_times.float()
@@ -229,9 +254,13 @@ class SequenceModel(nn.Module, ABC):
             for row, seen, wanted in zip(encoded.times, encoded.observed, target_times, strict=True)
         ]
         with autocast(target_times.device, sampling.precision):
-            generated = self._rollout(encoded, target_times, torch.tensor(orders), seeds, sampling)
+            generated = self._rollout(encoded, target_times, torch.tensor(orders), seeds, sampling, draw)
         d, h, w = encoded.size
         return generated[..., :d, :h, :w]
+
+    def context_at(self, encoded: EncodedSequences, target_time: Float[Tensor, " b"]) -> TargetContext:
+        """What there is to predict a target of each sequence from."""
+        return self._context_of(encoded, target_time, self._references(encoded, target_time))
 
     def noise_size(self, volume: Sequence[int]) -> tuple[int, int, int, int]:
         """The size c d h w of the noise of one volume d h w: the patches may need more voxels than it has."""
@@ -262,6 +291,7 @@ class SequenceModel(nn.Module, ABC):
         orders: Int[Tensor, "b m"],
         seeds: Sequence[int],
         sampling: SamplingSettings,
+        draw: Callable[[TargetContext, SeededNoise, SamplingSettings], Tensor],
     ) -> Float[Tensor, "bs m c D H W"]:
         """The targets, drawn in the order of each sequence; each is encoded, and known to those that follow."""
         sequences, targets = target_times.shape
@@ -281,7 +311,7 @@ class SequenceModel(nn.Module, ABC):
                     context = shared.of(its)
                 else:
                     context = self._context_of(part.known(encoded), rows_of(time, its), references.of(its))
-                frame = self.draw(context, part.noise, sampling).clamp(rows_of(low, its), rows_of(high, its))
+                frame = draw(context, part.noise, sampling).clamp(rows_of(low, its), rows_of(high, its))
                 if turn + 1 < targets:
                     features = self._encode_generated(frame, None if channels is None else rows_of(channels, its))
                     part.generated.append((features, rows_of(time, its)))
@@ -298,15 +328,9 @@ class SequenceModel(nn.Module, ABC):
         frame = torch.where(known_channels[..., None, None, None], frame, 0.0)
         return self.conditioner.encode(frame[:, None], alone, known_channels[:, None])
 
-    def _channels(
-        self, frames: Float[Tensor, "b t c D H W"], has_channel: Bool[Tensor, "b t c"] | None
-    ) -> tuple[Float[Tensor, "b t c D H W"], Bool[Tensor, "b t c"] | None]:
-        """Zeros where a frame lacks a channel; with one channel nothing is to be told."""
-        if self.config.channels == 1:
-            return frames, None
-        if has_channel is None:
-            return frames, torch.ones(frames.shape[:3], dtype=torch.bool, device=frames.device)
-        return torch.where(has_channel[..., None, None, None], frames, 0.0), has_channel
+    def padded(self, volumes: Float[Tensor, "... d h w"]) -> Float[Tensor, "... D H W"]:
+        """Volumes of the size that the networks see."""
+        return padded_to(volumes, self.config.model.patch, allowed=self.config.model.pad)
 
     def _attending(self, references: int) -> Conditioner:
         """The conditioner with attention over the sequence; `references`: how many frames go along."""
@@ -334,20 +358,6 @@ class SequenceModel(nn.Module, ABC):
             encoded.visit_covariates,
         )
         return TargetContext(condition, references, references.gap / self.config.model.conditioner.time_scale)
-
-    def _padded(self, volumes: Float[Tensor, "... d h w"]) -> Float[Tensor, "... D H W"]:
-        """Volumes of a size that the patches divide, the border voxels repeated behind them where it takes that."""
-        missing = [-size % patch for size, patch in zip(volumes.shape[-3:], self.config.model.patch, strict=True)]
-        if not any(missing):
-            return volumes
-        if not self.config.model.pad:
-            raise ValueError(
-                f"volumes of {tuple(volumes.shape[-3:])} (d h w) are not divided by the model's patch "
-                f"{self.config.model.patch}; resize them, or set model.pad=true"
-            )
-        d, h, w = missing
-        flat = functional.pad(volumes.flatten(0, -5), (0, w, 0, h, 0, d), mode="replicate")
-        return flat.reshape(*volumes.shape[:-3], *flat.shape[-3:])
 
 
 def _count(network: nn.Module) -> int:

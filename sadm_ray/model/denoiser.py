@@ -35,4 +35,5 @@ class Denoiser(nn.Module):
         condition: Float[Tensor, "b n e f g"],
     ) -> Float[Tensor, "b c d h w"]:
         level = self.noise_level(log_snr[:, None] / 8.0)  # λ spans about ±12; the features need about ±1
-        return self.unet(torch.cat([space_to_depth(z, self.patch), condition], dim=1), level)
+        volume, _ = self.unet(torch.cat([space_to_depth(z, self.patch), condition], dim=1), level)
+        return volume

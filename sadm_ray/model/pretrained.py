@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,11 @@ from jaxtyping import UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+from sadm_ray.config import SamplingSettings
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.model.base_model import WEIGHTS, SequenceModel, ema_name
 from sadm_ray.model.model_config import CONFIG, ModelConfig
+from sadm_ray.model.recalibration import NOT_CALIBRATED, Recalibration
 from sadm_ray.model.registry import build_model
 from sadm_ray.model.renamed_weights import with_current_weight_names
 from sadm_ray.model.seen_subjects import NOT_RECORDED, SeenSubjects
@@ -26,13 +28,14 @@ class StoredModel:
     """The bytes of a model (`SequenceModel.save_pretrained`), which travel to actors that cannot see its folder.
 
     `weights` is an array so that the actors of one machine share Ray's copy of it. `source` is where it was read, for
-    messages; `seen` are those who taught it.
+    messages; `seen` are those who taught it, `recalibration` what it is corrected by.
     """
 
     source: str
     config: bytes
     weights: UInt8[np.ndarray, " n"]
     seen: SeenSubjects = NOT_RECORDED
+    recalibration: Recalibration = NOT_CALIBRATED
 
     @classmethod
     def read(cls, folder: Path | str, ema: float | None = None) -> StoredModel:
@@ -57,8 +60,9 @@ class StoredModel:
             if missing:
                 raise DataError(f"{storage.location}: no trained model here ({missing[0]} is missing); train one first")
             weights = np.frombuffer(storage.read(name), np.uint8)
-            seen = SeenSubjects.read(storage, hashlib.sha256(weights.data).hexdigest())
-            return cls(storage.where(name), storage.read(CONFIG), weights, seen)
+            digest = hashlib.sha256(weights.data).hexdigest()
+            known = SeenSubjects.read(storage, digest), Recalibration.read(storage, digest)
+            return cls(storage.where(name), storage.read(CONFIG), weights, *known)
         except OSError as error:
             raise DataError(f"{storage.location}: cannot be read ({str(error).splitlines()[0]})") from None
 
@@ -68,6 +72,17 @@ class StoredModel:
         digest = hashlib.sha256(self.config)
         digest.update(self.weights.data)
         return digest.hexdigest()
+
+    def recalibrated(self, sampling: SamplingSettings) -> StoredModel:
+        """With its recalibration for these settings of sampling; without any if it was fitted with others."""
+        return self if self.recalibration.fits(sampling) else replace(self, recalibration=NOT_CALIBRATED)
+
+    @property
+    def identity(self) -> str:
+        """Which volumes it draws: its `digest`, and if it is recalibrated that of the corrections too."""
+        if not self.recalibration.subjects:
+            return self.digest
+        return hashlib.sha256((self.digest + self.recalibration.model_dump_json()).encode()).hexdigest()
 
     def build(self, device: torch.device | str = "cpu") -> SequenceModel:
         """The model itself, ready to be used.

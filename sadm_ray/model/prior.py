@@ -7,6 +7,7 @@ its noise level. The diffusion then corrects it (`sadm_ray.diffusion.preconditio
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,13 +18,17 @@ from sadm_ray.config import NetworkSettings
 from sadm_ray.diffusion.loss import channel_mean
 from sadm_ray.diffusion.preconditioning import LOG_VARIANCE_RANGE
 from sadm_ray.diffusion.residual import Residual
+from sadm_ray.diffusion.samplers import SeededNoise
 from sadm_ray.model.condition_channels import ConditionChannels
 from sadm_ray.model.displacement_field import motion_channels, motion_residual
 from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.finite_differences import gradient_magnitude
 from sadm_ray.model.layers import PatchSize, depth_to_space, space_to_depth
 from sadm_ray.model.model_config import ModelConfig
-from sadm_ray.model.unet import UNet
+from sadm_ray.model.prior_samples import RANGES, Spread, SpreadNetwork
+from sadm_ray.model.recalibration import NOT_CALIBRATED, Recalibration
+from sadm_ray.model.resizing import resized
+from sadm_ray.model.unet import SmoothOutputs, UNet
 
 VARIANCE_RANGE = (1e-3, 1.0)
 """Bounds of the mean variance that weighs a target's loss."""
@@ -32,10 +37,6 @@ ERROR_FLOOR = 1e-3
 """A mean squared error of x below this counts as zero."""
 LOG_VARIANCE = 24.0
 """One unit of the network's output in log s²: variances differ by orders of magnitude."""
-ENSEMBLE_GAIN = 1.4
-"""What the mean of the two predictions between two frames is multiplied by in sampling. Each of them shrinks towards no
-change where it is unsure, and they are unsure in different places, so their mean changes too little. Flat from 1.2 to
-1.4; found on test patients (docs/experiments.md)."""
 POSITION_ERROR, INTENSITY_ERROR = 1.5, 0.02
 """The variance before training: an error of position, in voxels a unit of the time scale, and one of intensity."""
 
@@ -44,12 +45,13 @@ class Prior(NamedTuple):
     """Mean and log variance of every voxel of x; with frame blending also the two predictions that it averages.
 
     `members`: the prior network's and frame blending's. The second is 0, the reference, and untrained where the target
-    is not between two frames.
+    is not between two frames. `spread`: how its samples differ from the mean; none: by noise of every voxel alone.
     """
 
     mean: Float[Tensor, "b c d h w"]
     log_variance: Float[Tensor, "b c d h w"]
     members: tuple[Float[Tensor, "b c d h w"], Float[Tensor, "b c d h w"]] | None = None
+    spread: Spread | None = None
 
     @staticmethod
     def width(layout: ConditionChannels) -> int:
@@ -65,6 +67,24 @@ class Prior(NamedTuple):
         """From the channels that `on_grid` made."""
         mean, log_variance = (depth_to_space(each.float(), patch) for each in channels.chunk(2, dim=1))
         return cls(mean, 4.0 * log_variance)
+
+    @property
+    def deviation(self) -> Float[Tensor, "b c d h w"]:
+        """The standard deviation of every voxel; not differentiated."""
+        return torch.exp(0.5 * self.log_variance.detach())
+
+    def noise_from(self, noise: SeededNoise) -> Callable[[Sequence[int]], Float[Tensor, "b c d h w"]]:
+        """Noise that turns the mean into samples: in units of the deviation, as the spread has it, or of each voxel."""
+        spread = self.spread
+        if spread is None:
+            return noise
+
+        def drawn(size: Sequence[int]) -> Float[Tensor, "b c d h w"]:
+            c, d, h, w = size
+            numbers, white = noise.kept((spread.modes.shape[1],)), noise((len(RANGES) * c, d, h, w))
+            return spread.sample(numbers, white, self.deviation) / self.deviation
+
+        return drawn
 
     @property
     def variance(self) -> Float[Tensor, " b"]:
@@ -107,49 +127,79 @@ class PriorNetwork(nn.Module):
         layout: of the condition, which holds the frames of the reference.
         scale: of x, in units of intensity.
         motion: whether the mean is also predicted by displacement fields (`sadm_ray.model.displacement_field`).
+        modes: motions in which samples differ from the mean (`sadm_ray.model.prior_samples`); 0: no such samples.
     """
 
-    def __init__(self, settings: NetworkSettings, layout: ConditionChannels, scale: float, *, motion: bool) -> None:
+    def __init__(
+        self, settings: NetworkSettings, layout: ConditionChannels, scale: float, *, motion: bool, modes: int = 0
+    ) -> None:
         super().__init__()
         self.layout, self.scale = layout, scale
-        self._sizes = [layout.channels, layout.channels, motion_channels(layout.references) * motion]
-        self.unet = UNet(settings, layout.patch, layout.width, 2 * layout.channels, smooth=self._sizes[-1])
+        self.unet = UNet(settings, layout.patch, layout.width, 2 * layout.channels)
+        channels = motion_channels(layout.references)
+        self.motion = SmoothOutputs(settings.widths, channels) if motion else None
+        self.spread = SpreadNetwork(settings.widths, modes, channels, layout.channels) if motion and modes else None
 
     def forward(self, condition: Float[Tensor, "b k e f g"]) -> Prior:
-        residual, log_variance, motion = self.unet(condition).float().split(self._sizes, dim=1)
+        outputs, features = self.unet(condition)
+        residual, log_variance = outputs.float().chunk(2, dim=1)
         time_from_target = self.layout.time_from_target_of(condition)
         reach = self.layout.channel_time_of(condition).abs().amin(dim=1)[..., None, None, None]
-        mean = reach * residual
-        if motion.shape[1]:
-            frames, weights = self.layout.frames_of(condition), self.layout.weights_of(condition)
-            displacement = self.layout.displacement_of(condition)
-            mean = mean + motion_residual(frames, time_from_target, weights, motion, displacement) / self.scale
+        mean, spread = reach * residual, None
+        if self.motion is not None:
+            known = self.layout.frames_of(condition), time_from_target, self.layout.weights_of(condition)
+            displacement, motion = self.layout.displacement_of(condition), self.motion(features).float()
+            fixed = [each.detach() for each in known]
+
+            def moved(motion: Tensor, known: Sequence[Tensor] = fixed) -> Tensor:
+                frames, times, weights = known
+                return motion_residual(frames, times, weights, motion, displacement) / self.scale
+
+            change = moved(resized(motion, residual.shape[-3:]), known)
+            mean = mean + change
+            if self.spread is not None:
+                spread = self.spread(features, moved, motion, change)
         expected = self.layout.reference_of(condition.detach()) + self.scale * mean.detach()
         position_error = POSITION_ERROR * reach * gradient_magnitude(expected)
         initial = torch.log(position_error.square() + INTENSITY_ERROR**2) - 2.0 * math.log(self.scale)
-        return Prior(mean, (initial + LOG_VARIANCE * log_variance).clamp(*LOG_VARIANCE_RANGE))
+        return Prior(mean, (initial + LOG_VARIANCE * log_variance).clamp(*LOG_VARIANCE_RANGE), spread=spread)
 
 
 def prior_of(
-    prior_network: PriorNetwork, context: TargetContext, target: Residual, strength: float = 1.0, gain: float = 1.0
+    prior_network: PriorNetwork,
+    context: TargetContext,
+    target: Residual,
+    strength: float = 1.0,
+    recalibration: Recalibration = NOT_CALIBRATED,
 ) -> Prior:
     """The prior of x: the prior network's, and between two frames its mean with that of frame blending.
 
     Args:
         strength: multiplies the prior network's mean (guidance); frame blending is left as it is.
-        gain: multiplies the mean of the two: 1 in training, `ENSEMBLE_GAIN` in sampling.
+        recalibration: corrects the mean and what samples differ by; none in training.
     """
-    prior = prior_network(context.condition)
-    own, references = strength * prior.mean, context.references
-    if references.blended is None:
-        return prior._replace(mean=own)
-    blended = target.encode(references.blended, references.reference)
+    prior, references = prior_network(context.condition), context.references
+    own, members = strength * prior.mean, None
     is_between = references.is_between[:, None, None, None, None]
-    return prior._replace(mean=torch.where(is_between, 0.5 * gain * (own + blended), own), members=(own, blended))
+    mean = own
+    if references.blended is not None:
+        blended = target.encode(references.blended, references.reference)
+        mean, members = torch.where(is_between, 0.5 * (own + blended), own), (own, blended)
+    if not recalibration.subjects:
+        return prior._replace(mean=mean, members=members)
+
+    def factor(name: str) -> Tensor:
+        return torch.where(is_between, getattr(recalibration.between, name), getattr(recalibration.beyond, name))
+
+    spread = prior.spread and prior.spread.scaled(factor("motion"), factor("intensity"))
+    return prior._replace(mean=factor("change") * mean, members=members, spread=spread)
 
 
-def prior_network_of(config: ModelConfig, layout: ConditionChannels) -> PriorNetwork:
+def prior_network_of(config: ModelConfig, layout: ConditionChannels, modes: int = 0) -> PriorNetwork:
     """The prior network of the settings, for a condition of this layout.
+
+    Args:
+        modes: as in `PriorNetwork`.
 
     Raises:
         ValueError: the settings have none.
@@ -157,4 +207,5 @@ def prior_network_of(config: ModelConfig, layout: ConditionChannels) -> PriorNet
     model = config.model
     if model.prior is None:
         raise ValueError("the settings have no model.prior")
-    return PriorNetwork(model.prior, layout, model.difference_scale or 1.0, motion=model.target == "motion")
+    scale, motion = model.difference_scale or 1.0, model.target == "motion"
+    return PriorNetwork(model.prior, layout, scale, motion=motion, modes=modes)

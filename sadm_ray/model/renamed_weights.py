@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 RENAMED = {
+    "guesser.unet.smooth.": "prior_network.motion.levels.",
     "guesser.": "prior_network.",
+    "prior_network.unet.smooth.": "prior_network.motion.levels.",
     "blend.": "frame_blending.",
     "pace.log_pace.": "time_warp.log_rate.",
 }

@@ -14,12 +14,13 @@ from sadm_ray.diffusion.loss import loss_weight, velocity_loss
 from sadm_ray.diffusion.noise_schedule import Schedule
 from sadm_ray.diffusion.parameterization import diffuse, to_v, to_x
 from sadm_ray.diffusion.preconditioning import expected_loss, preconditioned_v, standardised
-from sadm_ray.diffusion.samplers import SeededNoise, sample
+from sadm_ray.diffusion.samplers import Noise, SeededNoise, sample
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.denoiser import Denoiser
 from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.model_config import ModelConfig
-from sadm_ray.model.prior import ENSEMBLE_GAIN, Prior, prior_network_of, prior_of
+from sadm_ray.model.prior import Prior, prior_network_of, prior_of
+from sadm_ray.model.prior_samples import MEMBERS, spread_loss
 from sadm_ray.model.single_frame_conditioner import SingleFrameConditioner
 
 
@@ -41,7 +42,7 @@ class Sadm(SequenceModel):
         else:
             self.conditioner = self._attending(0 if model.kind == "sadm_paper" else self.references)
         layout = self.conditioner.layout
-        self.prior_network = None if model.prior is None else prior_network_of(config, layout)
+        self.prior_network = None if model.prior is None else prior_network_of(config, layout, model.motion_modes)
         channels = layout.width + (Prior.width(layout) if self.prior_network is not None else 0)
         self.denoiser = Denoiser(model.denoiser, config.channels, channels)
         self.schedule = Schedule(diffusion.schedule, diffusion.log_snr_min, diffusion.log_snr_max, diffusion.shift)
@@ -49,34 +50,55 @@ class Sadm(SequenceModel):
     def networks(self) -> Sequence[nn.Module]:
         return [self.denoiser] if self.prior_network is None else [self.denoiser, self.prior_network.unet]
 
+    def noise_size(self, volume: Sequence[int]) -> tuple[int, int, int, int]:
+        channels, d, h, w = super().noise_size(volume)
+        return channels if self.spread is None else MEMBERS * self.spread.noise_channels, d, h, w
+
     def loss(
         self, context: TargetContext, volume: Tensor, t: Tensor, eps: Tensor, counted: Tensor | None = None
     ) -> Float[Tensor, " b"]:
         x = self.target.encode(volume, context.reference)
-        log_snr, process = self.schedule.log_snr(t), self.config.diffusion
         # The reference (its time warp) is trained by its own loss and by the prior's: the diffusion takes x as fixed.
-        fixed = x.detach()
-        z = diffuse(fixed, eps, log_snr)
+        fixed, log_snr, process = x.detach(), self.schedule.log_snr(t), self.config.diffusion
         prior = None if self.prior_network is None else prior_of(self.prior_network, context, self.target)
-        condition = self._with_prior(context.condition, prior)
+        spread: Tensor | float = 0.0
+        if prior is not None and prior.spread is not None:
+            samples = [prior.spread.sample(*each, prior.deviation) for each in prior.spread.noises(eps)]
+            spread = spread_loss(fixed - prior.mean.detach(), samples, counted)
+            eps = (samples[0] / prior.deviation).detach()
+        z, condition = diffuse(fixed, eps, log_snr), self._with_prior(context.condition, prior)
         loss = velocity_loss(self._velocity(z, log_snr, condition), fixed, eps, log_snr, counted)
         loss = loss * loss_weight(process.weighting, log_snr, process.weighting_parameter)
         if prior is None:
             return loss
-        return loss / expected_loss(prior.variance_of(counted), log_snr).sqrt() + prior.loss(x, counted)
+        variance = prior.variance_of(counted)
+        return loss / expected_loss(variance, log_snr).sqrt() + prior.loss(x, counted) + spread / variance.sqrt()
 
     def draw(
         self, context: TargetContext, noise: SeededNoise, sampling: SamplingSettings
     ) -> Float[Tensor, "b c D H W"]:
+        prior = self._guided_prior(context, sampling)
+        source: Noise = noise if prior is None else prior.noise_from(noise)
+        denoise = self._guided(context, sampling) if prior is None else self._correcting(context, prior)
         x = sample(
-            self._guided(context, sampling),
+            denoise,
             self.schedule.steps(sampling.num_steps, sampling.spacing),
-            noise,
+            source,
             context.reference.shape[1:],
             sampler=sampling.sampler,
             stochasticity=sampling.stochasticity,
+            gaussian=None if prior is None else (prior.mean, prior.log_variance),
         )
         return self.target.decode(x, context.reference)
+
+    def estimate(
+        self, context: TargetContext, noise: SeededNoise, sampling: SamplingSettings
+    ) -> Float[Tensor, "b c D H W"]:
+        """The prior's mean."""
+        prior = self._guided_prior(context, sampling)
+        if prior is None:
+            return super().estimate(context, noise, sampling)
+        return self.target.decode(prior.mean, context.reference)
 
     def network_calls(self, sampling: SamplingSettings) -> int:
         if self.prior_network is not None:  # which replaces the first evaluation
@@ -86,22 +108,29 @@ class Sadm(SequenceModel):
 
     def varies(self, sampling: SamplingSettings) -> bool:
         """Samples differ unless the only step is the prior's mean."""
-        return self.prior_network is None or sampling.num_steps > 1
+        return self.prior_network is None or sampling.sampler == "euler" or sampling.num_steps > 1
 
     def _guided(self, context: TargetContext, sampling: SamplingSettings) -> Denoise:
-        """The denoiser of z alone.
+        """The denoiser of z alone, guided; without a prior."""
+        condition, interval = context.condition, sampling.guidance_interval or EVERYWHERE
+        null = torch.zeros_like(condition)
+        return guide(self._denoise, condition, null, sampling.guidance_scale, interval, split=sampling.guidance_split)
 
-        With a prior, that is guided and the denoiser corrects it: without the sequence the prior is no change, x = 0.
-        Guiding the corrections as well would apply the guidance twice.
+    def _guided_prior(self, context: TargetContext, sampling: SamplingSettings) -> Prior | None:
+        """The prior, guided: without the sequence it is no change, x = 0; None without one.
+
+        The denoiser corrects it. Guiding the corrections as well would apply the guidance twice.
         """
-        condition, scale = context.condition, sampling.guidance_scale
-        interval = sampling.guidance_interval or EVERYWHERE
         if self.prior_network is None:
-            null = torch.zeros_like(condition)
-            return guide(self._denoise, condition, null, scale, interval, split=sampling.guidance_split)
+            return None
+        interval = sampling.guidance_interval or EVERYWHERE
         is_guided = interval[0] <= self.schedule.noisiest <= interval[1]
-        prior = prior_of(self.prior_network, context, self.target, 1.0 + scale if is_guided else 1.0, ENSEMBLE_GAIN)
-        condition = self._with_prior(condition, prior)
+        strength = 1.0 + sampling.guidance_scale if is_guided else 1.0
+        return prior_of(self.prior_network, context, self.target, strength, self.recalibration)
+
+    def _correcting(self, context: TargetContext, prior: Prior) -> Denoise:
+        """The denoiser of z alone, which corrects the prior."""
+        condition = self._with_prior(context.condition, prior)
         return lambda z, log_snr: self._denoise(z, log_snr, condition)
 
     def _with_prior(self, condition: Float[Tensor, "b k e f g"], prior: Prior | None) -> Float[Tensor, "b n e f g"]:

@@ -26,16 +26,15 @@ from sadm_ray.model.resizing import resized
 
 
 class UNet(nn.Module):
-    """Features on the grid of the stem → `outputs` channels and `smooth` ones on the grid of the voxels.
+    """Features on the grid of the stem → `outputs` channels on the grid of the voxels.
 
-    Attention over all sites stands at the coarsest level. The last layers start at zero. Smooth channels are the sum of
-    the outputs of all levels, each on its own grid, interpolated: none is finer than a site of the stem.
+    Attention over all sites stands at the coarsest level. The last layer starts at zero. `SmoothOutputs` makes channels
+    from the features of all levels that are no finer than a site of the stem.
 
     Args:
         patch: of the stem (d h w).
         inputs: channels of the features.
         outputs: channels of the result.
-        smooth: more channels, behind these.
         embedding: size of the embedding that modulates every block; none: no modulation.
     """
 
@@ -45,7 +44,6 @@ class UNet(nn.Module):
         patch: PatchSize,
         inputs: int,
         outputs: int,
-        smooth: int = 0,
         embedding: int | None = None,
     ) -> None:
         super().__init__()
@@ -59,11 +57,11 @@ class UNet(nn.Module):
         self.rise = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         self.up = nn.ModuleList(Stage(2 * width, width, blocks, embedding) for width in widths[:-1])
         self.leave = _last(widths[0], outputs * math.prod(patch))
-        self.smooth = nn.ModuleList(_last(width, smooth) for width in widths if smooth)
 
     def forward(
         self, x: Float[Tensor, "b n e f g"], embedding: Float[Tensor, "b m"] | None = None
-    ) -> Float[Tensor, "b k d h w"]:
+    ) -> tuple[Float[Tensor, "b k d h w"], list[Float[Tensor, "b m e f g"]]]:
+        """The channels on the voxels' grid, and the features of all levels, from coarse to fine."""
         x = self.enter(x.contiguous(memory_format=torch.channels_last_3d))  # as the convolutions want it
         skips = []
         for stage, sink in zip(self.down, self.sink, strict=False):
@@ -78,15 +76,29 @@ class UNet(nn.Module):
             x = F.interpolate(rise(x), size=skip.shape[-3:], mode="nearest")
             x = stage(torch.cat([x, skip], dim=1), embedding)
             features.append(x)
-        sharp = depth_to_space(self.leave(x), self.patch)
-        return torch.cat([sharp, self._smooth(features, sharp)], dim=1) if self.smooth else sharp
+        return depth_to_space(self.leave(x), self.patch), features
 
-    def _smooth(self, features: Sequence[Tensor], like: Tensor) -> Float[Tensor, "b s d h w"]:
-        """The sum of the outputs of all levels, from coarse to fine, on the grid of `like`."""
-        first, *others = (head(x) for head, x in zip(reversed(self.smooth), features, strict=True))
+
+class SmoothOutputs(nn.Module):
+    """Features of all levels of a `UNet` → channels that are no finer than a site of its stem.
+
+    They are the sum of an output of every level, each on its own grid, interpolated; they start at zero.
+
+    Args:
+        widths: of the U-Net.
+        channels: how many there are.
+    """
+
+    def __init__(self, widths: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(_last(width, channels) for width in widths)
+
+    def forward(self, features: Sequence[Float[Tensor, "b m e f g"]]) -> Float[Tensor, "b s e f g"]:
+        """On the grid of the stem; `features` as `UNet` returns them."""
+        first, *others = (last(x) for last, x in zip(reversed(self.levels), features, strict=True))
         for finer in others:
             first = finer + resized(first, finer.shape[-3:])
-        return resized(first.to(like.dtype), like.shape[-3:])
+        return first
 
 
 def _last(inputs: int, outputs: int) -> nn.Sequential:

@@ -7,6 +7,7 @@ Every step reads what the one before left in the run's folder and writes its own
     study/        the phantom's NIfTI, when no study is given
     shards/       Parquet by split, and _study.json
     model/        the trained model; model.ray/ has its checkpoints (unless `train.storage` names a place)
+    model/recalibration.json   what it is corrected by, and its bounds; calibration/ has the trainings for it
     tuned.yaml    the best sampling settings, tuned-training.yaml those of training; sweeps/ has trials and figures
     generated/    NIfTI and predictions; generated-…/ those of other requests
     evaluation/   metrics and tables
@@ -19,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 _MODULES = {
+    "calibrate": "sadm_ray.steps.calibration_steps",
     "compare": "sadm_ray.steps.comparison_steps",
     "estimate": "sadm_ray.steps.training_steps",
     "evaluate": "sadm_ray.steps.evaluation_steps",
@@ -32,6 +34,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "calibrate",
     "compare",
     "estimate",
     "evaluate",
@@ -45,6 +48,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from sadm_ray.steps.calibration_steps import calibrate
     from sadm_ray.steps.comparison_steps import compare
     from sadm_ray.steps.evaluation_steps import evaluate
     from sadm_ray.steps.generation_steps import generate

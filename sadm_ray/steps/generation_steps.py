@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from sadm_ray.cluster import ray_session
 from sadm_ray.config import Settings, flatten
+from sadm_ray.generate.bounds_wanted import check_bounds
 from sadm_ray.generate.generation_job import Generation, generate_volumes
 from sadm_ray.generate.generation_plan import decisive_facts, default_out, model_folders, place_of
 from sadm_ray.generate.output_folder import refuse_out
@@ -33,7 +34,8 @@ def generate(settings: Settings) -> Generation:
     out = wanted.out or default_out(settings)
     study = prepared_study(settings) if wanted.study is None else None
     folders = model_folders(settings)
-    models = [StoredModel.read(folder, sampling.ema) for folder in folders]
+    models = [StoredModel.read(folder, sampling.ema).recalibrated(sampling) for folder in folders]
+    check_bounds(wanted, models)
     built = [model.build() for model in models]  # a damaged one is refused at once
     trained = built[0].config
     if wanted.samples > len(built) and not any(model.varies(sampling) for model in built):
@@ -47,7 +49,7 @@ def generate(settings: Settings) -> Generation:
     if study is None:  # refused before anything is prepared into the folder
         wanted = wanted.model_copy(update={"split": "all"})
         settings = settings.model_copy(update={"generate": wanted})
-        facts = decisive_facts(settings, place_of(str(wanted.study)), [model.digest for model in models], sampling)
+        facts = decisive_facts(settings, place_of(str(wanted.study)), [model.identity for model in models], sampling)
         if not wanted.replace:
             refuse_before_preparing(settings, trained, str(wanted.study), Storage(out), facts)
     with alone_in(out, "generate.out"), tracked_step(settings, "generate") as tracked, ray_session(settings):

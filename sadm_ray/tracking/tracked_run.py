@@ -70,6 +70,11 @@ class TrackedRun:
         below.finish("RUNNING")
         return below
 
+    @property
+    def unregistered(self) -> TrackedRun:
+        """The same run for a helper's model, which is kept out of the registry."""
+        return TrackedRun(self.key, _UnregisteredSink(self.sink))
+
     def finish(self, status: str = "FINISHED") -> None:
         """Set its status: FINISHED, FAILED or KILLED; RUNNING opens it again."""
         self.sink.put(LogRecord(self.key, "status", {"status": status}))
@@ -77,6 +82,22 @@ class TrackedRun:
     def history(self, metric: str) -> list[tuple[int, float]]:
         """All (step, value) of a metric, by step; of a step recorded twice (a resumed run), the later."""
         return self.sink.history(self.key, metric)
+
+
+@dataclass(frozen=True)
+class _UnregisteredSink:
+    """A sink that keeps models out of the registry."""
+
+    sink: Sink
+
+    def put(self, record: LogRecord) -> None:
+        """Forward a record."""
+        if record.kind != "model":
+            self.sink.put(record)
+
+    def history(self, key: str, metric: str) -> list[tuple[int, float]]:
+        """Empty: such a training has no connection to MLflow."""
+        return []
 
 
 def _parts(values: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:

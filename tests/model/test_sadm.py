@@ -189,7 +189,9 @@ def test_one_subject_can_be_learned_by_heart(target: str, diffusion: dict[str, s
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    drawn = model.generate(frames[:1], observed[:1], times[:1], times[:1, 3:], [0], SamplingSettings(num_steps=4))
+    # Where nothing is left to chance, DDIM needs the fewest steps.
+    sampling = SamplingSettings(sampler="ddim", num_steps=4)
+    drawn = model.generate(frames[:1], observed[:1], times[:1], times[:1, 3:], [0], sampling)
     psnr, copied = (
         -10 * torch.log10((volume - frames[0, 3]).square().mean()).item() for volume in (drawn[0, 0], frames[0, 1])
     )

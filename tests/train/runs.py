@@ -47,10 +47,10 @@ def batch(size: int = SETTINGS.batch_size) -> Batch:
 class Run:
     """One worker of a run, with the same batch at every step."""
 
-    def __init__(self, settings: TrainSettings = SETTINGS, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, settings: TrainSettings = SETTINGS, rank: int = 0, world: int = 1, **of_model: Any) -> None:
         self.settings, self.guard = settings, GradientGuard(settings)
         self.positions = batch_positions(rank, world, settings.batch_size)
-        self.train_state = TrainState(model(), settings, world)
+        self.train_state = TrainState(model(**of_model), settings, world)
 
     def step(self, step: int, micro_batch: int | None = None, whole: Batch | None = None) -> StepResult:
         rng = SampleRng(0, step, self.positions, self.settings.batch_size)

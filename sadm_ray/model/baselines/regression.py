@@ -12,7 +12,7 @@ from sadm_ray.diffusion.samplers import SeededNoise
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.model_config import ModelConfig
-from sadm_ray.model.prior import ENSEMBLE_GAIN, PriorNetwork, prior_network_of, prior_of
+from sadm_ray.model.prior import PriorNetwork, prior_network_of, prior_of
 
 
 class Regression(SequenceModel):
@@ -40,7 +40,7 @@ class Regression(SequenceModel):
     def draw(
         self, context: TargetContext, noise: SeededNoise, sampling: SamplingSettings
     ) -> Float[Tensor, "b c D H W"]:
-        prior = prior_of(self.prior_network, context, self.target, gain=ENSEMBLE_GAIN)
+        prior = prior_of(self.prior_network, context, self.target, recalibration=self.recalibration)
         return self.target.decode(prior.mean, context.reference)
 
     def network_calls(self, sampling: SamplingSettings) -> int:
