@@ -15,10 +15,11 @@ import pytest
 
 from sadm_ray.config import DataSettings
 from sadm_ray.data.find import find_subjects
+from sadm_ray.data.find.label_files import label_stem
+from sadm_ray.data.label_maps import LabelMaps, labels_of
 from sadm_ray.data.shards.prepared_study import Study, read_subject
 from sadm_ray.data.shards.subject_row import prepare_subject
 from sadm_ray.evaluate.evaluation_job import evaluate_predictions
-from sadm_ray.evaluate.label_maps import LabelMaps, label_file, scans_of
 from sadm_ray.evaluate.score_tables import VENTRICLES_COLUMNS, summarise_ventricles
 from sadm_ray.evaluate.subject_scores import SubjectScores, score_subjects
 from sadm_ray.generate.generation_record import PREDICTIONS, write_record
@@ -75,7 +76,7 @@ def predictions(study: Study, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def scored(study: Study) -> SubjectScores:
-    return score_subjects(predictions(study, list(RADII)), study, None, scans_of(study))
+    return score_subjects(predictions(study, list(RADII)), study, None, labels_of(study))
 
 
 @pytest.mark.parametrize(
@@ -89,11 +90,11 @@ def scored(study: Study) -> SubjectScores:
 def test_labels_lie_on_the_prepared_image(root: Path, how: dict[str, Any]) -> None:
     study = prepared(root, **how)
     row = read_subject(study, "patient001")
-    maps = LabelMaps.of(row, scans_of(study))
+    maps = LabelMaps.of(row, labels_of(study))
     for slot, radius in enumerate(RADII["patient001"].values()):
         found = maps.at(slot)
         assert found is not None
-        ball, bright = found == 3, row["frames"][slot, 0] > 0.6
+        ball, bright = found.labels == 3, row["frames"][slot, 0] > 0.6
         assert 2 * (ball & bright).sum() / (ball.sum() + bright.sum()) > 0.9
         labelled = cavity(radius)[1].astype(bool).sum() * VOXEL_ML
         assert ball.sum() * np.prod(maps.voxel_mm) / 1000 == pytest.approx(labelled, rel=0.1)
@@ -128,8 +129,11 @@ def test_without_labels_there_are_no_rows_and_no_problems(root: Path) -> None:
     assert (found.ventricles, found.problems) == ([], [])
     root.rename(root.with_name("elsewhere"))
     assert (scored(study).ventricles, scored(study).problems) == ([], [])
-    for known in ({}, {**study.settings, "root": None}, {**study.settings, "layout": "bids"}):
-        assert scans_of(replace(study, settings=known)) is None
+    for known in ({}, {**study.settings, "root": None}):
+        assert labels_of(replace(study, settings=known)) is None
+    bids = labels_of(replace(study, settings={**study.settings, "layout": "bids"}))
+    assert bids is not None
+    assert (bids.found, bids.problems) == ({}, ())
 
 
 def test_a_damaged_label_map_is_listed_once_and_the_rest_stays(root: Path) -> None:
@@ -146,8 +150,8 @@ def test_a_damaged_label_map_is_listed_once_and_the_rest_stays(root: Path) -> No
 
 
 def test_labels_of_a_cine_are_named_by_the_frame() -> None:
-    assert label_file("training/a/a_4d.nii.gz", 11) == "training/a/a_frame12_gt.nii.gz"
-    assert label_file("a/a_frame01.nii", None) == "a/a_frame01_gt.nii"
+    assert label_stem("training/a/a_4d.nii.gz", 11) == "training/a/a_frame12_gt"
+    assert label_stem("a/a_frame01.nii", None) == "a/a_frame01_gt"
 
 
 @pytest.mark.ray

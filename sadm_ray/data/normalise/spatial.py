@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Shaped
+from jaxtyping import Bool, Float, Float32, Integer, Shaped
 from nibabel.orientations import io_orientation
 from pydantic import ConfigDict, TypeAdapter
 
@@ -127,6 +127,23 @@ class SpatialTransform:
         nearest = [(2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(self.resampled, cropped.shape, strict=True)]
         result = np.zeros(self.shape, dtype=labels.dtype)
         result[self._target] = cropped[np.ix_(*nearest)][self._kept]
+        return result
+
+    def inverse_labels(self, labels: Integer[np.ndarray, "d h w"]) -> Integer[np.ndarray, "D H W"]:
+        """Bring labels back to the source's grid, those outside of what the model saw as none (0).
+
+        Each label's voxels are resampled linearly, as `inverse` does with an image, and a voxel gets the label that
+        fills the most of it: borders become smooth where the source's grid is the finer one.
+
+        Raises:
+            ValueError: the labels are not on the model's grid.
+        """
+        most = self.inverse((labels == 0).astype(np.float32), outside=1.0)
+        result = np.zeros(self.source_shape, dtype=labels.dtype)
+        for value in np.unique(labels[labels != 0]):
+            share = self.inverse((labels == value).astype(np.float32), outside=0.0)
+            larger = share > most
+            result[larger], most[larger] = value, share[larger]
         return result
 
     def voxel_size(self, spacing: Sequence[float]) -> tuple[float, float, float]:
