@@ -154,8 +154,8 @@ def _bids(study: Storage, labels: str, contrasts: Sequence[str]) -> LabelFiles:
     named = [(entry, entities) for entry, entities in named if "sub" in entities]
     problems = []
     if not named:
-        what = f"sub-*{pattern}" if pattern else "sub-*_dseg.nii.gz"
-        message = f"holds no label map {what}; correct data.labels, a folder or a folder and a pattern behind it"
+        what = f"holds no label map of a subject (sub-…) called {pattern or '*_dseg.nii.gz'}"
+        message = f"{what}; correct data.labels, a folder or a folder and a pattern behind it"
         problems.append(Problem("", storage.location, message))
     spaces = {*_OWN_SPACES, *contrasts}
     foreign = [entry.path for entry, entities in named if entities.get("space", "orig") not in spaces]

@@ -294,3 +294,28 @@ def test_the_size_of_a_voxel_follows_the_grid() -> None:
         np.zeros((8, 40, 20), np.float32), np.eye(4), (1.0, 2.0, 5.0), shape=(4, 10, 10), **plan
     )  # type: ignore[arg-type]
     assert transform.voxel_size((1.0, 2.0, 5.0)) == (10.0, 8.0, 2.0)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS[::7])
+def test_labels_come_back_where_they_were(orientation: np.ndarray) -> None:
+    """Through another grid, turned and cropped: smooth shapes keep their place and size."""
+    source = (9, 40, 36)
+    labels = 3 * ball(source, (4, 22, 14), 11).astype(np.int32) - 2 * ball(source, (4, 22, 14), 6).astype(np.int32)
+    first = ball(source, (4, 20, 18), 15) * 100
+    transform = plan(first, (28, 30, 32), affine=orientation, orientation="canonical", crop="foreground")
+    restored = transform.inverse_labels(transform.forward_labels(labels))
+    assert restored.shape == source
+    assert restored.dtype == np.int32
+    assert set(np.unique(restored)) == {0, 1, 3}
+    for value in (1, 3):
+        mine, there = labels == value, restored == value
+        assert 2 * (mine & there).sum() / (mine.sum() + there.sum()) > 0.9
+        assert there.sum() == pytest.approx(mine.sum(), rel=0.1)
+
+
+def test_labels_come_back_exactly_where_nothing_is_resampled() -> None:
+    labels = np.random.default_rng(0).integers(0, 4, (6, 9, 8)).astype(np.int32)
+    transform = plan(labels.astype(np.float32), (4, 12, 8), target_spacing=(1.0, 1.0, 1.0))
+    restored = transform.inverse_labels(transform.forward_labels(labels))
+    np.testing.assert_array_equal(restored[1:5], labels[1:5])
+    assert not restored[[0, 5]].any(), "what the model did not see has no label"
