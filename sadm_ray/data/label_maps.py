@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 
 from sadm_ray.data.find.catalog import Problem
 from sadm_ray.data.find.label_files import LabelFile, LabelFiles, find_labels
@@ -48,6 +48,18 @@ class _Grid:
     affine: Float64[np.ndarray, "4 4"]
 
 
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """How much of each voxel of the prepared grid each structure of a label map fills.
+
+    `structures` are their names, `values` the label of each (the least of several).
+    """
+
+    structures: tuple[str, ...]
+    values: tuple[int, ...]
+    shares: Float32[np.ndarray, "s d h w"]
+
+
 @dataclass
 class LabelMaps:
     """The label maps of one subject, each read when it is first needed.
@@ -75,6 +87,7 @@ class LabelMaps:
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     _read: dict[int, Labelled | None] = field(default_factory=dict)
+    """On the first visit's own grid."""
 
     @classmethod
     def of(cls, row: Mapping[str, Any], files: LabelFiles | None) -> LabelMaps:
@@ -93,6 +106,22 @@ class LabelMaps:
 
     def at(self, slot: int) -> Labelled | None:
         """The labels of a slot on the prepared grid; None where there are none, or they cannot be used."""
+        own = self._own(slot)
+        return None if own is None else Labelled(self.grid.forward_labels(own.labels), own.names)
+
+    def shares_at(self, slot: int) -> Shares | None:
+        """The shares of the structures that a slot's label map has voxels of, for moving them; None as with `at`."""
+        own = self._own(slot)
+        if own is None:
+            return None
+        found = [name for name, count in own.counts().items() if count]
+        values = {name: value for value, name in sorted(own.names.items(), reverse=True)}
+        shares = np.zeros((len(found), *self.grid.shape), dtype=np.float32)
+        for share, name in zip(shares, found, strict=True):
+            share[:] = self.grid.forward_share(own.mask(name))
+        return Shares(tuple(found), tuple(values[name] for name in found), shares)
+
+    def _own(self, slot: int) -> Labelled | None:
         if slot not in self._read:
             self._read[slot] = self._look_up(slot)
         return self._read[slot]
@@ -104,13 +133,13 @@ class LabelMaps:
         file = None
         try:
             file = self.files.of(source["file"], source["frame"])
-            return None if file is None else self._on_grid(self.files, file, source)
+            return None if file is None else self._on_first(self.files, file, source)
         except (DataError, ValueError) as error:
             where = self.files.storage.where(source["file"] if file is None else file.file)
             self.problems.append(str(Problem(self.subject, where, str(error))))
             return None
 
-    def _on_grid(self, files: LabelFiles, file: LabelFile, source: Mapping[str, Any]) -> Labelled:
+    def _on_first(self, files: LabelFiles, file: LabelFile, source: Mapping[str, Any]) -> Labelled:
         read = read_label_map(files.storage, file, source["frame"])
         d, h, w = self.grid.source_shape
         first = _Grid("the first visit", (w, h, d), np.asarray(self.affine, dtype=np.float64))
@@ -120,7 +149,7 @@ class LabelMaps:
             self._remark(files, file, f"has the values {named}, which no table names; they are not scored")
         if not self.spacing_known and not any(_RESET in line for line in self.remarks):
             self._remark(files, file, f"its scan's {_RESET}; correct pixdim and affine")
-        return Labelled(self.grid.forward_labels(own.labels), own.names)
+        return own
 
     def _remark(self, files: LabelFiles, file: LabelFile, message: str) -> None:
         self.remarks.append(str(Problem(self.subject, files.storage.where(file.file), message, fatal=False)))
