@@ -285,3 +285,15 @@ def test_a_folder_of_labels_that_is_gone_is_told(visits: Path, tmp_path: Path) -
     assert len(found.metrics) == 6
     (line,) = found.problems
     assert "derivatives/gone: no such folder; data.labels must be" in line
+
+
+def test_shares_of_structures_for_moving_them(root: Path) -> None:
+    row = read_subject(study := prepared(root), "patient001")
+    maps = LabelMaps.of(row, labels_of(study))
+    found = maps.shares_at(0)
+    assert found is not None
+    assert (found.structures, found.values) == (("LV cavity",), (3,))
+    labelled = cavity(18.0)[1].astype(bool).sum()
+    assert found.shares.sum() * maps.own_voxels == pytest.approx(labelled, rel=0.01)
+    label_of(root, "patient001", 9).unlink()
+    assert LabelMaps.of(row, labels_of(study)).shares_at(1) is None

@@ -319,3 +319,34 @@ def test_labels_come_back_exactly_where_nothing_is_resampled() -> None:
     restored = transform.inverse_labels(transform.forward_labels(labels))
     np.testing.assert_array_equal(restored[1:5], labels[1:5])
     assert not restored[[0, 5]].any(), "what the model did not see has no label"
+
+
+@pytest.mark.parametrize("shape", [(5, 17, 13), (9, 40, 36), (12, 50, 44)])
+def test_shares_keep_the_volume_of_a_structure(shape: Shape) -> None:
+    """On a coarser, the same and a finer grid; labels of the nearest voxel are farther off."""
+    source = (9, 40, 36)
+    mask = ball(source, (4, 21, 15), 4).astype(bool)
+    transform = plan(mask.astype(np.float32), shape)
+    own = np.prod(transform.voxel_size((1.0, 1.0, 1.0)))
+    assert transform.forward_share(mask).sum() * own == pytest.approx(mask.sum(), rel=0.02)
+
+
+def test_padding_has_no_share() -> None:
+    mask = np.ones((3, 4, 5), bool)
+    share = plan(mask.astype(np.float32), (5, 8, 5), target_spacing=(1.0, 1.0, 1.0)).forward_share(mask)
+    assert share.sum() == mask.sum()
+    assert not share[0].any()
+
+
+def test_shares_come_back_as_the_structure_that_fills_the_most() -> None:
+    """What is between two structures, and filled by neither, is background."""
+    source = (4, 30, 30)
+    masks = [ball(source, (2, 15, 8), 6).astype(bool), ball(source, (2, 15, 22), 6).astype(bool)]
+    transform = plan(masks[0].astype(np.float32), (4, 20, 24))
+    shares = np.stack([transform.forward_share(mask) for mask in masks])
+    labels = transform.inverse_shares(shares, [7, 2])
+    assert set(np.unique(labels)) == {0, 2, 7}
+    for mask, value in zip(masks, (7, 2), strict=True):
+        assert 2 * (mask & (labels == value)).sum() / (mask.sum() + (labels == value).sum()) > 0.9
+    with pytest.raises(ValueError, match="zip"):
+        transform.inverse_shares(shares, [7])
