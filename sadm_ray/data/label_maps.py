@@ -49,6 +49,17 @@ class _Grid:
 
 
 @dataclass(frozen=True, eq=False)
+class PreparedLabels(Labelled):
+    """Labels on the prepared grid.
+
+    `volumes` of the structures are in voxels of the subject's own grid, as far as the prepared grid reaches: they are
+    counted, or summed over shares, before each voxel gets one label, which may be off by some per cent.
+    """
+
+    volumes: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
 class Shares:
     """How much of each voxel of the prepared grid each structure of a label map fills.
 
@@ -69,8 +80,8 @@ class LabelMaps:
         sources: a slot each, the file and frame that it holds (`sadm_ray.data.shards.subject_row.ROW_SCHEMA`).
         voxel_mm: size of a voxel of the prepared grid along d h w.
         own_voxels: how many voxels of the first visit's own grid are one of the prepared grid.
-        spacing_known: false where the sizes of voxels look reset to 1 mm: what is in mm or ml is then not to be
-            believed, and volumes are in voxels.
+        own_voxel_ml: of a voxel of the first visit's own grid; None where the sizes of voxels look reset to 1 mm: what
+            is in mm or ml is then not to be believed, and volumes are in voxels.
         affine: of the first visit's own grid, (x, y, z) to mm.
         problems: a line for each label map that cannot be used.
         remarks: a line for what is odd about those that are used.
@@ -82,7 +93,7 @@ class LabelMaps:
     grid: SpatialTransform
     voxel_mm: tuple[float, float, float]
     own_voxels: float
-    spacing_known: bool
+    own_voxel_ml: float | None
     affine: Float[np.ndarray, "4 4"]
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -94,20 +105,29 @@ class LabelMaps:
         """Those of a subject's row (`sadm_ray.data.shards.subject_row.parse_row`)."""
         grid, spacing = SpatialTransform.from_json(row["grid"]), row["spacing"].tolist()
         sizes = grid.voxel_size(spacing)
-        known = not spacing_warning(spacing, grid.source_shape[::-1])
-        own_voxels = float(np.prod(sizes) / np.prod(spacing))
+        own_mm3 = float(np.prod(spacing))
+        own_ml = None if spacing_warning(spacing, grid.source_shape[::-1]) else own_mm3 / 1000
+        own_voxels = float(np.prod(sizes)) / own_mm3
         sources = json.loads(row["sources"])
-        return cls(row["subject"], files, sources, grid, sizes, own_voxels, known, row["affine"])
+        return cls(row["subject"], files, sources, grid, sizes, own_voxels, own_ml, row["affine"])
+
+    @property
+    def spacing_known(self) -> bool:
+        """Whether mm and ml may be given."""
+        return self.own_voxel_ml is not None
 
     @property
     def is_acdc(self) -> bool:
         """Whether they are those of hearts in ACDC, whose ventricles are measured."""
         return self.files is not None and self.files.layout == "acdc"
 
-    def at(self, slot: int) -> Labelled | None:
+    def at(self, slot: int) -> PreparedLabels | None:
         """The labels of a slot on the prepared grid; None where there are none, or they cannot be used."""
         own = self._own(slot)
-        return None if own is None else Labelled(self.grid.forward_labels(own.labels), own.names)
+        if own is None:
+            return None
+        volumes = Labelled(self.grid.seen(own.labels), own.names).counts()
+        return PreparedLabels(self.grid.forward_labels(own.labels), own.names, volumes)
 
     def shares_at(self, slot: int) -> Shares | None:
         """The shares of the structures that a slot's label map has voxels of, for moving them; None as with `at`."""

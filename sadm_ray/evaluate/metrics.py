@@ -105,7 +105,7 @@ DEFINITIONS = {
     "hd95_mm": "the 95 % Hausdorff distance in mm of the borders of a structure: the larger of both directions' 95th "
     "percentiles of the distances to the nearest border voxel of the other, as MONAI has it; none where the structure "
     "is empty in one of them, or where the sizes of voxels look reset to 1 mm",
-    "true_voxels": "the volume of a structure in voxels of the subject's own grid, counted on the prepared one; "
+    "true_voxels": "the volume of a structure in voxels of the subject's own grid, as far as the prepared one reaches; "
     "predicted_voxels likewise: for subjects whose sizes of voxels look reset to 1 mm, which have no mm and no ml",
     "empty": "1 where one of the two label maps lacks the structure; in the means their share",
     "copy-last of structures": "the label map of the last observed scan before the target that has one (none before: "

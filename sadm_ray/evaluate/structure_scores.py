@@ -1,7 +1,7 @@
 """Scores of labelled structures: Dice, the 95 % Hausdorff distance and volumes of a label map against the true one.
 
-Both are on the prepared grid, as far as it reaches. Structures go by their names, so that the tables of two label maps
-may number them differently.
+Both are on the prepared grid; volumes of what is observed are counted in the subject's own, as far as that reaches.
+Structures go by their names, so that the tables of two label maps may number them differently.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import ndimage
 
-from sadm_ray.data.label_maps import LabelMaps
-from sadm_ray.data.read.label_reader import Labelled
+from sadm_ray.data.label_maps import LabelMaps, PreparedLabels
 from sadm_ray.evaluate.naive_baselines import last_observed
 from sadm_ray.evaluate.prediction import Truth
 from sadm_ray.evaluate.score_tables import COPY_LAST
@@ -59,7 +58,7 @@ def hausdorff_95(truth: Mask, predicted: Mask, voxel_mm: Sequence[float]) -> flo
 
 
 def structure_rows(
-    truth: Labelled, predicted: Iterable[tuple[str, Labelled]], maps: LabelMaps
+    truth: PreparedLabels, predicted: Iterable[tuple[str, PreparedLabels]], maps: LabelMaps
 ) -> Iterator[dict[str, Any]]:
     """The scores of each method's label map against the true one (part of `score_tables.STRUCTURES_COLUMNS`).
 
@@ -73,34 +72,32 @@ def structure_rows(
     Raises:
         ValueError: the shapes differ.
     """
-    voxel_ml = float(np.prod(maps.voxel_mm)) / 1000
     for method, found in predicted:
         for name in dict.fromkeys([*truth.structures, *found.structures]):
-            true_mask, mask = truth.mask(name), found.mask(name)
-            true_count, count = int(true_mask.sum()), int(mask.sum())
-            if not true_count and not count:
+            masks = truth.mask(name), found.mask(name)
+            sizes = float(truth.volumes.get(name, 0)), float(found.volumes.get(name, 0))
+            if not any(sizes) and not (masks[0].any() or masks[1].any()):
                 continue
             scores = {
-                "dice": dice(true_mask, mask),
-                "hd95_mm": math.nan,
-                "true_ml": math.nan,
-                "predicted_ml": math.nan,
-                "error_ml": math.nan,
-                "true_voxels": true_count * maps.own_voxels,
-                "predicted_voxels": count * maps.own_voxels,
-                "empty": float(not (true_count and count)),
+                "dice": dice(*masks),
+                "hd95_mm": hausdorff_95(*masks, maps.voxel_mm) if maps.spacing_known else math.nan,
+                **_volumes(*sizes, math.nan if maps.own_voxel_ml is None else maps.own_voxel_ml),
+                "empty": float(not (masks[0].any() and masks[1].any())),
             }
-            if maps.spacing_known:
-                scores |= {
-                    "hd95_mm": hausdorff_95(true_mask, mask, maps.voxel_mm),
-                    "true_ml": true_count * voxel_ml,
-                    "predicted_ml": count * voxel_ml,
-                    "error_ml": abs(count - true_count) * voxel_ml,
-                }
             yield {"method": method, "structure": name, **scores}
 
 
-def copied_labels(truth: Truth, observed: Sequence[int], target: int) -> Iterator[tuple[str, Labelled]]:
+def _volumes(true: float, predicted: float, voxel_ml: float) -> dict[str, float]:
+    """Of volumes in voxels."""
+    ml = {
+        "true_ml": true * voxel_ml,
+        "predicted_ml": predicted * voxel_ml,
+        "error_ml": abs(predicted - true) * voxel_ml,
+    }
+    return {**ml, "true_voxels": true, "predicted_voxels": predicted}
+
+
+def copied_labels(truth: Truth, observed: Sequence[int], target: int) -> Iterator[tuple[str, PreparedLabels]]:
     """Copy-last's label map: that of the last observed scan before the target that has one, else the nearest in time.
 
     That need not be the scan which copy-last copies: of a cine few frames are labelled.

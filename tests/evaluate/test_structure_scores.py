@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sadm_ray.data.label_maps import LabelMaps
+from sadm_ray.data.label_maps import LabelMaps, PreparedLabels
 from sadm_ray.data.normalise.spatial import SpatialTransform
-from sadm_ray.data.read.label_reader import Labelled
 from sadm_ray.evaluate.structure_scores import dice, hausdorff_95, structure_rows
 from tests.data.studies import AFFINE
 
@@ -27,7 +26,7 @@ def cube(start: int, stop: int, shape: tuple[int, int, int] = (10, 20, 20)) -> n
 def maps(*, known: bool = True) -> LabelMaps:
     """Of a grid as large as the scan's own, with half as many slices."""
     grid = SpatialTransform((20, 20, 20), (0, 1, 2), (False,) * 3, ((0, 20),) * 3, (10, 20, 20), (10, 20, 20))
-    return LabelMaps("anna", None, [None], grid, SPACING, 2.0, known, AFFINE)
+    return LabelMaps("anna", None, [None], grid, SPACING, 2.0, 4 * 1.5 * 1.5 / 1000 if known else None, AFFINE)
 
 
 def test_dice_of_cubes() -> None:
@@ -68,11 +67,12 @@ def test_distances_are_those_of_monai(seed: int) -> None:
     assert dice(truth, predicted) == pytest.approx(float(metrics.compute_dice(*both)), abs=1e-6)
 
 
-def labelled(start: int, stop: int, *, shell: bool = True) -> Labelled:
+def labelled(start: int, stop: int, *, shell: bool = True) -> PreparedLabels:
     labels = cube(start, stop).astype(np.int32)
     if shell:
         labels[2:6, 0:2, 0], labels[2:6, 0:2, 1] = 2, 3
-    return Labelled(labels, NAMES)
+    volumes = {"core": 2 * int((labels == 1).sum()), "shell": 2 * int((labels > 1).sum()), "nowhere": 0}
+    return PreparedLabels(labels, NAMES, volumes)
 
 
 def test_rows_of_structures() -> None:
@@ -107,9 +107,17 @@ def test_without_voxel_sizes_there_are_voxels_only() -> None:
 
 def test_structures_go_by_name() -> None:
     """Another table of names numbers them differently."""
-    other = Labelled(np.where(labelled(4, 12).labels == 1, 7, 0).astype(np.int32), {7: "core"})
-    core, _ = structure_rows(labelled(4, 12), [("x", other)], maps())
-    assert core["dice"] == 1
+    other = PreparedLabels(np.where(cube(4, 12), 7, 0).astype(np.int32), {7: "core"}, {"core": 500.5})
+    core, shell = structure_rows(labelled(4, 12), [("x", other)], maps())
+    assert (core["dice"], core["predicted_voxels"]) == (1, 500.5)
+    assert (shell["dice"], shell["predicted_voxels"]) == (0, 0)
+
+
+def test_a_structure_too_small_for_the_grid_has_its_volume() -> None:
+    tiny = PreparedLabels(np.zeros((10, 20, 20), np.int32), {1: "core"}, {"core": 3})
+    (row,) = structure_rows(tiny, [("x", tiny)], maps())
+    assert (row["true_voxels"], row["error_ml"], row["empty"]) == (3, 0, 1)
+    assert math.isnan(row["dice"])
 
 
 def test_shapes_that_differ_are_refused() -> None:

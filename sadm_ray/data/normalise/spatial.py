@@ -144,6 +144,15 @@ class SpatialTransform:
         result[self._target] = cropped[np.ix_(*nearest)][self._kept]
         return result
 
+    def seen(self, labels: Shaped[np.ndarray, "D H W"]) -> Shaped[np.ndarray, "n p q"]:
+        """The part of a volume of the source's grid that the model's grid reaches, at the source's own resolution.
+
+        Raises:
+            ValueError: the volume is not on the source's grid.
+        """
+        _check_shape(labels, self.source_shape)
+        return _orient(labels, self.axes, self.flips)[_slices(self.crop)][self._inside]
+
     def inverse_labels(self, labels: Integer[np.ndarray, "d h w"]) -> Int32[np.ndarray, "D H W"]:
         """Bring labels back to the source's grid, as `inverse_shares` does with the voxels of each.
 
@@ -200,10 +209,7 @@ class SpatialTransform:
         pads = [(kept.start, size - kept.stop) for kept, size in zip(self._kept, self.resampled, strict=True)]
         whole = np.pad(volume[self._target], pads, mode="edge")
         crop = resample(whole, [stop - start for start, stop in self.crop])
-        inside = tuple(
-            slice(first_centre(kept.start, fine, coarse), first_centre(kept.stop, fine, coarse))
-            for kept, fine, coarse in zip(self._kept, crop.shape, self.resampled, strict=True)
-        )
+        inside = self._inside
         oriented = np.full([self.source_shape[axis] for axis in self.axes], outside, dtype=np.float32)
         oriented[_slices(self.crop)][inside] = crop[inside]
         return np.ascontiguousarray(_flip(oriented, self.flips).transpose(np.argsort(self.axes)))
@@ -220,6 +226,15 @@ class SpatialTransform:
             ValueError: the text is no JSON, or describes no grid.
         """
         return _JSON.validate_json(text)
+
+    @property
+    def _inside(self) -> tuple[slice, ...]:
+        """The voxels of the crop whose centre the model's grid holds."""
+        sizes = [stop - start for start, stop in self.crop]
+        return tuple(
+            slice(first_centre(kept.start, fine, coarse), first_centre(kept.stop, fine, coarse))
+            for kept, fine, coarse in zip(self._kept, sizes, self.resampled, strict=True)
+        )
 
     @property
     def _kept(self) -> tuple[slice, ...]:

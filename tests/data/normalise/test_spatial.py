@@ -331,6 +331,16 @@ def test_shares_keep_the_volume_of_a_structure(shape: Shape) -> None:
     assert transform.forward_share(mask).sum() * own == pytest.approx(mask.sum(), rel=0.02)
 
 
+def test_what_the_model_sees_is_counted_at_the_sources_own_resolution() -> None:
+    labels = np.arange(6 * 9 * 8).reshape(6, 9, 8)
+    cut = plan(labels.astype(np.float32), (4, 12, 8), target_spacing=(1.0, 1.0, 1.0))
+    np.testing.assert_array_equal(cut.seen(labels), labels[1:5])
+    coarse = plan(labels.astype(np.float32), (3, 4, 4))
+    np.testing.assert_array_equal(coarse.seen(labels), labels)
+    whole = coarse.inverse(np.ones((3, 4, 4), np.float32), outside=0.0)
+    assert whole.sum() == coarse.seen(labels).size, "as many as come back"
+
+
 def test_padding_has_no_share() -> None:
     mask = np.ones((3, 4, 5), bool)
     share = plan(mask.astype(np.float32), (5, 8, 5), target_spacing=(1.0, 1.0, 1.0)).forward_share(mask)
