@@ -144,3 +144,21 @@ def test_the_command_reads_label_maps_on_the_workers(root: Path) -> None:
     settings = load_settings(None, [f"data.root={root}", "data.layout=bids", "data.labels=seg"])
     found = inspect_study(settings, str(root))
     assert [len(labels_in(record)) for record in found.records] == [2, 1]
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("folder", "reset"), [("acdc", 4), ("acdc_native_edes", 0)])
+def test_label_maps_of_real_hearts(real_data: Path, folder: str, reset: int) -> None:
+    """Twelve patients at end-diastole and end-systole, beside their cine or their two frames."""
+    root = str(real_data / folder)
+    data = DataSettings.model_validate({"root": root, "frames": 12 if folder == "acdc" else 2})
+    known, maps = find_labels(root, "acdc"), []
+    catalog = find_subjects(root, data)
+    for subject in catalog.subjects[:12]:
+        record, _ = inspect_subject(subject, catalog.folder, data, "", None, known)
+        maps.append(labels_in(record))
+    assert [len(each) for each in maps] == [2] * 12
+    for ed, es in maps:
+        assert (ed["lies"], es["lies"], ed["unknown"], es["unknown"]) == ("same", "same", [], [])
+        assert ed["structures"]["LV cavity"]["voxels"] > es["structures"]["LV cavity"]["voxels"] > 0
+    assert sum(ed["structures"]["LV cavity"]["ml"] is None for ed, _ in maps) == reset
