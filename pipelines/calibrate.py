@@ -1,4 +1,4 @@
-"""`sadm-ray calibrate …`, for `ray submit cluster.yaml pipelines/calibrate.py …` and `python pipelines/calibrate.py …`."""
+"""`sadm-ray calibrate …`, for `ray submit cluster.yaml pipelines/calibrate.py …` or `python …`."""
 
 import sys
 

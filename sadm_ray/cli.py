@@ -285,6 +285,8 @@ def _print_evaluation(evaluation: Any) -> bool:
         typer.echo(f"  {line}")
     for problem in evaluation.problems:
         typer.echo(f"  not scored: {problem}", err=True)
+    for remark in evaluation.remarks:
+        typer.echo(f"  worth a look: {remark}", err=True)
     return bool(evaluation.problems)
 
 

@@ -139,7 +139,10 @@ class DataSettings(Section):
     `match` takes only the files whose path below `root` matches the pattern (`*_run-1_*`).
     The time of a visit is in `time_column` of the sessions.tsv, the participants.tsv, the scans.tsv or the manifest
     (`auto`: the first of the usual names, but exact dates before whole years; `order`: visits are numbered in the order
-    of their names); `time_unit` is its unit's name.
+    of their names); `time_unit` is its unit's name. `labels` is where the label maps (`_dseg.nii.gz`) of a BIDS study
+    are: a folder of derivatives below `root`, an absolute path or a URL. With a `*` in its last part, that part chooses
+    files by their names (`derivatives/fastsurfer/*_desc-aseg_dseg.nii.gz`). ACDC's lie beside its scans, those of a
+    manifest are in its column `labels`. They are looked up when they are needed, and are no part of the shards.
 
     The volumes are put on one grid: `shape` (d h w) over the whole field of view, or over the `crop`, or at `spacing`
     (mm; d h w) in the centre. `frames` slots are filled by the nearest frame in time; none: all visits are kept,
@@ -153,6 +156,7 @@ class DataSettings(Section):
     layout: Literal["acdc", "bids", "manifest"] = "acdc"
     suffix: Annotated[str | tuple[str, ...], BeforeValidator(_one_alone)] = "T1w"
     match: str | None = None
+    labels: Location | None = None
     time_column: str = "auto"
     time_unit: str | None = None
     max_scan_gb: Annotated[float, Field(gt=0)] = 1.0  # a file that unpacks to more is refused before it is read
@@ -193,6 +197,20 @@ class DataSettings(Section):
         if self.layout != "bids":
             raise ValueError(f"suffix: several contrasts go with layout=bids only, not {self.layout}; name one")
         return self
+
+    @model_validator(mode="after")
+    def _labels_are_of_bids(self) -> Self:
+        if self.labels is not None and self.layout != "bids":
+            raise ValueError(
+                f"labels goes with layout=bids only, not {self.layout}; leave it out: label maps of acdc lie beside "
+                "the scans (…_gt.nii.gz), those of a manifest are in its column labels"
+            )
+        return self
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The contrasts as files name them."""
+        return (self.suffix,) if isinstance(self.suffix, str) else self.suffix
 
     @property
     def contrasts(self) -> tuple[str, ...]:

@@ -18,11 +18,11 @@ import pandas as pd
 import pyarrow as pa
 
 from sadm_ray.cluster import require_shared
+from sadm_ray.data.label_maps import labels_of
 from sadm_ray.data.shards.fingerprints import fingerprints
 from sadm_ray.data.shards.prepared_study import Study, read_checksums
 from sadm_ray.errors import DataError
 from sadm_ray.evaluate.example_frames import Picture, choose_pictures, draw_chosen, key_of
-from sadm_ray.evaluate.label_maps import scans_of
 from sadm_ray.evaluate.mean_change_baseline import Pair, mean_change_by_contrast
 from sadm_ray.evaluate.metrics import DEFINITIONS, require_scikit_image
 from sadm_ray.evaluate.naive_baselines import last_observed
@@ -30,11 +30,13 @@ from sadm_ray.evaluate.score_tables import (
     CALIBRATION_COLUMNS,
     KEYS,
     METRICS_COLUMNS,
+    STRUCTURES_COLUMNS,
     TEMPORAL_COLUMNS,
     VENTRICLES_COLUMNS,
     rank,
     summarise,
     summarise_calibration,
+    summarise_structures,
     summarise_temporal,
     summarise_ventricles,
     with_contrast,
@@ -55,6 +57,14 @@ _COLUMNS = {
     "calibration": CALIBRATION_COLUMNS,
     "temporal": TEMPORAL_COLUMNS,
     "ventricles": VENTRICLES_COLUMNS,
+    "structures": STRUCTURES_COLUMNS,
+}
+
+_MEANS: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "calibration": summarise_calibration,
+    "temporal": summarise_temporal,
+    "ventricles": summarise_ventricles,
+    "structures": summarise_structures,
 }
 
 
@@ -76,7 +86,10 @@ class Evaluation:
         temporal: one row a (subject, task, method); see `score_tables.TEMPORAL_COLUMNS`. Empty where no two targets of
             a task are neighbours in time.
         ventricles: one row a (subject, task, frame, method, structure); see `score_tables.VENTRICLES_COLUMNS`. Empty
-            where no ACDC label maps lie beside the scans (`sadm_ray.evaluate.label_maps`).
+            where no ACDC label maps lie beside the scans (`sadm_ray.data.label_maps`).
+        structures: one row a (subject, task, frame, method, structure); see `score_tables.STRUCTURES_COLUMNS`. Empty
+            where no label maps are known.
+        remarks: a line for what is odd about label maps that were used.
         split: `test`; or `unknown` where it is not recorded whom the model has seen.
         seen: those whom the models and the sweep have seen.
         others: the same of the other subjects by what they are to the model (`model.seen_subjects.SeenAs`), without
@@ -90,6 +103,8 @@ class Evaluation:
     calibration: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CALIBRATION_COLUMNS))
     temporal: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TEMPORAL_COLUMNS))
     ventricles: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=VENTRICLES_COLUMNS))
+    structures: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=STRUCTURES_COLUMNS))
+    remarks: tuple[str, ...] = ()
     split: SeenAs = "test"
     seen: SeenSubjects = NOBODY
     others: tuple[Evaluation, ...] = ()
@@ -98,10 +113,10 @@ class Evaluation:
 def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, pictures: int = 4) -> Evaluation:
     """Score all predictions, and the naive baselines, against the true frames.
 
-    Writes `metrics`, `calibration`, `temporal` and `ventricles` (each as `.parquet` and `.csv`), their means over
-    subjects (`table.csv`, `calibration-table.csv`, `temporal-table.csv`, `ventricles-table.csv`) and `definitions.json`
-    to `out_dir`; their column `split` says what the subject is to the model. Targets that were never scanned have no
-    truth and are left out. One prediction that fails does not stop the rest. Ray must be running.
+    Writes `metrics`, `calibration`, `temporal`, `ventricles` and `structures` (each as `.parquet` and `.csv`), their
+    means over subjects (`table.csv` and, called after the others, `calibration-table.csv` and so on) and
+    `definitions.json` to `out_dir`; their column `split` says what the subject is to the model. Targets that were never
+    scanned have no truth and are left out. One prediction that fails does not stop the rest. Ray must be running.
 
     Args:
         predictions: the generation's folder or its URL, a Parquet a subject (`generation_record.PREDICTION_SCHEMA`).
@@ -129,10 +144,11 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
     dataset = ray.data.from_items([{"file": file} for file in files], override_num_blocks=tasks)
     unseen = {name for name, split in splits.items() if split in JUDGED}
     change = mean_change_by_contrast(study, _pairs(queries), leave_out=unseen & set(queries["subject"]))
+    labels = labels_of(study)
     about = {
         "study": study,
         "change": None if change is None else ray.put(change),
-        "scans": scans_of(study),
+        "labels": ray.put(labels),
         "checksums": ray.put(read_checksums(study)),
         "models": models_of(read_request(folder) or {}),
     }
@@ -169,8 +185,15 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
     )
     failed = [row for row in [*metrics.to_dict("records"), *drawn] if row["error"]]
     problems = [f"{row['subject']}, {row['task']}, frame {row['frame']}: {row['error']}" for row in failed]
-    problems += sorted({line for each in scored for line in each.problems})
-    return replace(judged, pictures=shown, problems=tuple(problems), others=others)
+    told: dict[bool, set[str]] = {
+        True: {line for each in scored for line in each.problems},
+        False: {line for each in scored for line in each.remarks},
+    }
+    for problem in labels.problems if labels else ():
+        told[problem.fatal].add(str(problem))
+    problems += sorted(told[True])
+    remarks = tuple(sorted(told[False]))
+    return replace(judged, pictures=shown, problems=tuple(problems), remarks=remarks, others=others)
 
 
 def _table(rows: list[Mapping[str, Any]], columns: list[str], splits: Mapping[str, SeenAs]) -> pd.DataFrame:
@@ -186,17 +209,8 @@ def _table(rows: list[Mapping[str, Any]], columns: list[str], splits: Mapping[st
 
 def _of_split(tables: Mapping[str, pd.DataFrame], split: SeenAs, seen: SeenSubjects) -> Evaluation:
     its = {name: table[table["split"] == split].reset_index(drop=True) for name, table in tables.items()}
-    return Evaluation(
-        its["metrics"],
-        summarise(its["metrics"]),
-        (),
-        (),
-        its["calibration"],
-        its["temporal"],
-        its["ventricles"],
-        split,
-        seen,
-    )
+    others: dict[str, Any] = {name: its[name] for name in _MEANS}
+    return Evaluation(its["metrics"], summarise(its["metrics"]), (), (), split=split, seen=seen, **others)
 
 
 def _prediction_files(folder: Storage) -> list[str]:
@@ -245,13 +259,10 @@ def _write_all(out_dir: Path, whole: Mapping[str, pd.DataFrame], found: Sequence
     out_dir.mkdir(parents=True, exist_ok=True)
     means = {
         "table": pd.concat([each.table.assign(split=each.split) for each in found]),
-        "calibration-table": pd.concat(
-            [summarise_calibration(each.calibration).assign(split=each.split) for each in found]
-        ),
-        "temporal-table": pd.concat([summarise_temporal(each.temporal).assign(split=each.split) for each in found]),
-        "ventricles-table": pd.concat(
-            [summarise_ventricles(each.ventricles).assign(split=each.split) for each in found]
-        ),
+        **{
+            f"{name}-table": pd.concat([mean_of(getattr(each, name)).assign(split=each.split) for each in found])
+            for name, mean_of in _MEANS.items()
+        },
     }
     for name, table in whole.items():
         _write(out_dir / f"{name}.parquet", partial(with_contrast(table).to_parquet, index=False))

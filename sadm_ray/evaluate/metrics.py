@@ -100,10 +100,21 @@ DEFINITIONS = {
     "flicker": "mean absolute second difference in time of the generated frames minus that of the true ones, on the "
     "same frames and voxels; a second difference is twice the distance of a frame from the straight line in time "
     "between its neighbours; above 0: flickers more than the truth, below: smoother than it",
-    "predicted_ml": "the volume of a labelled structure (ACDC) in ml in a predicted image: the labels of the observed "
+    "dice": "of a structure in a label map and in the true one of the target: twice the common voxels over the voxels "
+    "of both, on the prepared grid; 0 where one of them has no such voxels",
+    "hd95_mm": "the 95 % Hausdorff distance in mm of the borders of a structure: the larger of both directions' 95th "
+    "percentiles of the distances to the nearest border voxel of the other, as MONAI has it; none where the structure "
+    "is empty in one of them, or where the sizes of voxels look reset to 1 mm",
+    "true_voxels": "the volume of a structure in voxels of the subject's own grid, as far as the prepared one reaches; "
+    "predicted_voxels likewise: for subjects whose sizes of voxels look reset to 1 mm, which have no mm and no ml",
+    "empty": "1 where one of the two label maps lacks the structure; in the means their share",
+    "copy-last of structures": "the label map of the last observed scan before the target that has one (none before: "
+    "the nearest in time), as it is",
+    "predicted_ml": "in `structures` the volume of a structure as it is labelled; in `ventricles` that of a labelled "
+    "structure (ACDC) in ml in a predicted image: the labels of the observed "
     "labelled scan nearest in time are moved onto it by optical flow, slice by slice; true_ml is that of the target's "
     "own labels, and both are counted on the prepared grid, as far as it reaches",
-    "error_ml": "|predicted_ml − true_ml|; only that of the LV cavity is sound (see own_error_ml)",
+    "error_ml": "|predicted_ml − true_ml|; in `ventricles` only that of the LV cavity is sound (see own_error_ml)",
     "own_error_ml": "the error of the measure itself, which is the same with the true image in place of a predicted "
     "one: a method that is off by no more cannot be distinguished from the truth. From end-diastole to end-systole of "
     "four ACDC patients it was 2 to 3 ml for the LV cavity, against 39 to 43 ml for labels that stay where they are, "

@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
+from sadm_ray.data.find.label_files import LabelFiles
+from sadm_ray.data.label_maps import LabelMaps
 from sadm_ray.data.shards.prepared_study import Study, read_subject
 from sadm_ray.data.shards.row_contrasts import of_contrast
 from sadm_ray.errors import DataError
 from sadm_ray.evaluate import naive_baselines
-from sadm_ray.evaluate.label_maps import LabelMaps
 from sadm_ray.evaluate.mean_change_baseline import MeanChange
 from sadm_ray.evaluate.metrics import regions_of
 from sadm_ray.evaluate.score_tables import (
@@ -26,7 +27,6 @@ from sadm_ray.evaluate.score_tables import (
     MEAN_CHANGE,
     SAMPLE,
 )
-from sadm_ray.storage import Storage
 
 Row = dict[str, Any]
 """As `sadm_ray.generate.generation_record.PREDICTION_SCHEMA`."""
@@ -43,11 +43,11 @@ class Truth:
     labels: LabelMaps
 
     @classmethod
-    def read(cls, study: Study, subject: str, scans: Storage | None = None, contrast: str = "") -> Truth:
+    def read(cls, study: Study, subject: str, labels: LabelFiles | None = None, contrast: str = "") -> Truth:
         """Read a subject of a study.
 
         Args:
-            scans: where label maps are looked for (`label_maps.scans_of`); None: nowhere.
+            labels: the label maps of the study (`data.label_maps.labels_of`); None: none are known.
             contrast: which of several; empty where a study has one.
 
         Raises:
@@ -59,7 +59,7 @@ class Truth:
             raise DataError(f"predicted is the contrast {contrast!r}, the study has {named}; generate again")
         row = of_contrast(stored, stored["contrasts"].index(contrast))
         frames, present = row["frames"][:, 0], row["present"]
-        return cls(frames, present, row["times"], regions_of(frames, present), LabelMaps.of(row, scans))
+        return cls(frames, present, row["times"], regions_of(frames, present), LabelMaps.of(row, labels))
 
     def can_score(self, row: Row) -> bool:
         """Whether a prediction can be compared: its frame was scanned, and its volumes were kept."""

@@ -35,6 +35,10 @@ _TEMPORAL = ["difference_error", "flicker"]
 TEMPORAL_COLUMNS = ["subject", "task", "method", "frames", *_TEMPORAL, "split"]
 _VENTRICLES = ["true_ml", "predicted_ml", "error_ml", "own_error_ml"]
 VENTRICLES_COLUMNS = [*KEYS, "method", "structure", *_VENTRICLES, "split"]
+_STRUCTURES = [
+    "dice", "hd95_mm", "true_ml", "predicted_ml", "error_ml", "true_voxels", "predicted_voxels", "empty",
+]  # fmt: skip
+STRUCTURES_COLUMNS = [*KEYS, "method", "structure", *_STRUCTURES, "split"]
 
 HEADINGS = {
     "task": "task",
@@ -141,10 +145,23 @@ def summarise_calibration(calibration: pd.DataFrame) -> pd.DataFrame:
 
 def summarise_ventricles(ventricles: pd.DataFrame) -> pd.DataFrame:
     """Means of `VENTRICLES_COLUMNS`, frames within a subject first: `task`, `method`, `structure`, `subjects`, ml."""
+    return _by_structure(ventricles, _VENTRICLES)
+
+
+def summarise_structures(structures: pd.DataFrame) -> pd.DataFrame:
+    """Means of `STRUCTURES_COLUMNS`, frames within a subject first: `task`, `method`, `structure`, `subjects`, scores.
+
+    What a subject has none of (mm and ml where its voxel sizes are not known, distances to an empty structure) is left
+    out of that mean alone; `empty` becomes the share of those that lack the structure.
+    """
+    return _by_structure(structures, _STRUCTURES)
+
+
+def _by_structure(table: pd.DataFrame, scores: list[str]) -> pd.DataFrame:
     groups = ["task", "method", "structure"]
-    means = ventricles.groupby([*groups, "subject"])[_VENTRICLES].mean().groupby(groups)
-    table = means.mean().assign(subjects=means.size()).reset_index()
-    return _in_order(table[[*groups, "subjects", *_VENTRICLES]])
+    means = table.groupby([*groups, "subject"])[scores].mean().groupby(groups)
+    found = means.mean().assign(subjects=means.size()).reset_index()
+    return _in_order(found[[*groups, "subjects", *scores]])
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:

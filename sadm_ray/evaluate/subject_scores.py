@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sadm_ray.data.find.label_files import LabelFiles
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.evaluate.calibration import calibration, fair_crps
 from sadm_ray.evaluate.mean_change_baseline import MeanChange
 from sadm_ray.evaluate.metrics import SCORES, score
 from sadm_ray.evaluate.prediction import Prediction, Row, Truth
 from sadm_ray.evaluate.score_tables import KEYS, shown_task
+from sadm_ray.evaluate.structure_scores import copied_labels, structure_rows
 from sadm_ray.evaluate.temporal_metrics import runs, temporal_scores
 from sadm_ray.evaluate.ventricle_volumes import ventricle_rows
 from sadm_ray.generate.generation_record import Origin, origin_of, read_predictions
-from sadm_ray.storage import Storage
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -33,21 +34,23 @@ if TYPE_CHECKING:
 class SubjectScores:
     """Rows of the tables, with the columns of `score_tables`: `METRICS_COLUMNS`, `CALIBRATION_COLUMNS` and so on.
 
-    `problems` has a line for each label map that cannot be used.
+    `problems` has a line for each label map that cannot be used, `remarks` for what is odd about one that is used.
     """
 
     metrics: list[Row] = field(default_factory=list)
     calibration: list[Row] = field(default_factory=list)
     temporal: list[Row] = field(default_factory=list)
     ventricles: list[Row] = field(default_factory=list)
+    structures: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def score_file(
     item: Mapping[str, str],
     study: Study,
     change: ObjectRef[MeanChange] | None,
-    scans: Storage | None,
+    labels: ObjectRef[LabelFiles | None],
     checksums: ObjectRef[Mapping[str, str]],
     models: tuple[str, ...],
 ) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def score_file(
 
     Args:
         change: the mean change in Ray's object store; None where it is not known.
-        scans: where label maps are looked for.
+        labels: the study's label maps, in Ray's object store.
         checksums: of each subject's stored row, in Ray's object store.
         models: the digests of those that drew what lies in the folder; empty where that is not known.
     """
@@ -65,7 +68,7 @@ def score_file(
     rows = read_predictions(item["file"]).to_pylist()
     origin, stored = origin_of(item["file"]), ray.get(checksums)
     rows = [_refused(row, origin, stored.get(row["subject"]), models) for row in rows]
-    return {"scored": json.dumps(vars(score_subjects(rows, study, known, scans))), "frames": len(rows)}
+    return {"scored": json.dumps(vars(score_subjects(rows, study, known, ray.get(labels)))), "frames": len(rows)}
 
 
 def _refused(row: Row, origin: Origin, stored: str | None, models: tuple[str, ...]) -> Row:
@@ -81,7 +84,7 @@ def _refused(row: Row, origin: Origin, stored: str | None, models: tuple[str, ..
 
 
 def score_subjects(
-    rows: Sequence[Row], study: Study, change: MeanChange | None, scans: Storage | None
+    rows: Sequence[Row], study: Study, change: MeanChange | None, labels: LabelFiles | None
 ) -> SubjectScores:
     """Score predicted frames; never raises: a frame that fails has a row with its `error`, no method and no numbers.
 
@@ -94,13 +97,14 @@ def score_subjects(
     in_order = sorted(named, key=lambda row: (row["subject"], row["contrast"], row["task"]))
     for (subject, contrast), theirs in groupby(in_order, key=lambda row: (str(row["subject"]), row["contrast"])):
         try:
-            truth: Truth | Exception = Truth.read(study, subject, scans, contrast)
+            truth: Truth | Exception = Truth.read(study, subject, labels, contrast)
         except Exception as error:
             truth = error
         for _, group in groupby(theirs, key=lambda row: str(row["task"])):
             _score_task(list(group), truth, change and change.of(contrast), scored)
         if isinstance(truth, Truth):
             scored.problems.extend(truth.labels.problems)
+            scored.remarks.extend(truth.labels.remarks)
     return scored
 
 
@@ -121,6 +125,7 @@ def _score_task(
                 kept[predicted.target] = _score_frame(row, truth, predicted, change, scored)
                 observed = predicted.observed
                 scored.ventricles.extend(_score_ventricles(row, truth, predicted, change))
+                scored.structures.extend(_score_structures(row, truth, predicted))
         except Exception as error:
             scored.metrics.append(_failed(row, f"{type(error).__name__}: {error}"))
     if not isinstance(truth, Exception):
@@ -148,19 +153,32 @@ def _score_frame(
 
 
 def _score_ventricles(row: Row, truth: Truth, predicted: Prediction, change: MeanChange | None) -> list[Row]:
-    """The volumes of the labelled structures, from the observed labelled scan that is nearest in time to the target."""
+    """The volumes of a heart's structures (ACDC), from the labelled observed scan nearest in time to the target.
+
+    None where the voxel sizes are not known: what they give would be no ml.
+    """
     target = predicted.target
-    true_labels = truth.labels.at(target)
+    true_labels = truth.labels.at(target) if truth.labels.is_acdc and truth.labels.spacing_known else None
     if true_labels is None:
         return []
     for slot in sorted(predicted.observed, key=lambda slot: abs(truth.times[slot] - truth.times[target])):
         labels = truth.labels.at(slot)
         if slot != target and labels is not None:
             key = {name: row[name] for name in KEYS}
-            observed, true = (truth.frames[slot], labels), (truth.frames[target], true_labels)
+            observed, true = (truth.frames[slot], labels.labels), (truth.frames[target], true_labels.labels)
             methods = predicted.volumes(truth, change)
             return [key | found for found in ventricle_rows(*observed, *true, methods, truth.labels.voxel_mm)]
     return []
+
+
+def _score_structures(row: Row, truth: Truth, predicted: Prediction) -> list[Row]:
+    """The label maps that are known for the target against its own."""
+    true_labels = truth.labels.at(predicted.target)
+    if true_labels is None:
+        return []
+    key = {name: row[name] for name in KEYS}
+    label_maps = copied_labels(truth, predicted.observed, predicted.target)
+    return [key | found for found in structure_rows(true_labels, label_maps, truth.labels)]
 
 
 def _score_sequence(kept: Mapping[int, Mapping[str, NDArray]], observed: Sequence[int], truth: Truth) -> Iterator[Row]:

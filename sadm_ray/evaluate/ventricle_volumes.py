@@ -21,9 +21,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.ndimage import map_coordinates
 
+from sadm_ray.data.find.label_files import ACDC_NAMES
 from sadm_ray.evaluate.metrics import require_scikit_image
 
-STRUCTURES = {"LV cavity": 3, "myocardium": 2, "RV cavity": 1}
+STRUCTURES = {name: value for value, name in ACDC_NAMES.items()}
 """What ACDC's labels stand for."""
 
 ATTACHMENT = 30.0

@@ -2,6 +2,7 @@
 
     sub-01/ses-03/anat/sub-01_ses-03_desc-toLastSample1_T1w.nii.gz            at the time of the visit 03
     sub-01/ses-time12p5/anat/sub-01_ses-time12p5_desc-visitsMean_T1w.nii.gz   at the time 12.5, which no visit has
+    sub-01/ses-03/anat/sub-01_ses-03_desc-toLastSample1_dseg.nii.gz           its structures
     sub-01/anat/sub-01_desc-futureSample1_cine.nii.gz                         frames of a cine: one 4D file
 
 A study of several contrasts has the suffix of each, or `mod-<contrast>` where the suffix cannot tell them apart.
@@ -28,6 +29,8 @@ NAMING = f"entities of BIDS {BIDS_VERSION}"
 """The fact of a request that says how its files are called; earlier versions have none."""
 
 CINE, UNKNOWN = "cine", "synth"
+LABELS = "dseg"
+"""The suffix of label maps."""
 FOREIGN_SUFFIXES = (CINE, UNKNOWN)
 """Suffixes that BIDS does not know."""
 
@@ -150,20 +153,30 @@ class SubjectNames:
 
     def frame(self, slot: int | None, time: float, estimate: str) -> str:
         """The path, without its ending, of a volume at a visit, or else at a time."""
+        session = self._session(slot, time)
+        scan = None if slot is None else self._scans[slot]
+        present = [scan] if scan else [each for each in self._scans if each]
+        suffix = self._contrast if self._contrast in _SUFFIXES else suffix_of(present[0]["file"]) if present else ""
+        return self._path(session, estimate, suffix or UNKNOWN)
+
+    def label_map(self, slot: int | None, time: float, estimate: str) -> str:
+        """The path, without its ending, of the labels of a volume; of several contrasts they are those of the visit."""
+        return self._path(self._session(slot, time), estimate, LABELS, of_contrast=False)
+
+    def sequence(self, estimate: str, suffix: str) -> str:
+        """The path, without its ending, of a 4D file; a cine is in its session, if it has one."""
+        session = next(iter(self._sessions.values())) if suffix == CINE and len(self._sessions) == 1 else None
+        return self._path(session, estimate, suffix)
+
+    def _session(self, slot: int | None, time: float) -> str:
+        """The label of the visit, or else of the time."""
         scan = None if slot is None else self._scans[slot]
         session = self._sessions.get(scan["session"]) if scan else None
         if session is None:
             session = time_label(time)
             while session.lower() in {label.lower() for label in self._sessions.values()}:
                 session = f"no{session}"  # a visit is called like a time
-        present = [scan] if scan else [each for each in self._scans if each]
-        suffix = self._contrast if self._contrast in _SUFFIXES else suffix_of(present[0]["file"]) if present else ""
-        return self._path(session, estimate, suffix or UNKNOWN)
-
-    def sequence(self, estimate: str, suffix: str) -> str:
-        """The path, without its ending, of a 4D file; a cine is in its session, if it has one."""
-        session = next(iter(self._sessions.values())) if suffix == CINE and len(self._sessions) == 1 else None
-        return self._path(session, estimate, suffix)
+        return session
 
     @property
     def _contrast(self) -> str:
@@ -178,8 +191,9 @@ class SubjectNames:
     def _sessions(self) -> dict[str, str]:
         return bids_labels({scan["session"] for scan in self._scans if scan and scan["session"]}, "ses")
 
-    def _path(self, session: str | None, estimate: str, suffix: str) -> str:
+    def _path(self, session: str | None, estimate: str, suffix: str, *, of_contrast: bool = True) -> str:
         entities = [f"sub-{self.subject}", *([f"ses-{session}"] if session else [])]
-        contrast = [f"mod-{bare_label(self._contrast)}"] if self._contrast not in ("", suffix) else []
+        named = of_contrast and self._contrast not in ("", suffix)
+        contrast = [f"mod-{bare_label(self._contrast)}"] if named else []
         description = f"desc-{description_label(self.task, estimate)}"
         return "/".join([*entities, "anat", "_".join([*entities, *contrast, description, suffix])])

@@ -1,4 +1,4 @@
-"""Plots and table rows of the evaluation's other results: `calibration`, `temporal` and `ventricles`."""
+"""Plots and table rows of the evaluation's other results: `calibration`, `temporal`, `ventricles` and `structures`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import pandas as pd
 
 from sadm_ray.evaluate.calibration import COVERAGES, LEVELS
 from sadm_ray.evaluate.prediction_plots import COLOURS, FAINT, INK, add_legend, new_plot, to_png
-from sadm_ray.evaluate.score_tables import summarise_calibration, summarise_temporal, summarise_ventricles
+from sadm_ray.evaluate.score_tables import (
+    summarise_calibration,
+    summarise_structures,
+    summarise_temporal,
+    summarise_ventricles,
+)
 
 _MARKS = "osD^v"
 
@@ -111,6 +116,26 @@ def ventricle_rows(ventricles: pd.DataFrame) -> pd.DataFrame:
             "of the measure ml": _number(row["own_error_ml"], ".1f"),
         }
         for _, row in summarise_ventricles(ventricles).iterrows()
+    )
+
+
+def structure_rows(structures: pd.DataFrame) -> pd.DataFrame:
+    """A row a (task, method, structure) as text: Dice, distance in mm, volumes in ml or else voxels."""
+    return pd.DataFrame(
+        {
+            "task": str(row["task"]),
+            "method": str(row["method"]),
+            "structure": str(row["structure"]),
+            "subjects": str(row["subjects"]),
+            "Dice": _number(row["dice"], ".3f"),
+            "HD95 mm": _number(row["hd95_mm"], ".1f"),
+            "true ml": _number(row["true_ml"], ".1f"),
+            "predicted ml": _number(row["predicted_ml"], ".1f"),
+            "error ml": _number(row["error_ml"], ".1f"),
+            "true voxels": _number(row["true_voxels"], ".0f"),
+            "predicted voxels": _number(row["predicted_voxels"], ".0f"),
+        }
+        for _, row in summarise_structures(structures).iterrows()
     )
 
 

@@ -26,6 +26,7 @@ from sadm_ray.report.calibration_plots import (
     calibration_rows,
     draw_coverage,
     draw_spread,
+    structure_rows,
     temporal_rows,
     ventricle_rows,
 )
@@ -137,11 +138,12 @@ def render_report(report: Report) -> str:
         spread_png=draw_spread(evaluation.calibration),
         temporal=plain_rows(temporal_rows(evaluation.temporal)) if len(evaluation.temporal) else [],
         ventricles=plain_rows(ventricle_rows(evaluation.ventricles)) if len(evaluation.ventricles) else [],
+        structures=plain_rows(structure_rows(evaluation.structures)) if len(evaluation.structures) else [],
         comparisons=[(each, plain_rows(each.table)) for each in report.comparisons],
         trials=plain_rows(report.sweep.trials.head(MOST_TRIALS)) if report.sweep else [],
         more_trials=max(len(report.sweep.trials) - MOST_TRIALS, 0) if report.sweep else 0,
         pictures=evaluation.pictures,
-        problems=[*report.problems, *evaluation.problems],
+        problems=[*report.problems, *evaluation.problems, *evaluation.remarks],
         settings=re.sub(r"(?<=://)[^/\s@]+@", "…@", report.settings_yaml),
         definitions=DEFINITIONS,
     )

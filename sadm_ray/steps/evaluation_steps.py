@@ -49,6 +49,6 @@ def evaluate(settings: Settings) -> Evaluation:
             file.write_bytes(picture.png)
             tracked.artifact(file, "pictures")
         tracked.artifact(report)
-        for name in ("table.csv", "calibration-table.csv", "temporal-table.csv", "ventricles-table.csv"):
-            tracked.artifact(run_dir / "evaluation" / name)
+        for name in ("table", "calibration-table", "temporal-table", "ventricles-table", "structures-table"):
+            tracked.artifact(run_dir / "evaluation" / f"{name}.csv")
         return evaluation

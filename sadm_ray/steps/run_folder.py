@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,7 +50,10 @@ def is_prepared(settings: Settings) -> bool:
 
 
 def prepared_study(settings: Settings) -> Study:
-    """The prepared study, refused when it was prepared with other settings than these."""
+    """The prepared study, refused when it was prepared with other settings than these.
+
+    Where its label maps are is what the settings say now: shards do not depend on it.
+    """
     study = read_study(shards_folder(settings))
     wanted = data_digest(settings)
     if study.digest != wanted:
@@ -57,7 +61,7 @@ def prepared_study(settings: Settings) -> Study:
             f"{study.location}: prepared with other data settings (digest {study.digest[:12]}, these "
             f"have {wanted[:12]}); run `sadm-ray prepare` again, or take another run.name"
         )
-    return study
+    return replace(study, settings={**study.settings, "labels": settings.data.labels})
 
 
 def check_preparation(folder: Path | str, trained: ModelConfig, study: Study) -> None:

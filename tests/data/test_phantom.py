@@ -11,7 +11,7 @@ import pytest
 from sadm_ray.config import DataSettings, PhantomSettings
 from sadm_ray.data.find import find_subjects
 from sadm_ray.data.normalise.intensity import intensity_range, normalise
-from sadm_ray.data.normalise.spatial import resample
+from sadm_ray.data.normalise.resampling import resample
 from sadm_ray.data.normalise.time_slots import assign_slots
 from sadm_ray.data.phantom import write_phantom
 from sadm_ray.data.phantom.heart import Anatomy, Motion, draw_anatomy, draw_motion, render_heart

@@ -102,10 +102,11 @@ def test_a_perfect_predictor_reaches_the_cap(study: Study, tmp_path: Path) -> No
 
     written = tmp_path / "evaluation"
     names = {file.name for file in written.iterdir()}
-    whole = ("metrics", "calibration", "temporal", "ventricles")
-    means = ("table", "calibration-table", "temporal-table", "ventricles-table")
+    whole = ("metrics", "calibration", "temporal", "ventricles", "structures")
+    means = ("table", "calibration-table", "temporal-table", "ventricles-table", "structures-table")
     expected = {f"{name}.csv" for name in (*whole, *means)} | {f"{name}.parquet" for name in whole}
     assert found.ventricles.empty  # nothing is labelled
+    assert found.structures.empty
     assert names == expected | {"definitions.json"}
     pd.testing.assert_frame_equal(pd.read_parquet(written / "metrics.parquet"), found.metrics)
     assert list(found.metrics.columns) == METRICS_COLUMNS

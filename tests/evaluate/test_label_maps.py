@@ -1,4 +1,4 @@
-"""Label maps beside the scans of an ACDC study: found, brought to the prepared grid, and scored."""
+"""Label maps beside the scans of a study: found, brought to the prepared grid, and scored."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ import pytest
 
 from sadm_ray.config import DataSettings
 from sadm_ray.data.find import find_subjects
+from sadm_ray.data.find.label_files import label_stem
+from sadm_ray.data.label_maps import LabelMaps, labels_of
 from sadm_ray.data.shards.prepared_study import Study, read_subject
 from sadm_ray.data.shards.subject_row import prepare_subject
 from sadm_ray.evaluate.evaluation_job import evaluate_predictions
-from sadm_ray.evaluate.label_maps import LabelMaps, label_file, scans_of
-from sadm_ray.evaluate.score_tables import VENTRICLES_COLUMNS, summarise_ventricles
+from sadm_ray.evaluate.score_tables import (
+    STRUCTURES_COLUMNS,
+    VENTRICLES_COLUMNS,
+    summarise_structures,
+    summarise_ventricles,
+)
 from sadm_ray.evaluate.subject_scores import SubjectScores, score_subjects
 from sadm_ray.generate.generation_record import PREDICTIONS, write_record
 from sadm_ray.storage import Storage
-from tests.data.patients import AFFINE, write_single_frames
+from tests.data.patients import AFFINE, write_single_frames, write_table
 from tests.data.studies import write_study
 
 RADII = {"patient001": {1: 18.0, 9: 13.0}, "patient002": {1: 17.0, 9: 14.0}}
@@ -75,7 +81,7 @@ def predictions(study: Study, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def scored(study: Study) -> SubjectScores:
-    return score_subjects(predictions(study, list(RADII)), study, None, scans_of(study))
+    return score_subjects(predictions(study, list(RADII)), study, None, labels_of(study))
 
 
 @pytest.mark.parametrize(
@@ -89,11 +95,11 @@ def scored(study: Study) -> SubjectScores:
 def test_labels_lie_on_the_prepared_image(root: Path, how: dict[str, Any]) -> None:
     study = prepared(root, **how)
     row = read_subject(study, "patient001")
-    maps = LabelMaps.of(row, scans_of(study))
+    maps = LabelMaps.of(row, labels_of(study))
     for slot, radius in enumerate(RADII["patient001"].values()):
         found = maps.at(slot)
         assert found is not None
-        ball, bright = found == 3, row["frames"][slot, 0] > 0.6
+        ball, bright = found.labels == 3, row["frames"][slot, 0] > 0.6
         assert 2 * (ball & bright).sum() / (ball.sum() + bright.sum()) > 0.9
         labelled = cavity(radius)[1].astype(bool).sum() * VOXEL_ML
         assert ball.sum() * np.prod(maps.voxel_mm) / 1000 == pytest.approx(labelled, rel=0.1)
@@ -128,8 +134,11 @@ def test_without_labels_there_are_no_rows_and_no_problems(root: Path) -> None:
     assert (found.ventricles, found.problems) == ([], [])
     root.rename(root.with_name("elsewhere"))
     assert (scored(study).ventricles, scored(study).problems) == ([], [])
-    for known in ({}, {**study.settings, "root": None}, {**study.settings, "layout": "bids"}):
-        assert scans_of(replace(study, settings=known)) is None
+    for known in ({}, {**study.settings, "root": None}):
+        assert labels_of(replace(study, settings=known)) is None
+    bids = labels_of(replace(study, settings={**study.settings, "layout": "bids"}))
+    assert bids is not None
+    assert (bids.found, bids.problems) == ({}, ())
 
 
 def test_a_damaged_label_map_is_listed_once_and_the_rest_stays(root: Path) -> None:
@@ -146,8 +155,8 @@ def test_a_damaged_label_map_is_listed_once_and_the_rest_stays(root: Path) -> No
 
 
 def test_labels_of_a_cine_are_named_by_the_frame() -> None:
-    assert label_file("training/a/a_4d.nii.gz", 11) == "training/a/a_frame12_gt.nii.gz"
-    assert label_file("a/a_frame01.nii", None) == "a/a_frame01_gt.nii"
+    assert label_stem("training/a/a_4d.nii.gz", 11) == "training/a/a_frame12_gt"
+    assert label_stem("a/a_frame01.nii", None) == "a/a_frame01_gt"
 
 
 @pytest.mark.ray
@@ -163,4 +172,128 @@ def test_the_job_writes_the_volumes(root: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "evaluation" / "ventricles.parquet"), found.ventricles)
     table = pd.read_csv(tmp_path / "evaluation" / "ventricles-table.csv")
     assert table["structure"].tolist() == ["LV cavity"] * 3
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "evaluation" / "structures.parquet"), found.structures)
+    table = pd.read_csv(tmp_path / "evaluation" / "structures-table.csv")
+    assert table[["method", "structure"]].to_numpy().tolist() == [["copy-last", "LV cavity"]]
     assert "own_error_ml" in json.loads((tmp_path / "evaluation" / "definitions.json").read_text())
+
+
+def test_structures_are_scored_beside_the_copied_label_map(root: Path) -> None:
+    found = scored(prepared(root))
+    assert [(row["subject"], row["method"], row["structure"]) for row in found.structures] == [
+        ("patient001", "copy-last", "LV cavity"),
+        ("patient002", "copy-last", "LV cavity"),
+    ]
+    assert list(found.structures[0]) == STRUCTURES_COLUMNS[:-1]
+    for row in found.structures:
+        large, small = (int(cavity(radius)[1].astype(bool).sum()) for radius in RADII[row["subject"]].values())
+        assert row["dice"] == pytest.approx(2 * small / (small + large), abs=0.02), "one ball lies in the other"
+        assert row["true_ml"] == pytest.approx(small * VOXEL_ML, rel=1e-5)
+        assert (row["true_voxels"], row["predicted_voxels"]) == (small, large), "counted on the own grid"
+        assert row["error_ml"] == pytest.approx((large - small) * VOXEL_ML, rel=1e-5)
+        shrinks = RADII[row["subject"]][1] - RADII[row["subject"]][9]
+        assert 0.7 * shrinks < row["hd95_mm"] < shrinks + 8  # a slice is 8 mm thick
+    assert found.remarks == []
+    table = summarise_structures(pd.DataFrame(found.structures))
+    assert table[["task", "method", "structure", "subjects"]].to_numpy().tolist() == [
+        ["future", "copy-last", "LV cavity", 2]
+    ]
+
+
+def test_sizes_that_were_reset_are_told_and_give_voxels(root: Path) -> None:
+    """As in a third of ACDC's cines: the table of the ventricles is in ml, so they are not in it."""
+    for file in (root / "patient002").glob("*.nii.gz"):
+        nib.save(nib.Nifti1Image(np.asanyarray(nib.load(file).dataobj), np.eye(4)), file)
+    found = scored(prepared(root))
+    assert {row["subject"] for row in found.ventricles} == {"patient001"}
+    (row,) = [row for row in found.structures if row["subject"] == "patient002"]
+    assert all(np.isnan(row[name]) for name in ("hd95_mm", "true_ml", "predicted_ml", "error_ml"))
+    assert row["true_voxels"] == cavity(14.0)[1].astype(bool).sum()
+    assert row["dice"] > 0.5
+    (line,) = found.remarks
+    assert line.startswith("patient002: ")
+    assert "volumes are in voxels" in line
+
+
+def test_values_that_no_table_names_are_told(root: Path) -> None:
+    damaged = label_of(root, "patient001", 9)
+    labels = cavity(13.0)[1]
+    labels[0, 0, :2] = 4
+    nib.save(nib.Nifti1Image(labels, AFFINE), damaged)
+    found = scored(prepared(root))
+    assert [line.split(": ", 2)[1:] for line in found.remarks] == [
+        [str(damaged), "has the values 4, which no table names; they are not scored"]
+    ]
+    assert {row["structure"] for row in found.structures} == {"LV cavity"}
+
+
+def test_a_structure_that_has_vanished(root: Path) -> None:
+    nib.save(nib.Nifti1Image(0 * cavity(13.0)[1], AFFINE), label_of(root, "patient001", 9))
+    row = scored(prepared(root)).structures[0]
+    assert (row["dice"], row["empty"], row["true_ml"]) == (0, 1, 0)
+    assert np.isnan(row["hd95_mm"])
+
+
+FINE = AFFINE.astype(np.float64) @ np.diag([0.5, 0.5, 1, 1])
+FINE[:3, 3] = (AFFINE @ [-0.25, -0.25, 0, 1])[:3]
+
+
+@pytest.fixture
+def visits(tmp_path: Path) -> Path:
+    """A BIDS study of two people at two visits, the second one on a finer grid; names in a table."""
+    root = tmp_path / "bids"
+    for name, radii in RADII.items():
+        for session, radius in enumerate(radii.values(), start=1):
+            stem = f"sub-{name}/ses-{session}/anat/sub-{name}_ses-{session}"
+            for voxels, file in zip(cavity(radius), (f"{stem}_T1w", f"derivatives/seg/{stem}_dseg"), strict=True):
+                path = root / f"{file}.nii.gz"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                fine = voxels.repeat(2, axis=0).repeat(2, axis=1) if session == 2 else voxels
+                nib.save(nib.Nifti1Image(fine, FINE if session == 2 else AFFINE), path)
+        write_table(root / f"sub-{name}" / f"sub-{name}_sessions.tsv", "session_id age\nses-1 60\nses-2 62")
+    write_table(root / "derivatives" / "seg" / "dseg.tsv", "index name\n3 ventricle\n4 cortex")
+    return root
+
+
+def test_label_maps_of_visits_on_another_grid(visits: Path) -> None:
+    how = {"layout": "bids", "labels": "derivatives/seg", "register": "header", "frames": None}
+    study = prepared(visits, **how, orientation="canonical", shape=(6, 40, 44))
+    row = read_subject(study, "patient001")
+    maps = LabelMaps.of(row, labels_of(study))
+    for slot, radius in enumerate(RADII["patient001"].values()):
+        found = maps.at(slot)
+        assert found is not None
+        ball, bright = found.mask("ventricle"), row["frames"][slot, 0] > 0.6
+        assert 2 * (ball & bright).sum() / (ball.sum() + bright.sum()) > 0.9
+        assert ball.sum() * maps.own_voxels == pytest.approx(cavity(radius)[1].astype(bool).sum(), rel=0.05)
+    rows = scored(study)
+    assert [(row["subject"], row["structure"]) for row in rows.structures] == [
+        ("patient001", "ventricle"),
+        ("patient002", "ventricle"),
+    ]
+    assert (rows.ventricles, rows.problems, rows.remarks) == ([], [], [])
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
+def test_a_folder_of_labels_that_is_gone_is_told(visits: Path, tmp_path: Path) -> None:
+    study = prepared(visits, layout="bids", labels="derivatives/gone", register="header", frames=None)
+    for name in RADII:
+        write_record(Storage(str(tmp_path)), name, "key", predictions(study, [name]))
+    found = evaluate_predictions(study, tmp_path / PREDICTIONS, tmp_path / "evaluation", pictures=0)
+    assert found.structures.empty
+    assert len(found.metrics) == 6
+    (line,) = found.problems
+    assert "derivatives/gone: no such folder; data.labels must be" in line
+
+
+def test_shares_of_structures_for_moving_them(root: Path) -> None:
+    row = read_subject(study := prepared(root), "patient001")
+    maps = LabelMaps.of(row, labels_of(study))
+    found = maps.shares_at(0)
+    assert found is not None
+    assert (found.structures, found.values) == (("LV cavity",), (3,))
+    labelled = cavity(18.0)[1].astype(bool).sum()
+    assert found.shares.sum() * maps.own_voxels == pytest.approx(labelled, rel=0.01)
+    label_of(root, "patient001", 9).unlink()
+    assert LabelMaps.of(row, labels_of(study)).shares_at(1) is None

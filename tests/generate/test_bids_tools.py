@@ -18,13 +18,16 @@ from bids import BIDSLayout
 
 from sadm_ray.config import DenoiserSettings, ModelSettings, NetworkSettings, SamplingSettings, Settings
 from sadm_ray.data.find import find_subjects
+from sadm_ray.data.find.label_files import find_labels
 from sadm_ray.data.phantom import write_phantom
 from sadm_ray.data.shards.prepared_study import Study, read_subject
 from sadm_ray.data.shards.subject_row import prepare_subject
 from sadm_ray.generate.bids_dataset import describe, scans_folder
+from sadm_ray.generate.bids_names import SubjectNames, is_file_of
 from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
 from sadm_ray.generate.generation_plan import plan_subject_jobs
 from sadm_ray.generate.generation_record import read_record
+from sadm_ray.generate.volume_writer import SubjectWriter
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.model.registry import build_model
@@ -236,3 +239,25 @@ def test_a_cine_is_one_file_with_the_step_of_its_frames(tmp_path: Path) -> None:
         steps = np.diff(sidecar["Times"])
         assert image.header.get_zooms()[3] == pytest.approx(steps.mean(), rel=1e-5)
         assert sidecar["TimeStep"] == pytest.approx(steps.mean())
+
+
+def test_label_maps_of_generated_brains_are_valid(
+    brains: tuple[Settings, Study], of_tasks: Path, tmp_path: Path
+) -> None:
+    """And they are found again, with their names, as label maps of a study are."""
+    out = tmp_path / "generated"
+    shutil.copytree(of_tasks, out)
+    study = brains[1]
+    row = read_subject(study, "001")
+    ones = np.ones((2, 1, *SHAPE), np.float32)
+    writer = SubjectWriter(Storage(str(out)), SubjectNames(row, "001", "toLast"), row)
+    writer.write_labels(1, float(row["times"][1]), ones, {"head": 4}, ("samples", "mean"), {"Task": "to-last"})
+    assert issues(out) == []
+    written = [file["path"] for file in writer.written if file["path"].endswith(".nii.gz")]
+    assert written[0] == "sub-001/ses-02/anat/sub-001_ses-02_desc-toLastSample1_dseg.nii.gz"
+    assert all(is_file_of("001", file["path"]) for file in writer.written)
+    raw = study.settings["root"]
+    found = find_labels(raw, "bids", f"{out}/*_desc-toLastMean_dseg.nii.gz", ("T1w",))
+    label = found.of(json.loads(row["sources"])[1]["file"], None)
+    assert label is not None
+    assert label.names == {4: "head"}

@@ -154,3 +154,58 @@ def test_a_cine_has_all_its_frames_in_one_file_for_each_estimate(tmp_path: Path)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], [10 + value * 490 for value in values], rtol=1e-5)
     np.testing.assert_allclose(found["Std"], [0, 49, 49], atol=1e-3)
+
+
+STRUCTURES = {"cavity": 3, "wall": 2}
+
+
+def shares(*sizes: int) -> np.ndarray:
+    """Of each sample, a cavity of so many rows of the grid within two rows of wall."""
+    found = np.zeros((len(sizes), 2, *SHAPE), np.float32)
+    for each, size in zip(found, sizes, strict=True):
+        each[0, :, :size], each[1, :, size : size + 2] = 1, 1
+    return found
+
+
+def test_label_maps_lie_in_the_subjects_grid_with_their_names(tmp_path: Path) -> None:
+    writer = writer_of(tmp_path, row())
+    writer.write_labels(3, 0.75, shares(2, 4), STRUCTURES, ALL, {"Task": "future"})
+    folder = tmp_path / "sub-a" / "ses-time0p75" / "anat"
+    names = {f"sub-a_ses-time0p75_desc-future{estimate}_dseg" for estimate in ("Sample1", "Sample2", "Mean")}
+    assert {file.name.partition(".")[0] for file in folder.iterdir()} == names
+    assert len(list(folder.iterdir())) == 3 * 3
+    for estimate, size in (("Sample1", 2), ("Sample2", 4)):
+        stem = f"sub-a_ses-time0p75_desc-future{estimate}_dseg"
+        image = nib.load(folder / f"{stem}.nii.gz")
+        np.testing.assert_array_equal(image.affine, AFFINE)
+        labels = np.asanyarray(image.dataobj)
+        assert (labels.shape, labels.dtype) == ((10, 12, 5), np.dtype(np.int32))
+        assert set(np.unique(labels)) == {0, 2, 3}
+        assert (labels == 3).mean() == pytest.approx(size / 8, abs=0.05)
+        assert (labels == 2).mean() == pytest.approx(2 / 8, abs=0.05)
+        assert (folder / f"{stem}.tsv").read_text() == "index\tname\n3\tcavity\n2\twall\n"
+        sidecar = json.loads((folder / f"{stem}.json").read_text())
+        assert (sidecar["Manual"], sidecar["Time"], sidecar["Samples"]) == (False, 0.75, 2)
+        assert sidecar["Description"].endswith("of those that were drawn, its structures")
+    assert {file["estimate"] for file in writer.written} == {"sample1", "sample2", "mean"}
+
+
+def test_the_label_map_of_a_mean_is_where_most_samples_have_the_structure(tmp_path: Path) -> None:
+    writer = writer_of(tmp_path, row())
+    writer.write_labels(3, 0.75, shares(2, 4, 4), STRUCTURES, ("mean",), {})
+    (file,) = (tmp_path / "sub-a").rglob("*.nii.gz")
+    assert (np.asanyarray(nib.load(file).dataobj) == 3).mean() == pytest.approx(4 / 8, abs=0.05)
+
+
+def test_label_maps_of_a_cine_have_its_frames(tmp_path: Path) -> None:
+    writer = writer_of(tmp_path, row())
+    drawn = np.stack([shares(2, 2), shares(3, 4)], axis=1)
+    scanned = [(0.0, shares(6)[0]), (0.5, None)]
+    writer.write_cine_labels(scanned, [1.0, 0.25], drawn, STRUCTURES, ("samples",), {"TimeUnit": "s"})
+    stem = tmp_path / "sub-a" / "anat" / "sub-a_desc-futureSample2_dseg"
+    labels = np.asanyarray(nib.load(f"{stem}.nii.gz").dataobj)
+    assert labels.shape == (10, 12, 5, 4)
+    assert (labels == 3).mean(axis=(0, 1, 2)) == pytest.approx([6 / 8, 4 / 8, 0, 2 / 8], abs=0.05)
+    sidecar = json.loads(Path(f"{stem}.json").read_text())
+    assert sidecar["Times"] == [0.0, 0.25, 0.5, 1.0]
+    assert sidecar["Generated"] == [False, True, False, True]

@@ -48,7 +48,7 @@ def find_bids(root: str, settings: DataSettings) -> Catalog:
     """
     storage = Storage(root)
     problems: list[Problem] = []
-    suffixes = _suffixes(settings)
+    suffixes = settings.suffixes
     folders, study_tables = _folders(storage, settings, problems)
     if not folders:
         raise DataError(
@@ -87,16 +87,12 @@ def find_bids(root: str, settings: DataSettings) -> Catalog:
     return Catalog(storage.location, tuple(subjects), tuple(problems), times.unit)
 
 
-def _suffixes(settings: DataSettings) -> tuple[str, ...]:
-    return (settings.suffix,) if isinstance(settings.suffix, str) else settings.suffix
-
-
 def _folders(
     storage: Storage, settings: DataSettings, problems: list[Problem]
 ) -> tuple[dict[str, _Folder], TableFiles]:
     """All folders sub-*, and the tables and sidecars at the top."""
     folders: dict[str, _Folder] = {}
-    suffixes = _suffixes(settings)
+    suffixes = settings.suffixes
     of_study = TableFiles()
     for entry in storage.entries():
         name, _, rest = entry.path.partition("/")
@@ -130,7 +126,7 @@ def _folders(
 def _require_scans(root: str, folders: Mapping[str, _Folder], settings: DataSettings) -> None:
     """Refuse a suffix or a pattern that no scan of the study has: one line in the place of one for each subject."""
     found = {suffix for folder in folders.values() for scans in folder.scans.values() for suffix in scans}
-    missing = [suffix for suffix in _suffixes(settings) if suffix not in found]
+    missing = [suffix for suffix in settings.suffixes if suffix not in found]
     if not missing:
         return
     suffixes = sorted({suffix for folder in folders.values() for suffix in folder.suffixes})

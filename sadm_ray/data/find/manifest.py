@@ -1,8 +1,9 @@
 """Find the subjects of a study listed in one table, a row a scan: a .csv, .tsv or .parquet manifest.
 
 Columns: `subject` and `path` (relative to the manifest's folder, absolute, or a URL); where wanted `session`, a time,
-`split` (train, val or test) and `group`. All others, and the group, are covariates: of a visit if they vary within any
-subject, else of the subject. A subject with one row and no time is a 4D file.
+`split` (train, val or test), `group`, and `labels`, the label map of the scan (`sadm_ray.data.find.label_files`). All
+others, and the group, are covariates: of a visit if they vary within any subject, else of the subject. A subject with
+one row and no time is a 4D file.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from sadm_ray.storage import IMAGE_SUFFIXES, Entry, Storage
 FRAME_TIME_UNIT = "s"
 """The unit of the times in the header of a 4D file, as `read_image` gives them."""
 
-_OWN_COLUMNS = ("subject", "path", "session", "split", "group")
+_OWN_COLUMNS = ("subject", "path", "session", "split", "group", "labels")
 
 
 @dataclass

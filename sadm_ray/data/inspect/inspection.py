@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from sadm_ray.actor_pool import map_in_actor_pool
 from sadm_ray.config import DataSettings, Settings
 from sadm_ray.data.find import SPLITS, Catalog, Problem, Subject, find_subjects
+from sadm_ray.data.find.label_files import LabelFiles, find_labels
 from sadm_ray.data.inspect.cohort_checks import cohort_warnings
+from sadm_ray.data.inspect.label_checks import check_labels, label_warnings
 from sadm_ray.data.normalise.visit_intensity import LARGEST_RATIO
 from sadm_ray.data.read.rigid_registration import require_registration
 from sadm_ray.data.read.subject_scans import Frame, ScanFacts, read_scans
@@ -90,8 +92,9 @@ def inspect_study(settings: Settings, root: str, pictures: Path | None = None) -
     folder = None if pictures is None else _make_folder(pictures)
     require_registration(settings.data.register)
     catalog = find_subjects(root, settings.data)
-    records, problems = _read_all(catalog, settings.data, folder)
-    problems += catalog.problems
+    labels = find_labels(root, settings.data.layout, settings.data.labels, settings.data.suffixes)
+    records, problems = _read_all(catalog, settings.data, folder, labels)
+    problems += [*catalog.problems, *labels.problems, *label_warnings(records, labels)]
     split_of = split_subjects(catalog.subjects, settings.data.split, settings.seed)
     unread = {problem.subject for problem in problems} - {record["subject"] for record in records} - {""}
     records += [_record(Subject(name, ())) for name in unread]
@@ -117,7 +120,9 @@ def _make_folder(pictures: Path) -> str:
     return str(folder)
 
 
-def _read_all(catalog: Catalog, settings: DataSettings, pictures: str | None) -> tuple[list[Record], list[Problem]]:
+def _read_all(
+    catalog: Catalog, settings: DataSettings, pictures: str | None, labels: LabelFiles
+) -> tuple[list[Record], list[Problem]]:
     records: list[Record] = []
     problems: list[Problem] = []
     arguments: dict[str, Any] = {
@@ -125,6 +130,7 @@ def _read_all(catalog: Catalog, settings: DataSettings, pictures: str | None) ->
         "settings": settings,
         "unit": catalog.time_unit,
         "pictures": pictures,
+        "labels": labels,
     }
     for outcome in map_in_actor_pool("inspect", catalog.subjects, [1] * len(catalog.subjects), _inspect, **arguments):
         records.append(outcome["record"])
@@ -138,7 +144,7 @@ def _inspect(subject: Subject, **arguments: Any) -> dict[str, Any]:
 
 
 def inspect_subject(
-    subject: Subject, source: str, settings: DataSettings, unit: str, pictures: str | None
+    subject: Subject, source: str, settings: DataSettings, unit: str, pictures: str | None, labels: LabelFiles
 ) -> tuple[Record, list[Problem]]:
     """A subject's record and its problems; any error concerns this subject only."""
     storage = Storage(source, scattered=True)
@@ -152,7 +158,10 @@ def inspect_subject(
             if isinstance(found, Problem):
                 problems.append(found)
             elif isinstance(found, ScanFacts):
-                record["visits"].append(_visit(found, frames, beside, storage))
+                visit = _visit(found, frames, beside, storage)
+                visit["labels"], wrong = check_labels(subject.name, found, frames, labels, record["visits"])
+                record["visits"].append(visit)
+                problems += [problem for problem in wrong if problem not in problems]
                 if beside is not None:
                     lines = (*beside.warnings, *_gain(beside, settings))
                     problems += [Problem(subject.name, storage.where(found.file), line, fatal=False) for line in lines]
@@ -207,7 +216,8 @@ def _record(subject: Subject) -> Record:
 def _visit(facts: ScanFacts, frames: Sequence[Frame], beside: BesideFirst | None, storage: Storage) -> dict[str, Any]:
     """`frames` of the `stored` ones are used, at times `first` to `last`; shape and spacing (mm) are of (x, y, z).
 
-    `beside` compares the visit with the subject's first (`BesideFirst`; null for that one itself).
+    `beside` compares the visit with the subject's first (`BesideFirst`; null for that one itself). `labels`, which is
+    added, are its label maps (`label_checks.Facts`).
     """
     times = [frame.time for frame in frames]
     return {

@@ -11,9 +11,12 @@ from rich.text import Text
 
 from sadm_ray.data.find import Problem
 from sadm_ray.data.inspect.inspection import Inspection, Record, visit_count
+from sadm_ray.data.inspect.label_checks import labels_in, structure_counts
 
 FIRST_ROWS, MAX_ROWS = 100, 200
 """Rows that are always shown, and the most rows when further subjects with problems are shown too."""
+MAX_STRUCTURES = 12
+"""How many structures of label maps are listed."""
 MAX_FILES = {True: 20, False: 3}
 """How many files are named below a line that holds for several; by whether it is fatal."""
 
@@ -35,11 +38,16 @@ def render(inspection: Inspection) -> Group:
         table.add_column(heading, justify="right", overflow="fold")
     if any("contrasts" in record for record in inspection.records):
         table.add_column("contrasts", overflow="fold")
+    structures = structure_counts(inspection.records)
+    if structures:
+        table.add_column("label maps", overflow="fold")
     for record in shown:
-        table.add_row(marks.get(record["subject"], Text()), *map(_text, _cells(record)))
+        labelled = [_labelled(record)] if structures and record["visits"] else []
+        table.add_row(marks.get(record["subject"], Text()), *map(_text, [*_cells(record), *labelled]))
     hidden = len(inspection.records) - len(shown)
     more = [Text(f"… and {hidden} more subjects that are not shown; --json lists all")] if hidden else []
-    return Group(table, *more, Text(_sums(inspection), "bold"), *_problem_lines(inspection))
+    sums = [Text(_sums(inspection), "bold"), *_structure_lines(inspection)]
+    return Group(table, *more, *sums, *_problem_lines(inspection))
 
 
 def _shown(records: Sequence[Record], marked: Iterable[str]) -> list[Record]:
@@ -69,6 +77,26 @@ def _cells(record: Record) -> Iterator[str]:
     yield f"{sum(visit['bytes'] for visit in visits) / 1e6:.1f}"
     if "contrasts" in record:
         yield ", ".join(f"{session} {'+'.join(names)}" for session, names in record["contrasts"].items())
+
+
+def _labelled(record: Record) -> str:
+    """Which visits, or frames from 1, have a label map: `2: 1, 12`."""
+    labelled = [
+        str(each["frame"] + 1) if each["frame"] is not None else visit["session"] or "yes"
+        for visit in record["visits"]
+        for each in visit.get("labels", ())
+    ]
+    return f"{len(labelled)}: {_few(labelled)}" if labelled else ""
+
+
+def _structure_lines(inspection: Inspection) -> Iterator[Text]:
+    """How many label maps there are, and how many of them have each structure; those of most maps first."""
+    counts = structure_counts(inspection.records)
+    if counts:
+        maps = sum(len(labels_in(record)) for record in inspection.records)
+        listed = [f"{name} {count}" for name, count in counts.most_common(MAX_STRUCTURES)]
+        more = [f"… and {len(counts) - MAX_STRUCTURES} more"] if len(counts) > MAX_STRUCTURES else []
+        yield _text(f"label maps: {maps}; with {', '.join([*listed, *more])}")
 
 
 def _range(low: float, high: float) -> str:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Shaped
+from jaxtyping import Bool, Float, Float32, Int32, Integer, Shaped
 from nibabel.orientations import io_orientation
 from pydantic import ConfigDict, TypeAdapter
 
 from sadm_ray.data.normalise.foreground import foreground
+from sadm_ray.data.normalise.resampling import first_centre, overlap, resample
 
 Orientation = Literal["native", "canonical"]
 Crop = Literal["none", "foreground"]
@@ -109,11 +110,25 @@ class SpatialTransform:
         Raises:
             ValueError: the volume is not on the source's grid.
         """
-        _check_shape(volume, self.source_shape)
-        oriented = _orient(volume, self.axes, self.flips)
-        resampled = resample(oriented[_slices(self.crop)], self.resampled)
         pads = [(target.start, size - target.stop) for target, size in zip(self._target, self.shape, strict=True)]
-        return np.pad(resampled[self._kept], pads, mode="edge")
+        return np.pad(self._resampled(volume)[self._kept], pads, mode="edge")
+
+    def forward_share(self, mask: Bool[np.ndarray, "D H W"]) -> Float32[np.ndarray, "d h w"]:
+        """How much of each voxel of the model's grid a structure fills; what is padded has none of it.
+
+        It is resampled as an image is, so that the sum of the shares keeps the structure's volume.
+
+        Raises:
+            ValueError: the mask is not on the source's grid.
+        """
+        share = np.zeros(self.shape, dtype=np.float32)
+        share[self._target] = self._resampled(mask.astype(np.float32))[self._kept]
+        return share
+
+    def _resampled(self, volume: Float[np.ndarray, "D H W"]) -> Float32[np.ndarray, "d h w"]:
+        """Turned, cropped and resampled."""
+        _check_shape(volume, self.source_shape)
+        return resample(_orient(volume, self.axes, self.flips)[_slices(self.crop)], self.resampled)
 
     def forward_labels(self, labels: Shaped[np.ndarray, "D H W"]) -> Shaped[np.ndarray, "d h w"]:
         """Bring labels the same way: each voxel takes that of the nearest one; what is padded has none (0).
@@ -128,6 +143,47 @@ class SpatialTransform:
         result = np.zeros(self.shape, dtype=labels.dtype)
         result[self._target] = cropped[np.ix_(*nearest)][self._kept]
         return result
+
+    def seen(self, labels: Shaped[np.ndarray, "D H W"]) -> Shaped[np.ndarray, "n p q"]:
+        """The part of a volume of the source's grid that the model's grid reaches, at the source's own resolution.
+
+        Raises:
+            ValueError: the volume is not on the source's grid.
+        """
+        _check_shape(labels, self.source_shape)
+        return _orient(labels, self.axes, self.flips)[_slices(self.crop)][self._inside]
+
+    def inverse_labels(self, labels: Integer[np.ndarray, "d h w"]) -> Int32[np.ndarray, "D H W"]:
+        """Bring labels back to the source's grid, as `inverse_shares` does with the voxels of each.
+
+        Raises:
+            ValueError: the labels are not on the model's grid.
+        """
+        values = np.unique(labels)
+        values = values[values != 0].tolist()
+        shares = np.equal.outer(np.asarray(values, dtype=np.int64), labels).astype(np.float32)
+        return self.inverse_shares(shares, values)
+
+    def inverse_shares(self, shares: Float[np.ndarray, "s d h w"], values: Sequence[int]) -> Int32[np.ndarray, "D H W"]:
+        """The labels on the source's grid of structures that fill these shares of the model's voxels.
+
+        Shares are resampled linearly, as `inverse` does with an image, and a voxel gets the value of the structure that
+        fills the most of it; none (0) where the background fills more, or the model saw nothing. So borders are smooth
+        where the source's grid is the finer one.
+
+        Args:
+            values: of each structure, its label.
+
+        Raises:
+            ValueError: the shares are not on the model's grid, or there are more or fewer values.
+        """
+        most = self.inverse(1.0 - shares.sum(axis=0), outside=1.0)
+        labels = np.zeros(self.source_shape, dtype=np.int32)
+        for share, value in zip(shares, values, strict=True):
+            own = self.inverse(share, outside=0.0)
+            larger = own > most
+            labels[larger], most[larger] = value, own[larger]
+        return labels
 
     def voxel_size(self, spacing: Sequence[float]) -> tuple[float, float, float]:
         """The size in mm of a voxel of the model's grid along (d, h, w), from that of the source's along (x, y, z)."""
@@ -153,10 +209,7 @@ class SpatialTransform:
         pads = [(kept.start, size - kept.stop) for kept, size in zip(self._kept, self.resampled, strict=True)]
         whole = np.pad(volume[self._target], pads, mode="edge")
         crop = resample(whole, [stop - start for start, stop in self.crop])
-        inside = tuple(
-            slice(_first_centre(kept.start, fine, coarse), _first_centre(kept.stop, fine, coarse))
-            for kept, fine, coarse in zip(self._kept, crop.shape, self.resampled, strict=True)
-        )
+        inside = self._inside
         oriented = np.full([self.source_shape[axis] for axis in self.axes], outside, dtype=np.float32)
         oriented[_slices(self.crop)][inside] = crop[inside]
         return np.ascontiguousarray(_flip(oriented, self.flips).transpose(np.argsort(self.axes)))
@@ -175,14 +228,23 @@ class SpatialTransform:
         return _JSON.validate_json(text)
 
     @property
+    def _inside(self) -> tuple[slice, ...]:
+        """The voxels of the crop whose centre the model's grid holds."""
+        sizes = [stop - start for start, stop in self.crop]
+        return tuple(
+            slice(first_centre(kept.start, fine, coarse), first_centre(kept.stop, fine, coarse))
+            for kept, fine, coarse in zip(self._kept, sizes, self.resampled, strict=True)
+        )
+
+    @property
     def _kept(self) -> tuple[slice, ...]:
         """The part of `resampled` that the model's grid holds."""
-        return tuple(map(_overlap, self.resampled, self.shape))
+        return tuple(map(overlap, self.resampled, self.shape))
 
     @property
     def _target(self) -> tuple[slice, ...]:
         """Where `_kept` lies in the model's grid."""
-        return tuple(map(_overlap, self.shape, self.resampled))
+        return tuple(map(overlap, self.shape, self.resampled))
 
 
 _JSON = TypeAdapter(SpatialTransform)
@@ -220,40 +282,6 @@ def _extent(inside: Bool[np.ndarray, "n p q"]) -> tuple[int, int]:
     start, stop = int(np.searchsorted(share, STRAY, side="right")), int(np.searchsorted(share, 1 - STRAY)) + 1
     margin = max(MIN_MARGIN, round(MARGIN * (stop - start)))
     return max(0, start - margin), min(len(share), stop + margin)
-
-
-def resample(volume: Float[np.ndarray, "D H W"], shape: Sequence[int]) -> Float32[np.ndarray, "d h w"]:
-    """Resample to `shape` over the same field of view, linearly along each axis.
-
-    The voxel (i + ½) / n of one grid lies where (j + ½) / m of the other does. Along an axis that becomes coarser by a
-    factor f, a Gaussian of σ = (f − 1) / 2 source voxels comes first, so that detail finer than the new grid does not
-    come back as moiré (the rule of scikit-image's `resize`).
-    """
-    volume = volume.astype(np.float32, copy=False)
-    if volume.shape == tuple(shape):
-        return volume
-    from scipy import ndimage  # seconds to import, for preparation and generation, not for training
-
-    factors = np.divide(volume.shape, shape)
-    sigma = np.maximum((factors - 1) / 2, 0)
-    if sigma.any():
-        volume = ndimage.gaussian_filter(volume, sigma, mode="nearest")
-    # grid_mode: the ends of the field of view stay put, rather than the centres of the outermost voxels.
-    return ndimage.zoom(volume, 1 / factors, order=1, mode="nearest", grid_mode=True)
-
-
-def _overlap(size: int, other: int) -> slice:
-    """The voxels of an axis of `size` that one of `other` voxels about the same centre shares."""
-    start = max(0, (size - other) // 2)
-    return slice(start, start + min(size, other))
-
-
-def _first_centre(edge: int, size: int, other: int) -> int:
-    """The first of `size` voxels whose centre lies at or beyond `edge`, counted in `other` voxels of the same extent.
-
-    That is ⌈edge · size / other − ½⌉, in integers.
-    """
-    return -((other - 2 * edge * size) // (2 * other))
 
 
 def _slices(box: tuple[tuple[int, int], ...]) -> tuple[slice, ...]:

@@ -21,7 +21,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Float32, Float64, Shaped
+from jaxtyping import Float, Float32, Float64, Int32, Shaped
 from nibabel.spatialimages import HeaderDataError
 
 from sadm_ray.data.read.gzip_stream import ByteStream
@@ -116,14 +116,14 @@ def read_image(storage: Storage, file: str, size: int, limit: int) -> Image:
 
 
 def nifti_bytes(
-    volume: Float[np.ndarray, "*t d h w"],
+    volume: Float[np.ndarray, "*t d h w"] | Int32[np.ndarray, "*t d h w"],
     affine: Float[np.ndarray, "4 4"],
     spacing: Sequence[float] | None = None,
     stored: StoredGeometry | None = None,
     time_step: float = 0.0,
     seconds: bool = True,
 ) -> bytes:
-    """A volume or a sequence as float32 NIfTI (.nii.gz) that lies exactly where its source lies.
+    """A volume or a sequence as NIfTI (.nii.gz), float32 or of labels int32, that lies exactly where its source lies.
 
     Equal voxels give equal bytes. With `stored` it is in the source's units, and lies where the source lies for every
     tool, whatever that tool reads of a header. It is NIfTI-1, which all tools read, also of a source in NIfTI-2.
@@ -136,7 +136,7 @@ def nifti_bytes(
         time_step: of a sequence, between two frames; 0 where they are not evenly spaced.
         seconds: whether that is in seconds; NIfTI knows no longer unit.
     """
-    voxels = np.asarray(volume, dtype=np.float32).T
+    voxels = np.asarray(volume, dtype=np.int32 if volume.dtype == np.int32 else np.float32).T
     if stored is None:
         image = nib.Nifti1Image(voxels, affine)
         image.header.set_xyzt_units("mm", "sec")

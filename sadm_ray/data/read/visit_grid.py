@@ -56,7 +56,7 @@ class Placement:
         from scipy import ndimage  # seconds to import
 
         matrix, offset = self.index_map[:3, :3], self.index_map[:3, 3]
-        sigma = np.maximum((np.abs(matrix).max(axis=1) - 1) / 2, 0)  # of a coarser grid, as in `spatial.resample`
+        sigma = np.maximum((np.abs(matrix).max(axis=1) - 1) / 2, 0)  # of a coarser grid, as in `resampling.resample`
         source = ndimage.gaussian_filter(volume.T, sigma, mode="nearest") if sigma.any() else volume.T
         moved = ndimage.affine_transform(source, matrix, offset, output_shape=self.shape, order=1, mode="nearest")
         return np.ascontiguousarray(moved.T)

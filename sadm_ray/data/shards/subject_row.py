@@ -85,8 +85,11 @@ def row_key(subject: Subject, settings: DataSettings) -> str:
 
 
 def without_later(data: dict[str, Any]) -> dict[str, Any]:
-    """Settings of `data` without those of later versions that change nothing, so that hashes of them stay."""
-    later = {key: value for key, value in data.items() if (key, value) != ("register", "none")}
+    """Settings of `data` without those of later versions that change nothing, so that hashes of them stay.
+
+    Where the label maps are (`labels`) changes nothing in the shards.
+    """
+    later = {key: value for key, value in data.items() if (key, value) != ("register", "none") and key != "labels"}
     if later.get("intensity", {}).get("within") == "volume":
         later["intensity"] = {key: value for key, value in later["intensity"].items() if key != "within"}
     return later

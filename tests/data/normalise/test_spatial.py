@@ -294,3 +294,69 @@ def test_the_size_of_a_voxel_follows_the_grid() -> None:
         np.zeros((8, 40, 20), np.float32), np.eye(4), (1.0, 2.0, 5.0), shape=(4, 10, 10), **plan
     )  # type: ignore[arg-type]
     assert transform.voxel_size((1.0, 2.0, 5.0)) == (10.0, 8.0, 2.0)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS[::7])
+def test_labels_come_back_where_they_were(orientation: np.ndarray) -> None:
+    """Through another grid, turned and cropped: smooth shapes keep their place and size."""
+    source = (9, 40, 36)
+    labels = 3 * ball(source, (4, 22, 14), 11).astype(np.int32) - 2 * ball(source, (4, 22, 14), 6).astype(np.int32)
+    first = ball(source, (4, 20, 18), 15) * 100
+    transform = plan(first, (28, 30, 32), affine=orientation, orientation="canonical", crop="foreground")
+    restored = transform.inverse_labels(transform.forward_labels(labels))
+    assert restored.shape == source
+    assert restored.dtype == np.int32
+    assert set(np.unique(restored)) == {0, 1, 3}
+    for value in (1, 3):
+        mine, there = labels == value, restored == value
+        assert 2 * (mine & there).sum() / (mine.sum() + there.sum()) > 0.9
+        assert there.sum() == pytest.approx(mine.sum(), rel=0.1)
+
+
+def test_labels_come_back_exactly_where_nothing_is_resampled() -> None:
+    labels = np.random.default_rng(0).integers(0, 4, (6, 9, 8)).astype(np.int32)
+    transform = plan(labels.astype(np.float32), (4, 12, 8), target_spacing=(1.0, 1.0, 1.0))
+    restored = transform.inverse_labels(transform.forward_labels(labels))
+    np.testing.assert_array_equal(restored[1:5], labels[1:5])
+    assert not restored[[0, 5]].any(), "what the model did not see has no label"
+
+
+@pytest.mark.parametrize("shape", [(5, 17, 13), (9, 40, 36), (12, 50, 44)])
+def test_shares_keep_the_volume_of_a_structure(shape: Shape) -> None:
+    """On a coarser, the same and a finer grid; labels of the nearest voxel are farther off."""
+    source = (9, 40, 36)
+    mask = ball(source, (4, 21, 15), 4).astype(bool)
+    transform = plan(mask.astype(np.float32), shape)
+    own = np.prod(transform.voxel_size((1.0, 1.0, 1.0)))
+    assert transform.forward_share(mask).sum() * own == pytest.approx(mask.sum(), rel=0.02)
+
+
+def test_what_the_model_sees_is_counted_at_the_sources_own_resolution() -> None:
+    labels = np.arange(6 * 9 * 8).reshape(6, 9, 8)
+    cut = plan(labels.astype(np.float32), (4, 12, 8), target_spacing=(1.0, 1.0, 1.0))
+    np.testing.assert_array_equal(cut.seen(labels), labels[1:5])
+    coarse = plan(labels.astype(np.float32), (3, 4, 4))
+    np.testing.assert_array_equal(coarse.seen(labels), labels)
+    whole = coarse.inverse(np.ones((3, 4, 4), np.float32), outside=0.0)
+    assert whole.sum() == coarse.seen(labels).size, "as many as come back"
+
+
+def test_padding_has_no_share() -> None:
+    mask = np.ones((3, 4, 5), bool)
+    share = plan(mask.astype(np.float32), (5, 8, 5), target_spacing=(1.0, 1.0, 1.0)).forward_share(mask)
+    assert share.sum() == mask.sum()
+    assert not share[0].any()
+
+
+def test_shares_come_back_as_the_structure_that_fills_the_most() -> None:
+    """What is between two structures, and filled by neither, is background."""
+    source = (4, 30, 30)
+    masks = [ball(source, (2, 15, 8), 6).astype(bool), ball(source, (2, 15, 22), 6).astype(bool)]
+    transform = plan(masks[0].astype(np.float32), (4, 20, 24))
+    shares = np.stack([transform.forward_share(mask) for mask in masks])
+    labels = transform.inverse_shares(shares, [7, 2])
+    assert set(np.unique(labels)) == {0, 2, 7}
+    for mask, value in zip(masks, (7, 2), strict=True):
+        assert 2 * (mask & (labels == value)).sum() / (mask.sum() + (labels == value).sum()) > 0.9
+    with pytest.raises(ValueError, match="zip"):
+        transform.inverse_shares(shares, [7])

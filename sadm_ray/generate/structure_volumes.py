@@ -1,0 +1,116 @@
+"""The volumes of structures in generated samples and observed scans: a table, and its intervals.
+
+A row a structure of a sample, or of an observed label map. So whatever is derived from volumes (a fraction, a rate of
+change) can be derived from each sample, and has an interval, too.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import stdtrit
+
+from sadm_ray.generate.volume_writer import shown_time
+from sadm_ray.storage import Storage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VOLUMES = "volumes.csv"
+"""The name of the table, and of its summary."""
+SUMMARY = "volumes-summary.csv"
+
+Origin = Literal["observed", "generated"]
+_KEYS = ["subject", "task", "frame", "time", "structure", "origin"]
+_SIZES = ["ml", "voxels"]
+VOLUMES_COLUMNS = [*_KEYS, "sample", *_SIZES]
+SUMMARY_COLUMNS = [
+    *_KEYS, "samples", *(f"{name}_{size}" for size in _SIZES for name in ("median", "low", "high")), "level",
+]  # fmt: skip
+
+
+def volume_rows(
+    voxels: Float[np.ndarray, "n s"],
+    structures: Sequence[str],
+    about: Mapping[str, Any],
+    origin: Origin,
+    *,
+    voxel_ml: float | None,
+    own_voxels: float,
+) -> Iterator[dict[str, Any]]:
+    """The rows of one frame (`VOLUMES_COLUMNS`): a structure of each sample; of what is observed `sample` is 0.
+
+    Args:
+        voxels: the volume of each structure in each sample, in voxels of the prepared grid; one row of an observed
+            label map (`model.moved_labels.share_voxels`).
+        about: `subject`, `task`, `frame` (None where it has no slot) and `time`.
+        voxel_ml: of a voxel of the prepared grid; None where voxel sizes are not known (`LabelMaps.spacing_known`),
+            and there are no ml.
+        own_voxels: how many voxels of the subject's own grid are one of the prepared grid (`LabelMaps.own_voxels`).
+
+    Raises:
+        ValueError: there are more or fewer structures than volumes, or several samples of what is observed.
+    """
+    if origin == "observed" and len(voxels) != 1:
+        raise ValueError(f"what is observed has one volume, not {len(voxels)}")
+    key = {name: about[name] for name in ("subject", "task", "frame")} | {"time": shown_time(about["time"])}
+    for number, sizes in enumerate(voxels.tolist(), start=int(origin == "generated")):
+        for structure, size in zip(structures, sizes, strict=True):
+            ml = math.nan if voxel_ml is None else size * voxel_ml
+            named = {"structure": structure, "origin": origin, "sample": number}
+            yield key | named | {"ml": ml, "voxels": size * own_voxels}
+
+
+def summarise_volumes(volumes: pd.DataFrame, level: float) -> pd.DataFrame:
+    """A row a (subject, task, frame, structure): median and interval of the samples (`SUMMARY_COLUMNS`).
+
+    The central prediction interval is mean ± t s √(1 + 1/S), with t of Student's distribution with S − 1 degrees of
+    freedom, as in `sadm_ray.evaluate.calibration`: for a volume and S samples from one normal distribution it holds the
+    volume with the probability `level`. It ends at 0. One sample, or what is observed, has none.
+
+    Args:
+        volumes: `VOLUMES_COLUMNS`.
+        level: between 0 and 1.
+
+    Raises:
+        ValueError: the level is none.
+    """
+    import pandas as pd
+
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; it lies between 0 and 1")
+    rows = []
+    for key, samples in volumes.groupby(_KEYS, dropna=False, sort=False):
+        sizes = {name: samples[name].to_numpy(float) for name in _SIZES}
+        found = dict(zip(_KEYS, key, strict=True)) | {"samples": len(samples), "level": level}
+        for name, each in sizes.items():
+            low, high = interval(each, level)
+            found |= {f"median_{name}": float(np.median(each)), f"low_{name}": low, f"high_{name}": high}
+        rows.append(found)
+    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+
+
+def interval(samples: Float[np.ndarray, " n"], level: float) -> tuple[float, float]:
+    """The central prediction interval of values that cannot be below 0; NaN of one sample (`summarise_volumes`)."""
+    count = len(samples)
+    if count < 2:
+        return math.nan, math.nan
+    half = float(stdtrit(count - 1, 0.5 + 0.5 * level)) * float(samples.std(ddof=1)) * math.sqrt(1 + 1 / count)
+    middle = float(samples.mean())
+    return (max(middle - half, 0.0) if math.isfinite(middle) else math.nan), middle + half
+
+
+def write_volumes(out: Storage, rows: Sequence[Mapping[str, Any]], level: float) -> None:
+    """Write `volumes.csv` and its summary; each appears whole."""
+    import pandas as pd
+
+    volumes = pd.DataFrame(rows, columns=VOLUMES_COLUMNS).astype({"frame": "Int64"})
+    for name, table in ((VOLUMES, volumes), (SUMMARY, summarise_volumes(volumes, level))):
+        sink = io.StringIO()
+        table.to_csv(sink, index=False)
+        out.write(name, sink.getvalue().encode())

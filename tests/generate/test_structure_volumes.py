@@ -1,0 +1,93 @@
+"""The table of volumes and its intervals."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sadm_ray.generate.structure_volumes import (
+    SUMMARY,
+    SUMMARY_COLUMNS,
+    VOLUMES,
+    VOLUMES_COLUMNS,
+    summarise_volumes,
+    volume_rows,
+    write_volumes,
+)
+from sadm_ray.storage import Storage
+
+ABOUT = {"subject": "anna", "task": "future", "frame": 3, "time": 62.5}
+NAMES = ("cavity", "wall")
+
+
+def rows(voxels: np.ndarray, origin: Any = "generated", **more: Any) -> list[dict[str, Any]]:
+    return list(volume_rows(voxels, NAMES, ABOUT | more, origin, voxel_ml=0.02, own_voxels=4.0))
+
+
+def test_a_row_a_structure_of_each_sample() -> None:
+    found = rows(np.array([[100.0, 50.0], [120.0, 40.0]]))
+    assert list(found[0]) == VOLUMES_COLUMNS
+    assert [(row["sample"], row["structure"], row["ml"], row["voxels"]) for row in found] == [
+        (1, "cavity", 2.0, 400.0),
+        (1, "wall", 1.0, 200.0),
+        (2, "cavity", 2.4, 480.0),
+        (2, "wall", 0.8, 160.0),
+    ]
+    (cavity, _) = rows(np.array([[90.0, 50.0]]), "observed", frame=0, time=60.0)
+    assert (cavity["sample"], cavity["origin"], cavity["ml"]) == (0, "observed", pytest.approx(1.8))
+    with pytest.raises(ValueError, match="what is observed has one volume, not 2"):
+        rows(np.ones((2, 2)), "observed")
+
+
+def test_without_voxel_sizes_there_are_voxels_only() -> None:
+    (row, _) = volume_rows(np.ones((1, 2)), NAMES, ABOUT, "generated", voxel_ml=None, own_voxels=4.0)
+    assert math.isnan(row["ml"])
+    assert row["voxels"] == 4
+    table = summarise_volumes(
+        pd.DataFrame(
+            list(volume_rows(np.arange(6.0).reshape(3, 2), NAMES, ABOUT, "generated", voxel_ml=None, own_voxels=1.0))
+        ),
+        0.9,
+    )
+    assert table["median_voxels"].tolist() == [2, 3]
+    assert table[["median_ml", "low_ml", "high_ml"]].isna().all(axis=None)
+
+
+def test_the_interval_holds_the_next_draw_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(800):
+        draws = rng.normal(1000, 50, (6, 2))
+        table = summarise_volumes(pd.DataFrame(rows(draws[:5])), 0.9)
+        held += ((table["low_voxels"] <= 4 * draws[5]) & (4 * draws[5] <= table["high_voxels"])).tolist()
+    assert np.mean(held) == pytest.approx(0.9, abs=0.03)
+
+
+def test_a_summary_of_samples_and_of_what_is_observed() -> None:
+    every = rows(np.array([[100.0, 1.0], [120.0, 0.0], [104.0, 0.0]])) + rows(np.array([[90.0, 50.0]]), "observed")
+    table = summarise_volumes(pd.DataFrame(every), 0.9)
+    assert list(table.columns) == SUMMARY_COLUMNS
+    cavity, wall, seen, _ = table.to_dict("records")
+    assert (cavity["median_voxels"], cavity["samples"], cavity["level"]) == (416, 3, 0.9)
+    assert cavity["low_voxels"] < 400 < 480 < cavity["high_voxels"]
+    assert wall["low_voxels"] == 0, "no volume is below 0"
+    assert (seen["origin"], seen["median_voxels"], seen["samples"]) == ("observed", 360, 1)
+    assert math.isnan(seen["low_voxels"])
+    with pytest.raises(ValueError, match="level is 90"):
+        summarise_volumes(pd.DataFrame(every), 90)
+
+
+def test_both_tables_are_written(tmp_path: Path) -> None:
+    write_volumes(Storage(str(tmp_path)), [*rows(np.ones((2, 2))), *rows(np.ones((2, 2)), frame=None)], 0.8)
+    volumes, summary = pd.read_csv(tmp_path / VOLUMES), pd.read_csv(tmp_path / SUMMARY)
+    assert list(volumes.columns) == VOLUMES_COLUMNS
+    assert len(volumes) == 8
+    assert summary["frame"].isna().sum() == 2, "a time without a slot"
+    assert len(summary) == 4
+    write_volumes(Storage(str(tmp_path)), [], 0.8)
+    assert pd.read_csv(tmp_path / SUMMARY).empty
