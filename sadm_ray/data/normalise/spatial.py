@@ -112,8 +112,11 @@ class SpatialTransform:
         _check_shape(volume, self.source_shape)
         oriented = _orient(volume, self.axes, self.flips)
         resampled = resample(oriented[_slices(self.crop)], self.resampled)
+        kept = resampled[self._kept]
+        if kept.shape == self.shape:  # `np.pad` has a large fixed cost
+            return kept.copy()
         pads = [(target.start, size - target.stop) for target, size in zip(self._target, self.shape, strict=True)]
-        return np.pad(resampled[self._kept], pads, mode="edge")
+        return np.pad(kept, pads, mode="edge")
 
     def forward_labels(self, labels: Shaped[np.ndarray, "D H W"]) -> Shaped[np.ndarray, "d h w"]:
         """Bring labels the same way: each voxel takes that of the nearest one; what is padded has none (0).
