@@ -63,7 +63,7 @@ class ScanFacts:
     """Properties of a file that was read.
 
     `shape` and `spacing` (mm) are of (x, y, z), `count` is the number of its frames, `dtype` the stored type. `low` and
-    `high` are the least and greatest value of the frames that are used; `size` is in bytes, `sha256` of the stored file.
+    `high` are the least and greatest value of the frames used; `size` is in bytes, `sha256` of the file as stored.
     """
 
     file: str
