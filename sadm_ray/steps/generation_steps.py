@@ -58,14 +58,14 @@ def generate(settings: Settings) -> Generation:
             study = prepare_like(settings, trained, str(wanted.study), Storage(out).where(SHARDS))
         for folder, model in zip(folders, built, strict=True):
             check_preparation(folder, model.config, study)
-        _tell_of_unknown(study, wanted.split, [model.config for model in built])
+        tell_of_unknown(study, wanted.split, [model.config for model in built])
         tracked.tags(flatten(sampling, "sampling.") | {"out": out})  # parameters could not change
         generated = generate_volumes(settings, study, models, out, sampling, None if tuned is None else tuned.seen)
         tracked.metrics({"volumes": generated.volumes, "failures": len(generated.failures)})
         return generated
 
 
-def _tell_of_unknown(study: Study, split: str, models: Sequence[ModelConfig]) -> None:
+def tell_of_unknown(study: Study, split: str, models: Sequence[ModelConfig]) -> None:
     """Say which covariates of the models are not known of the subjects, or have values that the models do not know."""
     subjects = [name for key, names in study.subjects.items() if split in (key, "all") for name in names]
     covariates = list(dict.fromkeys(each for model in models for each in model.model.covariates))

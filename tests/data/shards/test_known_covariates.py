@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sadm_ray.config import CovariateSettings
+from sadm_ray.config import CovariateSettings, ModelSettings
 from sadm_ray.data.shards.known_covariates import unknown_covariates
 from sadm_ray.data.shards.prepared_study import Study
+from sadm_ray.model.model_config import ModelConfig
+from sadm_ray.steps.generation_steps import tell_of_unknown
 from tests.data.studies import made_row, write_study
 
 AGE = CovariateSettings(name="age", mean=60, deviation=10)
@@ -52,3 +53,14 @@ def test_values_that_say_nothing_to_the_model_are_told_with_those_that_do(study:
         "arm: 'C'",
     ]
     assert "arm: 'C', 'c' is none of the levels A, B, and counts as missing" in lines[2]
+
+
+def test_generate_tells_it_once_for_all_models_and_of_the_subjects_that_are_asked_for(
+    study: Study, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = [ModelConfig(shape=(2, 4, 4), model=ModelSettings(covariates=(AGE, DOSE)))] * 2
+    tell_of_unknown(study, "train", models)
+    assert [record.message.partition(" of ")[0] for record in caplog.records] == ["model.covariates: dose: known"]
+    caplog.clear()
+    tell_of_unknown(study, "all", models)
+    assert len(caplog.records) == 2, "one subject of the test split has an age that is no number"
