@@ -95,8 +95,8 @@ def train_model(
     if newest is not None:
         require_begun(checkpoints.storage)
     model = build_model(config)
-    facts = model.describe()
-    start = read_start_model(settings, model) if newest is None else None
+    facts, start = model.describe(), read_start_model(settings, model) if newest is None else None
+    del model  # before the training, which has its own
     decisive = refuse_changes(settings, study, config, checkpoints.storage)
     if newest is not None:
         refuse_foreign(newest.metadata, newest.storage.where(newest.folder), study)
