@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from sadm_ray import steps
@@ -20,7 +21,7 @@ from sadm_ray.data.shards.prepared_study import Study, read_study
 from sadm_ray.errors import ConfigError
 from sadm_ray.evaluate.evaluation_job import Evaluation
 from sadm_ray.evaluate.who_is_scored import who_is_scored
-from sadm_ray.model.pretrained import StoredModel
+from sadm_ray.model.pretrained import StoredModel, load_model
 from sadm_ray.model.seen_subjects import SEEN, SeenSubjects
 from sadm_ray.steps.run_folder import shards_folder
 from sadm_ray.storage import Storage
@@ -211,6 +212,54 @@ def test_checkpoints_do_not_go_from_one_split_to_another(run: tuple[Settings, St
     shutil.copytree(here / "checkpoint-00000002", there / "checkpoint-00000002")
     with pytest.raises(ConfigError, match=r"checkpoint-00000002: is of a training on other subjects"):
         steps.train(other)
+
+
+def test_who_taught_the_start_model_taught_the_one_that_starts_from_it(
+    run: tuple[Settings, Study], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, before = run
+    start = settings.run_dir / "model"
+    changes = {
+        "run.name": "warm",
+        "data.root": str(settings.run_dir / "study"),
+        "data.split.folds": 3,
+        "data.split.fold": 1,
+        "train.start_from": str(start),
+        "train.learning_rate": 1e-9,
+        "train.warmup_steps": 0,
+    }
+    warm = with_values(settings, changes)
+    study = steps.prepare(warm)
+    taught = [name for name in study.subjects["test"] if name in before.subjects["train"]]
+    assert taught
+    with pytest.raises(ConfigError, match=r"train\.start_from: .* is a model of kind sadm, and this run trains one of"):
+        steps.train(with_values(warm, {"model.kind": "regression"}))
+    steps.train(warm)
+    one, other = load_model(start), load_model(warm.run_dir / "model")
+    for (name, a), (_, b) in zip(one.named_parameters(), other.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=name)
+    assert other.config.model.difference_scale == pytest.approx(study.difference_scale)
+    assert "are taken" in caplog.text
+    known = [name for name in study.subjects["test"] if name not in before.subjects["test"]]
+    assert f"on {len(known)} of this run's {len(study.subjects['test'])} test subjects" in caplog.text
+
+    start.rename(start.with_name("gone"))  # a run that goes on does not need it
+    longer = with_values(warm, {"train.steps": 3})
+    steps.train(longer)
+    seen, who = SeenSubjects.read(Storage(str(warm.run_dir / "model"))), fingerprints(study)
+    expected = {name: next(split for split, names in before.subjects.items() if name in names) for name in who}
+    for split, names in study.subjects.items():
+        for name in names:
+            assert seen.seen_as(who[name]) == (
+                "train" if "train" in (split, expected[name]) else "val" if "val" in (split, expected[name]) else "test"
+            )
+    assert seen.counts[0] == sum(seen.seen_as(each) == "train" for each in who.values())
+    steps.generate(longer)
+    assert "the model was trained, or something was chosen, on" in caplog.text
+    assert {splits_of(steps.evaluate(longer))[name] for name in taught} == {"train"}
+    for other_start in (None, str(start.with_name("gone"))):
+        with pytest.raises(ConfigError, match=r"begun with other settings: train\.start_from \(.*model before, "):
+            steps.train(with_values(longer, {"train.start_from": other_start}))
 
 
 def test_weights_that_were_copied_alone_do_not_get_the_list_of_others(

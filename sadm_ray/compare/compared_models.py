@@ -81,6 +81,7 @@ def _budgets(settings: Settings, study: Study, out: Path) -> Mapping[ModelKind, 
     if compare.minutes is None:
         return dict.fromkeys(compare.kinds, settings.train.steps)
     decisive = settings.model_dump(mode="json", include={"model", "diffusion", "train"})
+    decisive["train"].pop("start_from")  # no training of a comparison does
     identity = {"minutes": compare.minutes, "workers": compare.workers, "study": study.digest, "settings": decisive}
     identity |= {"kinds": list(compare.kinds), "concurrent": compare.concurrent}
     file = out / BUDGETS
@@ -121,6 +122,7 @@ def _member_settings(base: Settings, study: Study, out: Path, kind: ModelKind, s
         "data.shards": study.location,
         "model.kind": kind,
         "train.seed": None,
+        "train.start_from": None,  # all kinds begin with nothing
         "train.steps": steps,
         "train.workers": base.compare.workers,
         "train.min_workers": None,

@@ -18,6 +18,9 @@ RENAMED = {
 }
 """Old name → name, both dotted from the top of the tree."""
 
+LATER = ("chosen_on", "start_from")
+"""Settings of training that came later and are mostly empty: left out of what is hashed while they are."""
+
 _SPACE = "tune.training.space."
 """The keys below it are names of settings themselves."""
 
@@ -57,8 +60,8 @@ def override_with_current_name(key: str, value: Any, source: str) -> tuple[str, 
 def with_former_names(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse: what names of folders are hashed from, so that they stay what they were."""
     named = _with_names(tree, {new: old for old, new in RENAMED.items()}, "", {})
-    if not named.get("train", {}).get("chosen_on", True):  # came later, and is mostly empty
-        named["train"] = {key: value for key, value in named["train"].items() if key != "chosen_on"}
+    if "train" in named:
+        named["train"] = {key: value for key, value in named["train"].items() if key not in LATER or value}
     return named
 
 

@@ -45,11 +45,14 @@ class TrainSettings(Section):
     """How the model is trained. `batch_size` and `subjects_in_memory` are over all workers together.
 
     With `min_workers`, training goes on with as many workers as there is room for, from `min_workers` to `workers`.
-    `seed` is that of the initial weights and of what each step draws (none: the run's, which also decides the split).
+    `start_from`, the folder or URL of a trained model, gives the initial weights where names and shapes agree.
+    `seed` is that of the other initial weights and of what each step draws (none: the run's, which also decides the
+    split).
     `chosen_on` is written by a sweep of training settings: the fingerprints of the validation subjects on which they
     were chosen. They never count as test subjects of a model that is trained with these settings.
     """
 
+    start_from: Location | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     steps: Positive = 400
     batch_size: Positive = 16

@@ -313,7 +313,7 @@ def in_words(task: str, estimate: str) -> str:
 
 def _label_products(
     shares: Float[np.ndarray, "s ..."], wanted: Sequence[str]
-) -> Iterator[tuple[str, Float[np.ndarray, "..."]]]:
+) -> Iterator[tuple[str, Float[np.ndarray, ...]]]:
     """Those of the products that a label map may be of; of one volume there is the estimate."""
     of_labels = [name for name in wanted if name in ("samples", "mean")]
     return Predicted(shares.mean(axis=0), shares).products(of_labels)

@@ -38,11 +38,17 @@ class SeenSubjects:
     complete: bool = True
 
     @classmethod
-    def of(cls, train: Iterable[Fingerprints], val: Iterable[Fingerprints]) -> SeenSubjects:
-        """From the fingerprints of each subject."""
-        train, val = list(train), list(val)
-        known = all(has_scans(each) for each in [*train, *val])
-        return cls(frozenset().union(*train), frozenset().union(*val), (len(train), len(val)), known)
+    def of(
+        cls, train: Iterable[Fingerprints], val: Iterable[Fingerprints], before: SeenSubjects | None = None
+    ) -> SeenSubjects:
+        """From the fingerprints of each subject, and those whom the model that it started from had seen `before`."""
+        train, val, before = list(train), list(val), before or cls()
+        known = all(has_scans(each) for each in [*train, *val]) and before.complete
+        counts = (
+            before.counts[0] + sum(not each & before.train for each in train),
+            before.counts[1] + sum(not each & before.val for each in val),
+        )
+        return cls(before.train.union(*train), before.val.union(*val), counts, known)
 
     def __or__(self, other: SeenSubjects) -> SeenSubjects:
         """Those that either has seen. The counts are of people whom both may have seen: the larger ones."""

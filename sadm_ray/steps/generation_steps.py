@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 from sadm_ray.cluster import ray_session
 from sadm_ray.config import Settings, flatten
+from sadm_ray.data.shards.known_covariates import unknown_covariates
+from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.generate.bounds_wanted import check_bounds
 from sadm_ray.generate.generation_job import Generation, generate_volumes
 from sadm_ray.generate.generation_plan import decisive_facts, default_out, model_folders, place_of
 from sadm_ray.generate.output_folder import refuse_out
 from sadm_ray.generate.unprepared_study import SHARDS, prepare_like, refuse_before_preparing
+from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.run_lock import alone_in
 from sadm_ray.steps.run_folder import alone_in_run, check_preparation, prepared_study, shards_folder, study_root
@@ -57,10 +60,19 @@ def generate(settings: Settings) -> Generation:
             study = prepare_like(settings, trained, str(wanted.study), Storage(out).where(SHARDS))
         for folder, model in zip(folders, built, strict=True):
             check_preparation(folder, model.config, study)
+        tell_of_unknown(study, wanted.split, [model.config for model in built])
         tracked.tags(flatten(sampling, "sampling.") | {"out": out})  # parameters could not change
         generated = generate_volumes(settings, study, models, out, sampling, None if tuned is None else tuned.seen)
         tracked.metrics({"volumes": generated.volumes, "failures": len(generated.failures)})
         return generated
+
+
+def tell_of_unknown(study: Study, split: str, models: Sequence[ModelConfig]) -> None:
+    """Say which covariates of the models are not known of the subjects, or have values that the models do not know."""
+    subjects = [name for key, names in study.subjects.items() if split in (key, "all") for name in names]
+    covariates = list(dict.fromkeys(each for model in models for each in model.model.covariates))
+    for line in unknown_covariates(study, subjects, covariates):
+        log.warning("model.covariates: %s", line)
 
 
 def _places(settings: Settings, models: Sequence[str]) -> dict[str, str]:

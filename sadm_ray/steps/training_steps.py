@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from sadm_ray.cluster import ray_session
 from sadm_ray.config import Settings
+from sadm_ray.data.shards.known_covariates import unknown_covariates
 from sadm_ray.run_lock import alone_in
 from sadm_ray.steps.run_folder import alone_in_run, is_prepared, prepared_study
 from sadm_ray.storage import Storage
@@ -20,12 +22,16 @@ from sadm_ray.train.validation_tasks import check_validation_tasks
 if TYPE_CHECKING:
     from sadm_ray.tune.training_sweep import TrainingSweep
 
+log = logging.getLogger(__name__)
+
 
 @alone_in_run
 def train(settings: Settings) -> TrainedModel:
     """Train on the shards; run again, it goes on where it was."""
     study, checkpoints = prepared_study(settings), checkpoints_folder(settings)
     check_validation_tasks(settings, study)
+    for line in unknown_covariates(study, study.subjects.get("train", ()), settings.model.covariates):
+        log.warning("model.covariates: %s", line)
     if not is_begun(Storage(checkpoints)):
         begin_anew(settings, "train")
     with (

@@ -12,10 +12,11 @@ from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.model.base_model import ema_name
 from sadm_ray.model.registry import build_model
 from sadm_ray.storage import Storage
-from sadm_ray.train.checkpoint import checkpoints_folder
+from sadm_ray.train.checkpoint import Checkpoints, checkpoints_folder
 from sadm_ray.train.data_loader import epochs
 from sadm_ray.train.out_of_memory import out_of_memory_error
 from sadm_ray.train.resume_check import RUN, refuse_changes
+from sadm_ray.train.start_model import read_start_model
 from sadm_ray.train.step_profile import StepProfile, profile_step
 from sadm_ray.train.train_step import Batch
 from sadm_ray.train.trainer import model_config
@@ -197,8 +198,8 @@ def estimate(settings: Settings, study: Study | None, *, smaller: bool = True) -
             fit.
 
     Raises:
-        ConfigError: one or two samples at a time do not fit the memory, or a run of this name was begun with other
-            settings.
+        ConfigError: one or two samples at a time do not fit the memory, a run of this name was begun with other
+            settings, or the model that it starts from does not go with it.
         DataError: there are no training subjects, or all their frames are equal.
     """
     prepared, study, train = study is not None, study or _study_from_settings(settings), settings.train
@@ -209,6 +210,8 @@ def estimate(settings: Settings, study: Study | None, *, smaller: bool = True) -
         storage = Storage(location)
         if storage.entry(RUN) is not None:  # else `refuse_changes` would write it
             refuse_changes(settings, study, config, storage)
+    if train.start_from is not None and Checkpoints(location, warn=lambda line: None).newest() is None:
+        read_start_model(settings, build_model(config))
     with torch.device("meta"):
         parameters = build_model(config).describe()
     frames = study.frames or ASSUMED_FRAMES

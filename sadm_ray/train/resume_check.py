@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sadm_ray.config import Settings, flatten
-from sadm_ray.config.renamed_settings import current_name
+from sadm_ray.config.renamed_settings import LATER, current_name
 from sadm_ray.data.shards.fingerprints import names_digest, split_digest
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError, DataError
@@ -102,12 +102,12 @@ def _read(storage: Storage) -> dict[str, Any] | None:
 def _decisive(settings: Settings, study: Study, config: ModelConfig) -> dict[str, Any]:
     train = settings.train
     left_out = {*_CHANGEABLE, "seed"}  # `training_seed` stands for it
-    if not train.chosen_on:
-        left_out.add("chosen_on")  # earlier versions did not know it
+    left_out |= {key for key in LATER if not getattr(train, key)}  # earlier versions did not know them
     if train.schedule == "constant":
         left_out.add("steps")  # a longer run begins with the same steps
     if train.validation.patience is None:
         left_out.add("validation")  # without early stopping it decides nothing
+    train = train.model_copy(update={"start_from": train.start_from and Storage(train.start_from).location})
     kept = {key: value for key, value in flatten(train).items() if key.split(".")[0] not in left_out}
     decisive = {
         "seed": settings.training_seed,

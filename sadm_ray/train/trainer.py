@@ -24,13 +24,15 @@ from sadm_ray.errors import ConfigError, DataError, Stopped
 from sadm_ray.interruption import AGAIN, CODES
 from sadm_ray.model.base_model import WEIGHTS, ema_name
 from sadm_ray.model.model_config import CONFIG, ModelConfig
+from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.model.registry import build_model, with_kind_defaults
-from sadm_ray.model.seen_subjects import NOT_RECORDED, SeenSubjects
+from sadm_ray.model.seen_subjects import NOBODY, NOT_RECORDED, SeenSubjects
 from sadm_ray.progress import workers_progress
 from sadm_ray.storage import Storage
 from sadm_ray.tracking import TrackedRun, run_for_workers
 from sadm_ray.train.checkpoint import BEST, Checkpoint, Checkpoints, checkpoints_folder
 from sadm_ray.train.resume_check import refuse_changes, refuse_foreign, require_begun
+from sadm_ray.train.start_model import read_start_model, tell_of_taught
 from sadm_ray.train.stop_signal import control
 from sadm_ray.train.worker_loop import WorkerTask, train_worker
 
@@ -80,8 +82,8 @@ def train_model(
         stop: set by another thread, it does what SIGTERM does, which only a process's main thread receives.
 
     Raises:
-        ConfigError: a requested GPU is missing, storage is not seen by every node, or settings differ from those that
-            the run was begun with.
+        ConfigError: a requested GPU is missing, storage is not seen by every node, settings differ from those that
+            the run was begun with, or the model that it starts from does not go with it.
         DataError: training broke down, or its last checkpoint cannot be written.
         Stopped: SIGTERM, Ctrl-C, or `stop`; a checkpoint was saved.
     """
@@ -92,16 +94,22 @@ def train_model(
     newest = checkpoints.newest()
     if newest is not None:
         require_begun(checkpoints.storage)
+    model = build_model(config)
+    facts, start = model.describe(), read_start_model(settings, model) if newest is None else None
+    del model  # before the training, which has its own
     decisive = refuse_changes(settings, study, config, checkpoints.storage)
     if newest is not None:
         refuse_foreign(newest.metadata, newest.storage.where(newest.folder), study)
-    facts = build_model(config).describe()
+    if start is not None:
+        start.seen.write(checkpoints.storage)  # a run that is resumed does not need the start model any more
+        tell_of_taught(study, start)
+        tracked.tags({"start_from.digest": start.digest})
     changeable = {key: value for key, value in flatten(settings.train, "train.").items() if key not in decisive}
     tracked.params(facts | decisive | {"study.digest": study.digest})
     tracked.tags(changeable)  # tags, since these may change when the run is resumed, which MLflow's parameters cannot
     tracked.dataset(Path(study.location).name, study.content[:36], study.location, _dataset_profile(study))
     if newest is None or not _is_done(newest, settings):
-        newest = _train(settings, study, config, location, tracked, stop)
+        newest = _train(settings, study, config, location, tracked, stop, start)
     _export(newest, settings, study, out)
     results = {"step": newest.step, "epoch": newest.metadata["epoch"], **newest.metadata["validated"]}
     tracked.tags({"checkpoint": f"{newest.storage.where(newest.folder)}"})
@@ -116,6 +124,7 @@ def _train(
     location: str,
     tracked: TrackedRun,
     stop: threading.Event | None,
+    start: StoredModel | None,
 ) -> Checkpoint:
     use_gpu = _use_gpu(settings)
     require_shared(location, "train.storage", "a folder that all nodes share, or a URL")
@@ -127,7 +136,7 @@ def _train(
         workers_progress("train", train.steps, controlled),
         run_for_workers(tracked, controlled) as remote,
     ):
-        task = WorkerTask(settings, study, config, location, remote, controlled, controlled)
+        task = WorkerTask(settings, study, config, location, remote, controlled, controlled, start)
         trainer = Trainer(
             train_worker,
             train_loop_config={"task": task},
@@ -255,7 +264,8 @@ def _seen(newest: Checkpoint, settings: Settings, study: Study) -> SeenSubjects:
         return NOT_RECORDED
     who = fingerprints(study, groups=person_is_group(study))
     train, val = ([who[name] for name in study.subjects.get(split, ())] for split in ("train", "val"))
-    return SeenSubjects.of(train, val) | SeenSubjects(val=frozenset(settings.train.chosen_on))
+    before = NOBODY if settings.train.start_from is None else SeenSubjects.read(newest.storage)
+    return SeenSubjects.of(train, val, before) | SeenSubjects(val=frozenset(settings.train.chosen_on))
 
 
 def _dataset_profile(study: Study) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import DataError, UserError
 from sadm_ray.model.base_model import ema_name
 from sadm_ray.model.model_config import ModelConfig
+from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.model.registry import build_model
 from sadm_ray.progress import Reporter
 from sadm_ray.tracking import TrackedRun
@@ -29,6 +30,7 @@ from sadm_ray.train.checkpoint import BEST, Checkpoint, Checkpoints
 from sadm_ray.train.data_loader import LoadedBatch, SequenceLoader, batch_positions, epochs
 from sadm_ray.train.gradient_guard import GradientGuard
 from sadm_ray.train.out_of_memory import find_micro_batch, is_out_of_memory, out_of_memory_error
+from sadm_ray.train.start_model import start_weights
 from sadm_ray.train.stop_signal import Control, StopSignal
 from sadm_ray.train.train_metrics import TrainMetrics
 from sadm_ray.train.train_state import TrainState
@@ -39,7 +41,10 @@ from sadm_ray.train.validation import Validation
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """Everything that a worker needs; `location` is the folder or URL of the checkpoints."""
+    """Everything that a worker needs; `location` is the folder or URL of the checkpoints.
+
+    `start` gives the initial weights; None where there is none, or a checkpoint to go on from.
+    """
 
     settings: Settings
     study: Study
@@ -48,6 +53,7 @@ class WorkerTask:
     tracked: TrackedRun
     reporter: Reporter
     control: Control
+    start: StoredModel | None = None
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
@@ -76,6 +82,8 @@ class _Worker:
         torch.manual_seed(task.settings.training_seed)  # the same initial weights everywhere
 
         bare = build_model(task.model).to(self.device)
+        if task.start is not None:
+            start_weights(bare, task.start.build())
         convert_conv3d_weight_memory_format(bare, torch.channels_last_3d)  # measured 1.2 to 1.7 times faster on CPUs
         bare.recompute_activations(self.settings.recompute_activations)
         self.train_state = TrainState(bare, self.settings, self.world)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from sadm_ray.config.renamed_settings import with_former_names
 from sadm_ray.config.settings_file import dump_settings, with_values
 from sadm_ray.data.shards.fingerprints import fingerprints, person_is_group
 from sadm_ray.data.shards.prepared_study import Study
-from sadm_ray.errors import DataError, reason_of
+from sadm_ray.errors import ConfigError, DataError, reason_of
+from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.progress import ProgressCounter, progress
 from sadm_ray.tracking import TrackedRun, run_for_workers
 from sadm_ray.tune.training_search import OBJECTIVES, early_stopping, optuna_search
@@ -62,11 +63,14 @@ def tune_training(settings: Settings, study: Study, out: Path, tracked: TrackedR
         out: folder for the history of the trials, and for their runs, in `trials`.
 
     Raises:
-        ConfigError: `tune.training` has an invalid search space; nothing has started.
+        ConfigError: `tune.training` has an invalid search space, or the start model was trained on a validation
+            subject; nothing has started.
         DataError: there are no validation subjects, or no trial reached its last step.
     """
     check_space(settings)
     subjects = study.names("val")[: settings.train.validation.subjects]
+    who = fingerprints(study, groups=person_is_group(study))
+    _refuse_taught(settings, subjects, who)
     sweep, runs = settings.tune.training, out.absolute() / "trials"
     folder = out.absolute() / _sweep_name(settings, study)
     history = History(folder / "trials.jsonl")
@@ -84,7 +88,6 @@ def tune_training(settings: Settings, study: Study, out: Path, tracked: TrackedR
     if not rows or trials["stopped"].all():
         raise DataError(f"{out}: no trial of the sweep came to its end; the first: {[*failures, 'stopped'][0]}")
     best = _best(trials, sweep.objective)
-    who = fingerprints(study, groups=person_is_group(study))
     chosen_on = {each for name in subjects for each in who[name]} | {*settings.train.chosen_on}
     named = {
         "run.name": f"{settings.run.name}-tuned",
@@ -93,6 +96,20 @@ def tune_training(settings: Settings, study: Study, out: Path, tracked: TrackedR
     }
     chosen = {key: best[key] for key in sweep.space}
     return TrainingSweep(with_values(settings, {**chosen, **named}), trials, tuple(subjects), tuple(failures))
+
+
+def _refuse_taught(settings: Settings, subjects: Sequence[str], who: Mapping[str, frozenset[str]]) -> None:
+    """Refuse to choose settings on those on whom the model of `train.start_from` was trained."""
+    if settings.train.start_from is None:
+        return
+    seen = StoredModel.read(settings.train.start_from).seen
+    known = [name for name in subjects if seen.seen_as(who[name]) == "train"]
+    if known:
+        raise ConfigError(
+            f"train.start_from: {settings.train.start_from} was trained on {len(known)} of the {len(subjects)} "
+            f"validation subjects ({known[0]}{', …' if len(known) > 1 else ''}), on whom the trainings are compared; "
+            "take another split, or another start model"
+        )
 
 
 def write_tuned_training(file: Path, swept: TrainingSweep, base: Settings) -> None:

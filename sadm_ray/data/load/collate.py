@@ -65,15 +65,19 @@ def _padded(arrays: Sequence[np.ndarray], fill: np.generic) -> np.ndarray:
     return padded
 
 
-def _value(settings: CovariateSettings, value: float | str | None) -> float:
-    """A number, or the index of a level; NaN for what is missing or unknown."""
-    if value is None:
-        return np.nan
+def covariate_value(settings: CovariateSettings, value: float | str) -> float | None:
+    """A number, or the index of a level; none for what is neither."""
     if settings.levels:
         levels = [level.casefold() for level in settings.levels]
         text = (f"{value:g}" if isinstance(value, float) else str(value)).casefold()
-        return float(levels.index(text)) if text in levels else np.nan
+        return float(levels.index(text)) if text in levels else None
     try:
         return float(value)
     except ValueError:
-        return np.nan
+        return None
+
+
+def _value(settings: CovariateSettings, value: float | str | None) -> float:
+    """The same; NaN for what is missing or unknown."""
+    found = None if value is None else covariate_value(settings, value)
+    return np.nan if found is None else found

@@ -51,6 +51,8 @@ def intensity_range(
     elif method == "whitestripe":
         lo = float(np.percentile(frames, 0.5))
         hi = lo + (_brightest_mode(frames[foreground(frames)]) - lo) / _WHITE
+    elif counted is frames:
+        lo, hi = np.percentile(frames, (0.5, 99.5)).tolist()
     else:
         lo, hi = float(np.percentile(frames, 0.5)), float(np.percentile(counted, 99.5))
     _check((lo, hi))

@@ -110,8 +110,11 @@ class SpatialTransform:
         Raises:
             ValueError: the volume is not on the source's grid.
         """
+        kept = self._resampled(volume)[self._kept]
+        if kept.shape == self.shape:  # `np.pad` has a large fixed cost
+            return kept.copy()
         pads = [(target.start, size - target.stop) for target, size in zip(self._target, self.shape, strict=True)]
-        return np.pad(self._resampled(volume)[self._kept], pads, mode="edge")
+        return np.pad(kept, pads, mode="edge")
 
     def forward_share(self, mask: Bool[np.ndarray, "D H W"]) -> Float32[np.ndarray, "d h w"]:
         """How much of each voxel of the model's grid a structure fills; what is padded has none of it.

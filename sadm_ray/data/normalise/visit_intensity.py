@@ -134,7 +134,7 @@ def _warning(sample: Float[np.ndarray, " n"], first: float, clips: bool, mend: s
         first: the standard deviation of that of the first visit.
     """
     margin = _MARGIN[clips]
-    beyond = float(((sample < -margin) | (sample > 1 + margin)).mean())
+    beyond = np.count_nonzero((sample < -margin) | (sample > 1 + margin)) / sample.size
     if beyond > LARGEST_BEYOND:
         how = "and is cut off" if clips else "by far"
         return f"{beyond:.0%} of its foreground lies beyond the range of intensities {how}; {mend}"

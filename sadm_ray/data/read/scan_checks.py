@@ -113,9 +113,13 @@ def affine_faults(affine: Float[np.ndarray, "4 4"]) -> list[str]:
     return []
 
 
-def voxel_faults(volume: Float32[np.ndarray, "d h w"]) -> list[str]:
-    """Faults of the values: NaN or infinity anywhere, or no contrast at all."""
-    low, high = float(volume.min()), float(volume.max())  # NaN if any voxel is
+def voxel_range(volume: Float32[np.ndarray, "d h w"]) -> tuple[float, float]:
+    """The least and the greatest value; NaN if any voxel is."""
+    return float(volume.min()), float(volume.max())
+
+
+def voxel_faults(volume: Float32[np.ndarray, "d h w"], low: float, high: float) -> list[str]:
+    """Faults of the values, whose range is `low` to `high`: NaN or infinity anywhere, or no contrast at all."""
     if not (math.isfinite(low) and math.isfinite(high)):
         broken = volume.size - int(np.count_nonzero(np.isfinite(volume)))
         return [f"{broken:,} of {volume.size:,} voxels are NaN or infinite; replace them or export the scan again"]
@@ -127,8 +131,8 @@ def voxel_faults(volume: Float32[np.ndarray, "d h w"]) -> list[str]:
 
 
 def voxel_digest(volume: Float32[np.ndarray, "d h w"]) -> str:
-    """SHA-256 of the voxels, by which a scan is known again that was saved anew; empty without any contrast."""
-    return "" if volume.min() == volume.max() else hashlib.sha256(volume.tobytes()).hexdigest()
+    """SHA-256 of the voxels, by which a scan is known again that was saved anew. One without contrast is nobody's."""
+    return hashlib.sha256(np.ascontiguousarray(volume).data).hexdigest()
 
 
 def spacing_warning(spacing: Sequence[float], shape: Sequence[int]) -> list[str]:

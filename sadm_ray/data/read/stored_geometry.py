@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,13 +50,14 @@ class StoredGeometry:
     @classmethod
     def of(cls, header: Any) -> StoredGeometry:
         """Those of nibabel's header, uncorrected; a form of NaN or infinity counts as none."""
-        quatern, qoffset = ([float(header[f"{name}_{axis}"]) for axis in axes] for name, axes in _QFORM)
-        srow = [float(value) for axis in "xyz" for value in header[f"srow_{axis}"]]
+        fields = header.structarr  # the fields themselves: by the header, each would be wrapped
+        quatern, qoffset = ([float(fields[f"{name}_{axis}"]) for axis in axes] for name, axes in _QFORM)
+        srow = [value for axis in "xyz" for value in fields[f"srow_{axis}"].tolist()]
         return cls(
-            qform_code=int(header["qform_code"]) if all(map(math.isfinite, (*quatern, *qoffset))) else 0,
-            sform_code=int(header["sform_code"]) if all(map(math.isfinite, srow)) else 0,
-            xyzt_units=int(header["xyzt_units"]),
-            pixdim=_finite(header["pixdim"].tolist()),
+            qform_code=int(fields["qform_code"]) if all(map(math.isfinite, (*quatern, *qoffset))) else 0,
+            sform_code=int(fields["sform_code"]) if all(map(math.isfinite, srow)) else 0,
+            xyzt_units=int(fields["xyzt_units"]),
+            pixdim=_finite(fields["pixdim"].tolist()),
             quatern=_finite(quatern),
             qoffset=_finite(qoffset),
             srow=_finite(srow),
@@ -79,7 +80,7 @@ class StoredGeometry:
 
     def to_json(self) -> str:
         """For a shard's row; `from_json` reads it."""
-        return json.dumps(asdict(self), allow_nan=False)
+        return json.dumps(vars(self), allow_nan=False)
 
     @staticmethod
     def from_json(text: str) -> StoredGeometry:
@@ -103,16 +104,16 @@ class StoredGeometry:
     def _stated_mm(self) -> float:
         return _UNITS.get(self.xyzt_units & _SPACE_UNITS, ("mm", 1.0))[1]
 
-    def remarks(self, header: Any, affine: Float[np.ndarray, "4 4"], mm: float) -> Iterator[tuple[str, str]]:
+    def remarks(
+        self, header: Any, affine: Float[np.ndarray, "4 4"], sizes: Float[np.ndarray, " 3"], mm: float
+    ) -> Iterator[tuple[str, str]]:
         """What a user should know: kind and line, of which each kind need be told once.
 
         Args:
             header: nibabel's, corrected.
-            affine: the one that is used, in units of the file.
+            affine: the one that is used, in units of the file, as are `sizes`, those of its voxels.
             mm: how many mm such a unit is.
         """
-        shape = [max(int(size), 1) for size in header["dim"][1:4]]
-        sizes = np.linalg.norm(affine[:3, :3], axis=0)
         unit = _UNITS.get(self.xyzt_units & _SPACE_UNITS, ("mm", 1.0))[0]
         if unit != "mm" and mm == 1:
             yield (
@@ -133,6 +134,7 @@ class StoredGeometry:
                 "from the scanner's images",
             )
         if self.qform_code and self.sform_code:
+            shape = [max(int(size), 1) for size in header["dim"][1:4]]
             off = _farthest(_qform(header) - affine, shape)
             if not off <= _PLACE_TOLERANCE * sizes.min():  # NaN is not
                 place = f"puts its voxels up to {off * mm:.3g} mm from where its sform does"
@@ -152,7 +154,7 @@ class StoredGeometry:
 
 
 def _finite(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(float(value) if math.isfinite(value) else 0.0 for value in values)
+    return tuple([value if math.isfinite(value) else 0.0 for value in values])
 
 
 def _qform(header: Any) -> Float64[np.ndarray, "4 4"]:

@@ -16,7 +16,7 @@ from nibabel.orientations import aff2axcodes
 from sadm_ray.config import LARGEST_TIME
 from sadm_ray.data.find.catalog import Covariates, Problem, Scan, Subject
 from sadm_ray.data.read.nifti_io import Image, read_image
-from sadm_ray.data.read.scan_checks import cycle_faults, voxel_digest, voxel_faults
+from sadm_ray.data.read.scan_checks import cycle_faults, voxel_digest, voxel_faults, voxel_range
 from sadm_ray.data.read.stored_geometry import StoredGeometry
 from sadm_ray.data.read.visit_grid import FirstVisit, Placement, Register
 from sadm_ray.errors import DataError
@@ -25,6 +25,7 @@ from sadm_ray.storage import Storage
 _LEAST_STEP = 1e-13
 """The least time between two frames of a 4D file that is believed."""
 
+Volume = Float32[np.ndarray, "D H W"]
 FrameTime = tuple[int, float]
 """A frame's index (from 0) along the last axis of its file, and its time."""
 
@@ -61,9 +62,8 @@ class Frame:
 class ScanFacts:
     """Properties of a file that was read.
 
-    `shape` and `spacing` (mm) are of (x, y, z), `count` is the number of its frames, `orientation` the directions of
-    the axes (`LPS`: to the left, the back, the head), `dtype` the stored type. `low` and `high` are the least and the
-    greatest value of the frames that are used. `size` is in bytes, `sha256` of the file as stored.
+    `shape` and `spacing` (mm) are of (x, y, z), `count` is the number of its frames, `dtype` the stored type. `low` and
+    `high` are the least and greatest value of the frames used; `size` is in bytes, `sha256` of the file as stored.
     """
 
     file: str
@@ -72,13 +72,17 @@ class ScanFacts:
     count: int
     spacing: tuple[float, float, float]
     affine: Float64[np.ndarray, "4 4"]
-    orientation: str
     dtype: str
     low: float
     high: float
     size: int
     sha256: str
     contrast: str = ""
+
+    @property
+    def orientation(self) -> str:
+        """The directions of the axes; `LPS`: to the left, the back, the head."""
+        return "".join(aff2axcodes(self.affine))
 
 
 def read_scans(
@@ -127,7 +131,7 @@ def read_scans(
                     index=index if read.facts.count > 1 else None,
                     session=scan.session,
                     time=time,
-                    volume=read.placement(read.image.frame(index)),
+                    volume=read.placement(read.frame(index)),
                     affine=first.facts.affine,
                     spacing=first.facts.spacing,
                     covariates=scan.covariates,
@@ -168,6 +172,11 @@ class _Read:
     facts: ScanFacts
     placement: Placement
     remarks: tuple[str, ...] = ()
+    only: Volume | None = None  # that of a file of one; frames of a 4D file are made when they are asked for
+
+    def frame(self, index: int) -> Volume:
+        """One frame on the file's own grid."""
+        return self.image.frame(index) if self.only is None else self.only
 
     def on_first(self, first: FirstVisit, seen: dict[str, str], name: str, beside: Placement | None = None) -> _Read:
         """The same on the grid of the first visit, without copies of frames in `seen`; DataError if none is left.
@@ -176,17 +185,17 @@ class _Read:
         `beside` is the placement of another contrast of the visit.
         """
         if beside is None:
-            placement, remarks = first.place(self.facts, self.image.frame)
+            placement, remarks = first.place(self.facts, self.frame)
         else:
             placement, remarks = first.place_beside(self.facts, beside), []
         kept, copies = [], []
         for index, time, digest in self.frames:
-            own = voxel_digest(placement(self.image.frame(index))) if placement.turns else digest
+            own = voxel_digest(placement(self.frame(index))) if placement.turns else digest
             if own in seen:
                 copies.append((index + 1, seen[own]))
             else:
                 kept.append((index, time, own))
-                seen |= {own: name} if own else {}
+                seen[own] = name
         if copies and not kept:
             _check([f"is the same scan as {copies[0][1]}, voxel for voxel; remove one of them or copy it again"])
         if copies:
@@ -204,7 +213,7 @@ def _read_scan(subject: Subject, scan: Scan, storage: Storage, limit: int, min_s
         frame_times = _series(subject, image, min_scans)
     else:
         frame_times = _visit(scan.time, image)
-    low, high, digests = _voxels(image, frame_times)
+    low, high, digests, last = _voxels(image, frame_times)
     facts = ScanFacts(
         file=scan.file,
         session=scan.session,
@@ -212,7 +221,6 @@ def _read_scan(subject: Subject, scan: Scan, storage: Storage, limit: int, min_s
         count=image.count,
         spacing=image.spacing,
         affine=image.affine,
-        orientation="".join(aff2axcodes(image.affine)),
         dtype=image.dtype,
         low=low,
         high=high,
@@ -223,7 +231,7 @@ def _read_scan(subject: Subject, scan: Scan, storage: Storage, limit: int, min_s
     frames = [(*frame, digest) for frame, digest in zip(frame_times, digests, strict=True)]
     is_series = subject.cycle is None and scan.time is None
     remarks = tuple(_series_warning(image)) if is_series else ()
-    return _Read(image, frames, facts, Placement.none(image.shape), remarks)
+    return _Read(image, frames, facts, Placement.none(image.shape), remarks, last if image.count == 1 else None)
 
 
 def _cine(ed: int, es: int, count: int) -> list[FrameTime]:
@@ -273,17 +281,19 @@ def _visit(time: float, image: Image) -> list[FrameTime]:
     return [(0, time)]
 
 
-def _voxels(image: Image, frame_times: list[FrameTime]) -> tuple[float, float, list[str]]:
-    """The least and the greatest value of the frames that are used, none of which may be faulty, and their digests."""
+def _voxels(image: Image, frame_times: list[FrameTime]) -> tuple[float, float, list[str], Volume]:
+    """The least and greatest value of the frames that are used, none of which is faulty; their digests; the last."""
     lows, highs, faults, digests = [], [], [], []
+    volume = np.empty((0, 0, 0), dtype=np.float32)
     for index, _ in frame_times:
         volume = image.frame(index)
-        lows.append(float(volume.min()))
-        highs.append(float(volume.max()))
-        faults += [(index, line) for line in voxel_faults(volume)]
+        low, high = voxel_range(volume)
+        lows.append(low)
+        highs.append(high)
+        faults += [(index, line) for line in voxel_faults(volume, low, high)]
         digests.append(voxel_digest(volume))
     if faults:
         index, line = faults[0]
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         _check([f"frame {index + 1} of {image.count}{more}: {line}" if image.count > 1 else line])
-    return min(lows), max(highs), digests
+    return min(lows), max(highs), digests, volume

@@ -5,12 +5,13 @@ Both are looked at on grids of blocks of voxels, which costs a small part of rea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
-from jaxtyping import Complex, Float, Float32
+from jaxtyping import Complex, Float, Float32, Int64
 
 from sadm_ray.data.normalise.foreground import foreground
 
@@ -27,17 +28,16 @@ Volume = Float32[np.ndarray, "d h w"]
 
 
 @dataclass(frozen=True)
-class BesideFirst:
-    """A visit beside the first one.
+class Fit:
+    """How a visit lies on the first one.
 
     `correlation` of their voxels as they lie, `moved_correlation` after the translation by `move` mm that makes it
-    largest; `level` is the median of the foreground over the first visit's.
+    largest.
     """
 
     correlation: float
     move: float
     moved_correlation: float
-    level: float
 
     @property
     def warnings(self) -> list[str]:
@@ -55,29 +55,47 @@ class BesideFirst:
         return []
 
 
+@dataclass(frozen=True)
+class BesideFirst(Fit):
+    """A visit beside the first one; `level` is the median of its foreground over the first visit's."""
+
+    level: float
+
+
 class VisitComparison:
     """Compares the visits of a subject, on one grid, with the first of them."""
 
     def __init__(self) -> None:
         self._first: _First | None = None
 
-    def beside_first(self, volume: Volume, voxel: Sequence[float]) -> BesideFirst | None:
-        """None for the first volume itself.
+    def fit(self, volume: Volume, voxel: Sequence[float]) -> Fit | None:
+        """How a visit lies on the first; None for the first volume itself.
 
         Args:
             voxel: its size along (d, h, w) in mm.
         """
+        return self._fit(_blocks(volume), volume.shape, voxel)
+
+    def beside_first(self, volume: Volume, voxel: Sequence[float]) -> BesideFirst | None:
+        """The same, and how bright it is."""
         coarse = _blocks(volume)
+        fit = self._fit(coarse, volume.shape, voxel)
+        if fit is None or self._first is None:
+            return None
+        level = _brightness(coarse) / (self._first.brightness or 1.0)
+        return BesideFirst(fit.correlation, fit.move, fit.moved_correlation, level)
+
+    def _fit(self, coarse: Volume, shape: Sequence[int], voxel: Sequence[float]) -> Fit | None:
         if self._first is None:
-            self._first = _First(coarse, np.asarray(voxel) * np.divide(volume.shape, coarse.shape))
+            self._first = _First(coarse, np.asarray(voxel) * np.divide(shape, coarse.shape))
             return None
         correlation = moved = _correlation(self._first.blocks, coarse, (0, 0, 0))
         shift = np.zeros(3)
         if correlation < 1 - _GAIN_OF_MOVE:  # else no move can gain that much
             shift = _best_shift(self._first, coarse)
-            moved = _correlation(self._first.blocks, coarse, tuple(int(step) for step in shift))
-        move = float(np.linalg.norm(shift * self._first.block_mm))
-        return BesideFirst(correlation, move, moved, _brightness(coarse) / (self._first.brightness or 1.0))
+            if shift.any():
+                moved = _correlation(self._first.blocks, coarse, tuple(int(step) for step in shift))
+        return Fit(correlation, float(np.linalg.norm(shift * self._first.block_mm)), moved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,30 +119,46 @@ def _brightness(blocks: Volume) -> float:
 
 
 def _spectrum(blocks: Volume) -> Complex[np.ndarray, "d h w"]:
-    size = [2 * count for count in blocks.shape]  # so that nothing wraps around
-    return np.fft.rfftn(blocks - blocks.mean(), s=size, axes=(0, 1, 2))
+    from scipy import fft  # slow to import; NumPy's goes axis by axis, which takes twice as long
+
+    return np.asarray(fft.rfftn(blocks - blocks.mean(), s=_shifts(blocks.shape)[0]))
+
+
+@lru_cache(maxsize=16)
+def _shifts(shape: tuple[int, ...]) -> tuple[list[int], list[Int64[np.ndarray, " n"]]]:
+    """The size of a Fourier transform in which no shift of interest wraps around, and these shifts along each axis."""
+    most = [math.floor(_LARGEST_MOVE * count) for count in shape]
+    steps = [np.r_[0 : furthest + 1, -furthest:0] for furthest in most]
+    return [_fast_size(count + furthest) for count, furthest in zip(shape, most, strict=True)], steps
+
+
+def _fast_size(size: int) -> int:
+    """The next one without prime factors above 5, which transforms are fast for."""
+    while 30**16 % size:
+        size += 1
+    return size
 
 
 def _blocks(volume: Volume) -> Volume:
     """Means of blocks of voxels, at most `_BLOCKS` along an axis; voxels that fill no block are left out."""
     for axis, size in enumerate(volume.shape):
         step = -(-size // _BLOCKS)
+        if step == 1:
+            continue
         cut = np.take(volume, range(size // step * step), axis) if size % step else volume
         shape = (*cut.shape[:axis], size // step, step, *cut.shape[axis + 1 :])
         volume = cut.reshape(shape).mean(axis=axis + 1, dtype=np.float32)
     return volume
 
 
-def _best_shift(first: _First, other: Volume) -> Float[np.ndarray, " axes"]:
+def _best_shift(first: _First, other: Volume) -> Int64[np.ndarray, " axes"]:
     """The translation of `other` in blocks that makes the sum of products largest, by the Fourier transform."""
-    size = [2 * count for count in other.shape]
-    products = np.fft.irfftn(first.spectrum * _spectrum(other).conj(), s=size, axes=(0, 1, 2))
-    shifts = [np.fft.fftfreq(count, 1 / count) for count in size]
-    for axis, (steps, count) in enumerate(zip(shifts, other.shape, strict=True)):
-        too_far = np.abs(steps) > _LARGEST_MOVE * count
-        products[(slice(None),) * axis + (too_far,)] = -np.inf
+    from scipy import fft
+
+    size, steps = _shifts(other.shape)
+    products = fft.irfftn(first.spectrum * _spectrum(other).conj(), s=size)[np.ix_(*steps)]
     place = np.unravel_index(int(products.argmax()), products.shape)
-    return np.array([steps[at] for steps, at in zip(shifts, place, strict=True)])
+    return np.array([along[at] for along, at in zip(steps, place, strict=True)])
 
 
 def _correlation(first: Volume, other: Volume, shift: tuple[int, ...]) -> float:
@@ -134,6 +168,8 @@ def _correlation(first: Volume, other: Volume, shift: tuple[int, ...]) -> float:
         starts = [max(0, sign * step) for step in shift]
         stops = [size + min(0, sign * step) for size, step in zip(volume.shape, shift, strict=True)]
         part = volume[tuple(slice(start, stop) for start, stop in zip(starts, stops, strict=True))].ravel()
-        parts.append(part.astype(np.float64) - part.mean(dtype=np.float64))
-    norm = float(np.linalg.norm(parts[0]) * np.linalg.norm(parts[1]))
+        values = part.astype(np.float64)
+        values -= values.mean()
+        parts.append(values)
+    norm = math.sqrt(float(parts[0] @ parts[0]) * float(parts[1] @ parts[1]))
     return float(parts[0] @ parts[1]) / norm if norm else 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -44,7 +45,7 @@ class Placement:
         """That of a visit that stays as it is."""
         return cls(np.eye(4), shape, exact=True)
 
-    @property
+    @cached_property
     def turns(self) -> bool:
         """Whether the same voxels are put into another order."""
         return self.exact and not np.array_equal(np.rint(self.index_map[:3, :3]), np.eye(3))
@@ -143,6 +144,8 @@ def place(
     Raises:
         DataError: it lies on another grid and is not to be resampled, or hardly covers the first visit's.
     """
+    if moved is None and other.shape == first.shape and np.array_equal(other.affine, first.affine):
+        return Placement.none(first.shape)
     index_map = np.linalg.solve(other.affine, (np.eye(4) if moved is None else moved) @ first.affine)
     off = _turned_off(first, other, index_map)
     if moved is None and off is not None and off <= TOLERANCE * np.linalg.norm(first.affine[:3, :3], axis=0).min():

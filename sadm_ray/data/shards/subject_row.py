@@ -135,8 +135,8 @@ def prepare_subject(subject: Subject, storage: Storage, settings: DataSettings) 
                 )
             volumes.append(transform.forward(found.volume))
             if not frames or frames[-1].file != found.file:
-                beside = comparisons[found.contrast].beside_first(volumes[-1], transform.voxel_size(found.spacing))
-                remarks += [(found.file, line) for line in (beside.warnings if beside else ())]
+                fit = comparisons[found.contrast].fit(volumes[-1], transform.voxel_size(found.spacing))
+                remarks += [(found.file, line) for line in (fit.warnings if fit else ())]
             frames.append(found.without_volume())
     if transform is None or len(group_visits(frames)) < settings.min_scans:  # `read_scans` has reported why
         return Prepared(None, tuple(problems))
@@ -244,9 +244,8 @@ def row_checksum(row: Mapping[str, Any]) -> str:
     others = {name: row[name] for name in ROW_SCHEMA.names if name not in ("frames", "header", "key", "checksum")}
     for name in ("header", TOGETHER.name):  # which rows of earlier versions do not have
         others |= {name: row[name]} if row.get(name) else {}
-    slots = json.loads(row["sources"])
-    if any("voxels" in scan for scan in scans_in(row["sources"])):
-        others["sources"] = json.dumps([_without_voxels(slot) for slot in slots])
+    if '"voxels"' in row["sources"]:  # else the text stays as it is
+        others["sources"] = json.dumps([_without_voxels(slot) for slot in json.loads(row["sources"])])
     digest.update(json.dumps(others, sort_keys=True).encode())
     return digest.hexdigest()
 

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sadm_ray.data.read.nifti_io import Image, read_image
+from sadm_ray.data.read.nifti_io import Image, is_sound, read_image
 from sadm_ray.errors import DataError
 from sadm_ray.storage import Storage
 from tests.data.damage import FOUND_BY_VALUE, KINDS
@@ -268,6 +268,31 @@ def test_whatever_a_header_holds_the_answer_is_an_image_or_a_data_error(
         assert min(image.spacing) > 0
     captured = capfd.readouterr()
     assert captured.out + captured.err == "", "nibabel's remarks on headers"
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_where_nibabels_check_of_a_header_is_left_out_it_would_find_nothing(kind: Any) -> None:
+    sound = kind(np.zeros((3, 4, 5), np.int16), oblique()).header
+    sound["magic"], sound["vox_offset"] = sound.single_magic, sound.single_vox_offset
+    assert is_sound(sound)
+    values: dict[str, list[Any]] = {
+        "qform_code": [-1, 0, 4, 5, 6, 1000],
+        "sform_code": [-1, 0, 4, 5, 6, 1000],
+        "vox_offset": [0, 16, 352, 353, 544, 552, 560],
+    }
+    if kind is nib.Nifti2Image:
+        values["eol_check"] = [(0, 0, 0, 0), (13, 10, 26, 10), (10, 10, 26, 10)]
+    changes = [(key, value) for key, some in values.items() for value in some]
+    changes += [(f"pixdim {place}", value) for place in range(4) for value in (-1, 0, 0.5, 1, np.nan)]
+    found = []
+    for key, value in changes:
+        header = sound.copy()
+        name, _, place = key.partition(" ")
+        header[name][int(place) if place else ...] = value
+        found.append(bool(kind.header_class.diagnose_binaryblock(header.binaryblock)))
+        assert not (found[-1] and is_sound(header)), (key, value)
+    assert any(found)
+    assert not all(found)
 
 
 def test_a_file_that_is_gone(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from sadm_ray.data.read.scan_checks import (
     header_faults,
     spacing_warning,
     voxel_faults,
+    voxel_range,
 )
 
 ACDC_SLAB = (100, 95, 7)
@@ -72,16 +73,17 @@ def test_affines() -> None:
 )
 def test_voxels_that_are_no_numbers(value: float, expected: str) -> None:
     volume = np.linspace(-2e38, 1, 60, dtype=np.float32).reshape(3, 4, 5)
-    assert voxel_faults(volume) == []
+    assert voxel_faults(volume, *voxel_range(volume)) == []
     volume[1, 2, 3] = value
-    (line,) = voxel_faults(volume)
+    (line,) = voxel_faults(volume, *voxel_range(volume))
     assert expected in line
     assert "; " in line
 
 
 @pytest.mark.parametrize("value", [0, -3.5])
 def test_volumes_without_contrast(value: float) -> None:
-    assert f"every voxel is {value:g}" in voxel_faults(np.full((3, 4, 5), value, np.float32))[0]
+    volume = np.full((3, 4, 5), value, np.float32)
+    assert f"every voxel is {value:g}" in voxel_faults(volume, *voxel_range(volume))[0]
 
 
 def test_spacing_that_looks_reset() -> None:
