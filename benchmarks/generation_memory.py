@@ -111,7 +111,7 @@ def generate(folder: Path, out: Path, samples: int, targets: int) -> dict[str, f
     sampling = settings.sampling.model_copy(update={"num_steps": 2})  # more take more time, not more memory
     job = GenerationJob(
         study, (stored,), (stored.digest,), str(out), sampling,
-        settings.generate.estimates, settings.generate.level, False, True, settings.generate.batch_size, "cpu",
+        settings.generate.estimates, False, True, settings.generate.batch_size, "cpu",
     )  # fmt: skip
     task = TaskSettings(name="missing", observed=OBSERVED, targets=TARGETS[:targets])
     model = stored.build()

@@ -11,7 +11,7 @@ import torch
 
 from sadm_ray.actor_pool import map_in_actor_pool
 from sadm_ray.calibrate.bounds import missed_by, misses_of
-from sadm_ray.calibrate.corrections import change_sums, spread_losses, with_change, with_spread
+from sadm_ray.calibrate.corrections import change_sums, spread_sums, with_change, with_spread
 from sadm_ray.calibrate.held_out_models import HeldOutModel, held_out_models, subjects_of
 from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.data.shards.prepared_study import Study, read_subject
@@ -41,10 +41,9 @@ def calibrate_model(settings: Settings, study: Study, sampling: SamplingSettings
     own = StoredModel.read(folder, sampling.ema)
     models = held_out_models(settings, study, sampling.ema, tracked)
     fitted = Recalibration()
-    if own.build().spread is not None or own.build().prior_network is not None:
-        for fit, combine in ((_change_sums, with_change), (_spread_losses, with_spread)):
-            results = _of_each(fit, models, study, settings, fitted)
-            fitted = with_change(results) if combine is with_change else with_spread(fitted, results)
+    if own.build().prior_network is not None:
+        fitted = with_change(_of_each(_change_sums, models, study, settings, fitted))
+        fitted = with_spread(fitted, _of_each(_spread_sums, models, study, settings, fitted))
     fitted = fitted.model_copy(update={"sampling": deciding(sampling)})
     missed = _of_each(_missed, models, study, settings, fitted, sampling)
     by_task = {
@@ -122,8 +121,8 @@ def _change_sums(model: Any, row: Any, settings: Settings, *_: Any) -> Any:
     return change_sums(model, row, settings.calibrate.draws, settings.seed + _SEED)
 
 
-def _spread_losses(model: Any, row: Any, settings: Settings, fitted: Recalibration, _: Any) -> Any:
-    return spread_losses(model, row, fitted, settings.calibrate.draws, settings.seed + _SEED)
+def _spread_sums(model: Any, row: Any, settings: Settings, fitted: Recalibration, _: Any) -> Any:
+    return spread_sums(model, row, fitted, settings.calibrate.draws, settings.seed + _SEED)
 
 
 def _missed(model: Any, row: Any, settings: Settings, fitted: Recalibration, sampling: SamplingSettings) -> Any:

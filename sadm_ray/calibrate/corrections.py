@@ -1,12 +1,12 @@
 """Corrections of a model's estimate and of its samples, from targets of subjects that it was not trained on.
 
 The estimate's change is multiplied by the factor that makes its squared error least. Then the motions and intensities
-in which samples differ are multiplied by those two factors that make the score they were trained by least.
+in which samples differ are multiplied so that they vary as the estimate errs.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +22,15 @@ from sadm_ray.data.load.target_sampling import draw_target, take
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.prior import Prior, prior_of
-from sadm_ray.model.prior_samples import spread_loss
+from sadm_ray.model.prior_samples import SCALES, block_means
 from sadm_ray.model.recalibration import Correction, Recalibration
 
 KINDS = ("beyond", "between")
 """Targets beyond a subject's scans, and between two of them."""
-FACTORS = tuple(2 ** (step / 3) for step in range(-4, 5))
-"""Those that are tried: 0.4 to 2.5."""
+FACTORS = tuple(2 ** (step / 3) for step in range(-5, 6))
+"""Those of motions that are tried: 0.31 to 3.2."""
+FINER = tuple(2 ** (step / 12) for step in range(-24, 25))
+"""Those of intensities: 0.25 to 4."""
 SMALLEST, LARGEST = 0.25, 4.0
 """Bounds of the factor of the change."""
 IMPUTATION, SINGLE = 0.5, 0.3
@@ -94,43 +96,60 @@ def with_change(sums: Sequence[Mapping[str, Sequence[float]]]) -> Recalibration:
 
 
 @torch.no_grad()
-def spread_losses(
+def spread_sums(
     model: SequenceModel, row: Mapping[str, Any], recalibration: Recalibration, draws: int, seed: int
 ) -> dict[str, list[list[float]]]:
-    """By kind the sum over targets of the samples' score, for all pairs of `FACTORS` of motions and intensities."""
-    sums = {kind: np.zeros((len(FACTORS), len(FACTORS))) for kind in KINDS}
+    """By kind, in blocks of each of `SCALES`, as parts of the mean x² of each target and summed over targets:
+
+    the squared error of the estimate; the variance of samples by their intensities; that by their motions, for each of
+    `FACTORS` in turn.
+    """
+    sums = {kind: np.zeros((2 + len(FACTORS), len(SCALES))) for kind in KINDS}
     for number, target in enumerate(held_out_targets(model, row, draws, seed)):
         prior = _prior(model, target)
-        if prior.spread is None:
+        total = float(_counted(target.x, target).square().mean())
+        if prior.spread is None or not total > 0:
             continue
         change = getattr(recalibration, _kind(target)).change
-        error, deviation = target.x - change * prior.mean, prior.deviation
         rng, size = SampleRng(seed, number, [0], 1), model.noise_size(row["frames"].shape[-3:])
-        noises = prior.spread.noises(rng.normal("calibration", size))
-        parts = [
-            [prior.spread.parts(motion * numbers, white, deviation) for numbers, white in noises] for motion in FACTORS
-        ]
-        for (i, both), (j, intensity) in itertools.product(enumerate(parts), enumerate(FACTORS)):
-            samples = [motion + intensity * noise for motion, noise in both]
-            loss = spread_loss(error, samples, target.counted) / prior.variance_of(target.counted).sqrt()
-            sums[_kind(target)][i, j] += float(loss)
+        (numbers, white), (others, other) = prior.spread.noises(rng.normal("calibration", size))
+        still = torch.zeros_like(numbers)
+        intensities = [prior.spread.parts(still, each, prior.deviation)[1] for each in (white, other)]
+        parts = [target.x - change * prior.mean, _half_difference(*intensities)]
+        for factor in FACTORS:
+            moved = [prior.spread.parts(factor * each, white, prior.deviation)[0] for each in (numbers, others)]
+            parts.append(_half_difference(*moved))
+        for place, part in enumerate(parts):
+            blocks = [_counted(block_means(part, scale), target) for scale in SCALES]
+            sums[_kind(target)][place] += [float(each.square().mean()) / total for each in blocks]
     return {kind: each.tolist() for kind, each in sums.items()}
 
 
-def with_spread(
-    recalibration: Recalibration, losses: Sequence[Mapping[str, Sequence[Sequence[float]]]]
-) -> Recalibration:
-    """With the factors of motions and intensities whose score over all subjects is best; 1 where nothing was seen."""
+def with_spread(recalibration: Recalibration, sums: Sequence[Mapping[str, Sequence[Sequence[float]]]]) -> Recalibration:
+    """With the factors of motions and intensities for which samples vary as the estimate errs; 1 of a kind not seen.
+
+    In the blocks of all `SCALES` together, by the least squares of the logarithms: voxel by voxel tells how much the
+    samples vary, the larger blocks how much of it they do as wholes.
+    """
     factors = {}
     for kind in KINDS:
-        total = np.sum([each[kind] for each in losses], axis=0)
+        errors, intensities, *motions = np.sum([each[kind] for each in sums], axis=0)
         correction: Correction = getattr(recalibration, kind)
-        if total.any():
-            motion, intensity = np.unravel_index(np.argmin(total), total.shape)
-            found = {"motion": FACTORS[motion], "intensity": FACTORS[intensity]}
-            correction = correction.model_copy(update=found)
+        if errors.all() and intensities.all():
+            apart = {
+                (motion, intensity): float(np.square(np.log((varied + intensity**2 * intensities) / errors)).sum())
+                for motion, varied in zip(FACTORS, motions, strict=True)
+                for intensity in FINER
+            }
+            motion, intensity = min(apart, key=apart.__getitem__)
+            correction = correction.model_copy(update={"motion": motion, "intensity": intensity})
         factors[kind] = correction
     return recalibration.model_copy(update=factors)
+
+
+def _half_difference(one: Tensor, other: Tensor) -> Tensor:
+    """Its square is the variance, on average."""
+    return (one - other) / math.sqrt(2.0)
 
 
 def _prior(model: SequenceModel, target: HeldOutTarget) -> Prior:

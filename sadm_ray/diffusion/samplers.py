@@ -179,12 +179,19 @@ def sample(
         log_snrs: λ of the nodes (`Schedule.steps`), rising.
         shape: of one sample, c d h w.
         stochasticity: v of `ancestral_step`; the other samplers have none.
+        gaussian: the prior of x, mean and log variance; none: none is known.
 
     Returns:
-        x̂ at the last node but one: the noise that is left between it and the last is taken off in one go.
+        x̂ at the last node but one: the noise that is left between it and the last is taken off in one go. With `euler`
+        and a prior the end of its last step, where no noise is left.
     """
+    z = noise(shape)
+    if gaussian is not None:  # the noisiest level is one of little signal, not of none
+        alpha, sigma = _alpha_sigma(log_snrs[0])
+        mean, variance = gaussian[0], gaussian[1].exp()
+        z = alpha * mean + torch.sqrt(alpha**2 * variance + sigma**2) * z
     z = integrate(
-        denoise, log_snrs[:-1], noise(shape), noise, sampler=sampler, stochasticity=stochasticity, gaussian=gaussian,
+        denoise, log_snrs[:-1], z, noise, sampler=sampler, stochasticity=stochasticity, gaussian=gaussian,
         callback=callback,
     )  # fmt: skip
     x_hat = denoise(z, log_snrs[-2])

@@ -52,11 +52,11 @@ class GenerationJob:
     out: str
     sampling: SamplingSettings
     estimates: tuple[str, ...]
-    level: float
     sequence: bool
     exact: bool
     batch_size: int
     device: str
+    level: float = 0.9
 
 
 @dataclass(frozen=True)

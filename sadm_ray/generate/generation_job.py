@@ -110,11 +110,11 @@ def generate_volumes(
             folder.location,
             sampling,
             wanted.estimates,
-            wanted.level,
             wanted.sequence,
             wanted.exact,
             wanted.batch_size,
             device,
+            wanted.level,
         )
         at_once = 1 if wanted.exact else wanted.batch_size
         batches = [left[start : start + at_once] for start in range(0, len(left), at_once)]

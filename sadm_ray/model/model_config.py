@@ -42,7 +42,10 @@ class ModelConfig(Section):
         tree = json.loads(content)
         if not isinstance(tree, dict):
             raise ValueError(f"expected keys and values at the top, found {type(tree).__name__}")  # noqa: TRY004
-        return cls.model_validate(with_current_names(tree, source))
+        named = with_current_names(tree, source)
+        if isinstance(named.get("model"), dict):
+            named["model"].setdefault("motion_modes", 0)  # earlier versions had none
+        return cls.model_validate(named)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -170,14 +170,14 @@ def spread_loss(
     one, other = samples
     losses = []
     for scale in SCALES:
-        truth, first, second = (_block_means(each, scale) for each in (error, one, other))
+        truth, first, second = (block_means(each, scale) for each in (error, one, other))
         far = 0.5 * ((first - truth).abs() + (second - truth).abs())
         losses.append(channel_mean(far - 0.5 * (1.0 - 0.5 * (1.0 - FAIRNESS)) * (first - second).abs(), counted))
     return torch.stack(losses).mean(dim=0)
 
 
-def _block_means(volume: Float[Tensor, "b c d h w"], scale: int) -> Float[Tensor, "b c e f g"]:
-    """The means of blocks with this edge within slices, or the whole of a shorter axis."""
+def block_means(volume: Float[Tensor, "b c d h w"], scale: int) -> Float[Tensor, "b c e f g"]:
+    """The means of blocks with this edge within slices, the whole of a shorter axis."""
     along = axes_within_slices(volume.shape[-3:])
     edges = [min(scale, volume.shape[axis]) if axis in along else 1 for axis in AXES]
     return F.avg_pool3d(volume, edges) if scale > 1 else volume

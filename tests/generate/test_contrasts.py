@@ -117,7 +117,7 @@ def test_each_contrast_has_files_and_a_record_of_its_own(job: GenerationJob, row
 def test_a_time_without_a_visit_is_generated_in_each_contrast(job: GenerationJob) -> None:
     run_subject_jobs([SubjectJob("a", (Request("later", 1, 0, times=(1.5,)),), "a")], replace(job, sequence=False))
     names = sorted(file.name for file in Path(job.out).glob("sub-a/ses-time1p5/anat/*.nii.gz"))
-    assert names == [f"sub-a_ses-time1p5_desc-laterSample_{contrast}.nii.gz" for contrast in ("FLAIR", "T1w")]
+    assert names == [f"sub-a_ses-time1p5_desc-laterEstimate_{contrast}.nii.gz" for contrast in ("FLAIR", "T1w")]
     rows = read_predictions(f"{job.out}/predictions/a.parquet").to_pylist()
     assert [(row["contrast"], row["observed"]) for row in rows] == [("T1w", [0, 1, 2, 3]), ("FLAIR", [0, 1, 3, 4])]
 

@@ -118,7 +118,37 @@ def test_samples_are_dealt_among_models_in_turn(job: GenerationJob, tmp_path: Pa
             np.testing.assert_allclose(dealt[:, sample], alone[sample % 2][:, sample], atol=1e-3)
         assert np.abs(alone[0] - alone[1]).max() > 1e-2
     run_subject_jobs(subject_jobs("c", samples=1), both)
-    assert drawn(both, "c").shape[1] == 1, "fewer samples than models"
+    assert drawn(both, "c").shape[1] == 0, "one volume is the estimate"
+
+
+def estimated(job: GenerationJob, subject: str) -> np.ndarray:
+    rows = read_predictions(str(Path(job.out) / "predictions" / f"{subject}.parquet")).to_pylist()
+    return np.stack([np.frombuffer(row["estimate"], "<f2").reshape(row["shape"][2:]) for row in rows])
+
+
+def test_the_estimate_depends_on_nothing_but_the_scans_and_is_the_mean_of_the_models(
+    job: GenerationJob, tmp_path: Path
+) -> None:
+    other = job.models[0].build()
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    other.save_pretrained(tmp_path / "other")
+    stored = StoredModel.read(tmp_path / "other")
+    jobs = {
+        "one": job,
+        "many": replace(job, out=str(tmp_path / "many")),
+        "two": replace(job, models=(stored,), digests=("other",), out=str(tmp_path / "two")),
+        "both": replace(job, models=(*job.models, stored), digests=("own", "other"), out=str(tmp_path / "both")),
+    }
+    for name, each in jobs.items():
+        run_subject_jobs(subject_jobs("a", samples=5 if name == "many" else 1), each)
+    found = {name: estimated(each, "a") for name, each in jobs.items()}
+    np.testing.assert_array_equal(found["one"], found["many"])
+    np.testing.assert_allclose(found["both"], (found["one"] + found["two"]) / 2, atol=2e-3)
+    assert np.abs(found["one"] - found["two"]).max() > 1e-2
+    files = sorted(file.name for file in Path(job.out).glob("sub-a/**/*.nii.gz"))
+    assert files
+    assert all("Estimate" in name for name in files)
     sidecar = json.loads(next(Path(both.out).glob("sub-a/*/anat/*_desc-futureMean_synth.json")).read_text())
     assert sidecar["Checkpoint"] == ["own", "other"]
 

@@ -11,12 +11,13 @@ from PIL import Image
 from sadm_ray.data.shards.subject_row import parse_row
 from sadm_ray.errors import DataError
 from sadm_ray.generate.bids_names import SubjectNames, bare_label
-from sadm_ray.generate.volume_writer import SubjectWriter
+from sadm_ray.generate.volume_writer import Predicted, SubjectWriter
+from sadm_ray.model.prediction_bounds import BoundWidths
 from sadm_ray.storage import Storage
 from tests.data.studies import AFFINE, made_row
 
 SHAPE = (4, 8, 8)
-ALL = ("samples", "mean", "std")
+ALL = ("estimate", "samples", "mean", "std", "lower", "upper")
 
 
 def row(name: str = "a") -> dict[str, Any]:
@@ -31,25 +32,33 @@ def samples(*values: float) -> np.ndarray:
     return np.stack([np.full(SHAPE, value, dtype=np.float32) for value in values])
 
 
+def predicted(*values: float, estimate: float = 0.25) -> Predicted:
+    """Without bounds, as of a model that is not calibrated."""
+    return Predicted(samples(estimate)[0], samples(*values) if values else np.zeros((0, *SHAPE), np.float32))
+
+
 def test_estimates_are_written_in_the_subjects_grid_and_range(tmp_path: Path) -> None:
     writer = writer_of(tmp_path, row())
-    writer.write_frame(3, 0.75, samples(0.2, 0.4), ALL, {"Task": "future"})
+    writer.write_frame(3, 0.75, predicted(0.2, 0.4), ALL, {"Task": "future"})
     folder = tmp_path / "sub-a" / "ses-time0p75" / "anat"
     images = {
         file.name.split("desc-future")[1].split("_")[0].lower(): nib.load(file) for file in folder.glob("*.nii.gz")
     }
     assert {name: image.shape for name, image in images.items()} == dict.fromkeys(
-        ("sample1", "sample2", "mean", "std"), (10, 12, 5)
+        ("estimate", "sample1", "sample2", "mean", "std"), (10, 12, 5)
     )
     for image in images.values():
         np.testing.assert_array_equal(image.affine, AFFINE)
     means = {name: image.get_fdata().mean() for name, image in images.items()}
-    expected = {"sample1": 10 + 0.2 * 490, "sample2": 10 + 0.4 * 490, "mean": 10 + 0.3 * 490, "std": 0.1 * 490}
+    expected = {
+        "estimate": 10 + 0.25 * 490, "sample1": 10 + 0.2 * 490, "sample2": 10 + 0.4 * 490, "mean": 10 + 0.3 * 490,
+        "std": 0.1 * 490,
+    }  # fmt: skip
     assert means == pytest.approx(expected, rel=1e-5)
     sidecar = json.loads((folder / "sub-a_ses-time0p75_desc-futureMean_synth.json").read_text())
     assert (sidecar["Estimate"], sidecar["Samples"], sidecar["Task"]) == ("mean", 2, "future")
     assert "not for clinical use" in sidecar["Notice"]
-    assert len(list(folder.iterdir())) == 4 * 2
+    assert len(list(folder.iterdir())) == 5 * 2
     for file in writer.written:
         assert (tmp_path / file["path"]).stat().st_size == file["bytes"]
 
@@ -60,7 +69,7 @@ def test_estimates_are_written_in_the_subjects_grid_and_range(tmp_path: Path) ->
 )
 def test_only_the_wanted_estimates_are_written(tmp_path: Path, wanted: tuple[str, ...], estimates: list[str]) -> None:
     writer = writer_of(tmp_path, row())
-    writer.write_frame(3, 0.75, samples(0.2, 0.4), wanted, {})
+    writer.write_frame(3, 0.75, predicted(0.2, 0.4), wanted, {})
     assert [file["estimate"] for file in writer.written if file["path"].endswith(".json")] == estimates
 
 
@@ -98,7 +107,7 @@ def test_voxels_that_are_not_finite_are_not_written(tmp_path: Path, bad: float) 
     volumes = samples(0.2)
     volumes[0, 0, 0, 0] = bad
     with pytest.raises(ValueError, match="voxels are not finite"):
-        writer.write_frame(3, 0.75, volumes, ALL, {})
+        writer.write_frame(3, 0.75, Predicted(volumes[0], volumes), ALL, {})
     assert list(tmp_path.iterdir()) == writer.written == []
 
 
@@ -109,7 +118,7 @@ def test_a_frame_of_a_registered_visit_lies_where_that_visit_lies(tmp_path: Path
     subject = {**row(), "sources": json.dumps([*sources, None])}
     for slot, expected in ((0, AFFINE), (1, moved @ AFFINE), (2, AFFINE), (None, AFFINE)):
         writer = writer_of(tmp_path, subject, f"to-{slot}")
-        writer.write_frame(slot, 0.5, samples(0.2), ALL, {})
+        writer.write_frame(slot, 0.5, predicted(), ALL, {})
         image = nib.load(tmp_path / writer.written[0]["path"])
         np.testing.assert_allclose(image.affine, expected, atol=1e-4)
 
@@ -138,7 +147,8 @@ def test_the_time_step_of_a_sequence_is_that_of_its_frames(
 def test_a_cine_has_all_its_frames_in_one_file_for_each_estimate(tmp_path: Path) -> None:
     writer = writer_of(tmp_path, row())
     drawn = np.stack([samples(0.4, 0.6), samples(0.6, 0.8)])  # s m d h w
-    writer.write_cine([(0.0, samples(0.2)[0])], [1.0, 0.5], drawn, ALL, {"Task": "future", "TimeUnit": "s"})
+    both = Predicted(samples(0.5, 0.7), drawn, BoundWidths(0.9, 12, "", {"still": 1.0, "moving": 2.0}))
+    writer.write_cine([(0.0, samples(0.2)[0])], [1.0, 0.5], both, ALL, {"Task": "future", "TimeUnit": "s"})
     found = {}
     for file in (tmp_path / "sub-a" / "anat").glob("sub-a_desc-future*_cine.nii.gz"):
         image = nib.load(file)
@@ -149,7 +159,11 @@ def test_a_cine_has_all_its_frames_in_one_file_for_each_estimate(tmp_path: Path)
         assert sidecar["Times"] == [0.0, 0.5, 1.0]
         assert sidecar["Generated"] == [False, True, True]
         assert (sidecar["TimeStep"], sidecar["Samples"]) == (0.5, 2)
-    expected = {"Sample1": (0.2, 0.6, 0.4), "Sample2": (0.2, 0.8, 0.6), "Mean": (0.2, 0.7, 0.5)}
+    half = 2.0 * 0.2 / 2**0.5  # of the standard deviation of two
+    expected = {
+        "Estimate": (0.2, 0.7, 0.5), "Sample1": (0.2, 0.6, 0.4), "Sample2": (0.2, 0.8, 0.6), "Mean": (0.2, 0.7, 0.5),
+        "Lower": (0.2, 0.7 - half, 0.5 - half), "Upper": (0.2, 0.7 + half, 0.5 + half),
+    }  # fmt: skip
     assert found.keys() == {*expected, "Std"}
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], [10 + value * 490 for value in values], rtol=1e-5)
@@ -186,7 +200,7 @@ def test_label_maps_lie_in_the_subjects_grid_with_their_names(tmp_path: Path) ->
         assert (folder / f"{stem}.tsv").read_text() == "index\tname\n3\tcavity\n2\twall\n"
         sidecar = json.loads((folder / f"{stem}.json").read_text())
         assert (sidecar["Manual"], sidecar["Time"], sidecar["Samples"]) == (False, 0.75, 2)
-        assert sidecar["Description"].endswith("of those that were drawn, its structures")
+        assert sidecar["Description"].endswith("one of the scans that may be, its structures")
     assert {file["estimate"] for file in writer.written} == {"sample1", "sample2", "mean"}
 
 

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from sadm_ray.calibrate.corrections import FACTORS, KINDS, change_sums, spread_sums, with_change, with_spread
+from sadm_ray.model.prior_samples import SCALES
+from sadm_ray.model.recalibration import Correction, Recalibration
+from tests.model.test_registry import SHAPE, shaken
+
+
+def row(seed: int = 0) -> dict[str, object]:
+    """A subject of four scans, as `parse_row` returns it."""
+    generator = np.random.default_rng(seed)
+    return {
+        "subject": f"s{seed}",
+        "frames": generator.random((4, 1, *SHAPE), dtype=np.float32),
+        "present": np.ones(4, dtype=bool),
+        "times": np.array([0.0, 0.3, 0.6, 1.0]),
+        "contrasts": [""],
+        "has_channel": np.ones((4, 1), dtype=bool),
+        "covariates": {},
+        "visit_covariates": [{}] * 4,
+    }
+
+
+def test_the_change_is_scaled_by_the_least_squares_of_all_subjects_and_only_where_something_was_seen() -> None:
+    sums = [{"beyond": [0.4, 0.5, 2.0], "between": [0.0, 0.0, 0.0]}, {"beyond": [0.4, 0.5, 2.0], "between": [0.0] * 3}]
+    fitted = with_change(sums)
+    assert fitted.beyond.change == pytest.approx(0.8)
+    assert fitted.beyond.motion == fitted.beyond.intensity == 1.0
+    assert fitted.between == Correction()
+    assert fitted.subjects == 2
+
+
+def test_the_change_of_a_model_that_says_too_little_is_enlarged() -> None:
+    model = shaken("sadm")
+    before = [change_sums(model, row(seed), 6, 0) for seed in range(3)]
+    assert {kind: sum(each[kind][2] for each in before) for kind in KINDS}.keys() == set(KINDS)
+    assert sum(each[kind][2] for each in before for kind in KINDS) == 18
+    assert [change_sums(model, row(seed), 6, 0) for seed in range(3)] == before, "always the same targets"
+
+
+@pytest.mark.parametrize(("motion", "intensity"), [(FACTORS[2], 0.5), (1.0, 2.0), (FACTORS[-2], 1.0)])
+def test_the_factors_are_those_that_make_samples_vary_as_the_estimate_errs(motion: float, intensity: float) -> None:
+    """Intensities vary voxel by voxel, so that block means hardly do; motions are wide."""
+    intensities = np.array([0.4 / scale**2 for scale in SCALES])
+    motions = [np.full(len(SCALES), 0.2 * factor**2) for factor in FACTORS]
+    errors = motions[FACTORS.index(motion)] + intensity**2 * intensities
+    sums = {kind: [errors.tolist(), intensities.tolist(), *(each.tolist() for each in motions)] for kind in KINDS}
+    fitted = with_spread(Recalibration(beyond=Correction(change=0.7)), [sums, sums])
+    found = fitted.beyond
+    assert (found.change, found.motion, found.intensity) == pytest.approx((0.7, motion, intensity))
+
+
+def test_nothing_seen_changes_nothing() -> None:
+    nothing = {kind: np.zeros((2 + len(FACTORS), len(SCALES))).tolist() for kind in KINDS}
+    assert with_spread(Recalibration(), [nothing]) == Recalibration()
+
+
+def test_samples_that_are_twice_as_wide_are_halved() -> None:
+    model = shaken("sadm")
+    rows = [row(seed) for seed in range(2)]
+    spread = model.spread
+    assert spread is not None
+    intensities = []
+    for wider in (0.0, 1.0):
+        with torch.no_grad():
+            for level in spread.log_shares.levels[-1:]:
+                level[-1].bias += wider * np.log(2.0) / 4.0
+        sums = [spread_sums(model, each, Recalibration(), 4, 0) for each in rows]
+        intensities.append(np.sum([each["beyond"][1] for each in sums], axis=0))
+    np.testing.assert_allclose(intensities[1] / intensities[0], 4.0, rtol=1e-3)
