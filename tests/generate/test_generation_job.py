@@ -116,7 +116,7 @@ def test_another_request_in_the_same_folder_is_refused_or_replaces(base: tuple[S
     with pytest.raises(ConfigError, match=r"another request \(wanted changed\); take another generate.out"):
         steps.generate(settings_with(base, out, at=[2.0]))
     steps.generate(settings_with(base, out, at=[2.0], replace=True))
-    assert all("_desc-visitsSample_" in path for path in generated(out))
+    assert all("_desc-visitsEstimate_" in path for path in generated(out))
     assert kept.read_text() == "mine"
 
 
@@ -127,7 +127,7 @@ def test_times_after_the_last_scan(base: tuple[Settings, Study], tmp_path: Path)
     assert {row["subject"] for row in manifest(tmp_path)} == all_names
     # At 1.0, the last scan, there is nothing to do.
     assert {row["time"] for row in manifest(tmp_path)} == {1.25}
-    assert all("_desc-visitsSample_cine" in row["path"] for row in manifest(tmp_path))
+    assert all("_desc-visitsEstimate_cine" in row["path"] for row in manifest(tmp_path))
 
 
 def test_a_file_of_requests(base: tuple[Settings, Study], tmp_path: Path) -> None:
@@ -142,7 +142,10 @@ def test_a_file_of_requests(base: tuple[Settings, Study], tmp_path: Path) -> Non
     estimates = {
         name: sorted({row["estimate"] for row in manifest(out) if row["subject"] == name}) for name in (first, second)
     }
-    assert estimates == {first: ["mean", "sample1", "sample2", "sample3", "std"], second: ["sample"]}
+    assert estimates == {
+        first: ["estimate", "sample1", "sample2", "sample3", "std"],
+        second: ["estimate"],
+    }
     # Another line is added, one is corrected, one is dropped: only what changed is done.
     before = written(out)
     file.write_text(f"subject,times,samples\n{first},1.5;2,3\n")
@@ -206,7 +209,7 @@ def test_a_subject_that_was_scanned_once(base: tuple[Settings, Study], tmp_path:
     ((left_out, reason),) = result.failures.items()
     assert left_out == ("broken", "preparation")
     assert "broken.nii.gz" in reason
-    for file in (tmp_path / "out").glob("sub-once/ses-time*/anat/*_desc-visitsSample_synth.nii.gz"):
+    for file in (tmp_path / "out").glob("sub-once/ses-time*/anat/*_desc-visitsEstimate_synth.nii.gz"):
         made = nib.load(file)
         np.testing.assert_array_equal(made.affine, image.affine)
         assert made.shape == image.shape[:3]
