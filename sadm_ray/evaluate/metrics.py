@@ -72,6 +72,7 @@ DEFINITIONS = {
     "crps_changed": "continuous ranked probability score, the mean over the changed region (less is better, data range "
     "1); of `mean of S` it is the score of all S samples as an ensemble, in its fair form, which does not depend on S "
     "(Ferro, 2014); of every other method, which gives one volume, it is the mean absolute error",
+    "estimate": "the best point prediction of the model; of a kind that has none the mean of eight samples",
     "sample": "the first volume that was drawn",
     "mean of S": "the voxelwise mean of all S volumes drawn: it blurs what is uncertain, and PSNR rewards that",
     "copy-last": "the last observed frame before the target (where there is none: the observed frame nearest in time)",
@@ -94,6 +95,12 @@ DEFINITIONS = {
     "coverage": "coverage_P: of the voxels of the changed region the part whose truth lies inside the central "
     "prediction interval of P % (mean ± t·s·√(1 + 1/S), t of Student's distribution with S − 1 degrees of freedom, s "
     "the samples' standard deviation); P % is ideal for Gaussian samples, less: overconfident",
+    "bounds_hold": "of the voxels of the changed region the part between the calibrated bounds at bounds_level; none "
+    "of a model that is not calibrated",
+    "coherence": "coherence_L: the autocorrelation, along rows and columns of slices, of sample minus estimate at L "
+    "voxels, the mean over the samples; error_coherence_L is that of truth minus estimate, which it should be",
+    "power": "power_B: the power of the first sample over the truth's in band B of four up to half a cycle a voxel, "
+    "within slices, in dB; 0 is ideal, less is blurred, more is speckled",
     "difference_error": "root mean square error of the change from each frame to the next over the changed region, per "
     "step, however long it is; over two or more targets that follow each other with no other scan between them, from "
     "the observed frame just before them; methods without a volume for each of these frames are left out",

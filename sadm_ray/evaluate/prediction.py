@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,7 @@ from sadm_ray.evaluate.score_tables import (
     MEAN_CHANGE,
     SAMPLE,
 )
+from sadm_ray.model.prediction_bounds import BoundWidths
 
 Row = dict[str, Any]
 """As `sadm_ray.generate.generation_record.PREDICTION_SCHEMA`."""
@@ -77,6 +80,7 @@ class Prediction:
     observed: tuple[int, ...]
     samples: Float[np.ndarray, "s d h w"]
     estimate: Float[np.ndarray, "d h w"] | None = None
+    widths: BoundWidths | None = None
 
     @classmethod
     def read(cls, row: Row, truth: Truth) -> Prediction:
@@ -94,7 +98,21 @@ class Prediction:
         estimate = None
         if stored is not None:
             estimate = np.frombuffer(stored, "<f2").reshape(samples.shape[1:]).astype(np.float32)
-        return cls(int(row["frame"]), observed, samples, estimate)
+        widths = BoundWidths(**json.loads(row["bounds"])) if row.get("bounds") else None
+        return cls(int(row["frame"]), observed, samples, estimate, widths)
+
+    @property
+    def center(self) -> Float[np.ndarray, "d h w"]:
+        """The estimate; of an earlier version's record the mean of the samples."""
+        return self.samples.mean(axis=0) if self.estimate is None else self.estimate
+
+    def bounds_hold(self, truth: NDArray, region: Bool[np.ndarray, "d h w"]) -> dict[str, float]:
+        """The level of the calibrated bounds, and the part of a region's voxels inside; NaN without bounds."""
+        if self.widths is None or not region.any():
+            return {"bounds_level": math.nan, "bounds_hold": math.nan}
+        lower, upper = self.widths.around(self.center, self.samples)
+        inside = (lower <= truth) & (truth <= upper)
+        return {"bounds_level": self.widths.level, "bounds_hold": float(inside[region].mean())}
 
     @property
     def ensemble(self) -> str:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from sadm_ray.evaluate.calibration import COVERAGES
 from sadm_ray.evaluate.metrics import SCORES
+from sadm_ray.evaluate.sample_likeness import LIKENESS
 
 COPY_LAST, INTERPOLATION = "copy-last", "interpolation"
 ESTIMATE, SAMPLE = "estimate", "sample"
@@ -29,7 +30,7 @@ TABLE_COLUMNS = [
 ]  # fmt: skip
 
 _ROOTS = ["spread", "error"]
-_CALIBRATION = [*_ROOTS, "correlation", *COVERAGES]
+_CALIBRATION = [*_ROOTS, "correlation", *COVERAGES, "bounds_level", "bounds_hold", *LIKENESS]
 CALIBRATION_COLUMNS = [*KEYS, "samples", *_CALIBRATION, "split"]
 _TEMPORAL = ["difference_error", "flicker"]
 TEMPORAL_COLUMNS = ["subject", "task", "method", "frames", *_TEMPORAL, "split"]

@@ -20,6 +20,7 @@ from sadm_ray.evaluate.calibration import calibration, fair_crps
 from sadm_ray.evaluate.mean_change_baseline import MeanChange
 from sadm_ray.evaluate.metrics import SCORES, score
 from sadm_ray.evaluate.prediction import Prediction, Row, Truth
+from sadm_ray.evaluate.sample_likeness import likeness
 from sadm_ray.evaluate.score_tables import KEYS, shown_task
 from sadm_ray.evaluate.structure_scores import copied_labels, structure_rows
 from sadm_ray.evaluate.temporal_metrics import runs, temporal_scores
@@ -147,7 +148,9 @@ def _score_frame(
         kept[method] = volume[region]
     if len(draws) > 1:
         key = {"subject": row["subject"], "task": row["task"], "frame": predicted.target, "samples": len(draws)}
-        scored.calibration.append(key | calibration(true_values, draws))
+        likely = likeness(true_frame, predicted.center, predicted.samples)
+        held = predicted.bounds_hold(true_frame, region)
+        scored.calibration.append(key | calibration(true_values, draws) | held | likely)
     scored.metrics.extend(metrics)
     return kept
 

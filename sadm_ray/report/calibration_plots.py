@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from sadm_ray.evaluate.calibration import COVERAGES, LEVELS
 from sadm_ray.evaluate.prediction_plots import COLOURS, FAINT, INK, add_legend, new_plot, to_png
+from sadm_ray.evaluate.sample_likeness import COHERENCE, ERROR_COHERENCE, POWER
 from sadm_ray.evaluate.score_tables import (
     summarise_calibration,
     summarise_structures,
@@ -84,6 +86,9 @@ def calibration_rows(calibration: pd.DataFrame) -> pd.DataFrame:
             "spread / error": _number(row["spread"] / row["error"] if row["error"] else math.nan, ".2f"),
             "correlation": _number(row["correlation"], "+.2f"),
             "in the 90 % interval": _number(100 * row["coverage_90"], ".0f", " %"),
+            "in the bounds": _bounds(row),
+            "alike at 1, 2, 4 voxels": _side_by_side(row, COHERENCE, ERROR_COHERENCE),
+            "power by band dB": ", ".join(_number(row[name], "+.1f") for name in POWER),
         }
         for _, row in means.iterrows()
     )
@@ -141,3 +146,15 @@ def structure_rows(structures: pd.DataFrame) -> pd.DataFrame:
 
 def _number(value: float, form: str, unit: str = "") -> str:
     return "–" if pd.isna(value) else f"{value:{form}}".replace("-", "−") + unit
+
+
+def _bounds(row: pd.Series) -> str:
+    """How much of the truth the calibrated bounds hold, and how much they promise."""
+    if math.isnan(row["bounds_hold"]):
+        return ""
+    return f"{100 * row['bounds_hold']:.0f} % of {100 * row['bounds_level']:.3g} %"
+
+
+def _side_by_side(row: pd.Series, ours: Sequence[str], ideal: Sequence[str]) -> str:
+    """Numbers of the samples, and in brackets what they should be."""
+    return ", ".join(f"{_number(row[a], '.2f')} ({_number(row[b], '.2f')})" for a, b in zip(ours, ideal, strict=True))
