@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from sadm_ray.config.base import Fraction, Positive, SamplerName, Section
 from sadm_ray.config.sampling_settings import LEAST_GUIDANCE, Decay, Interval, Spacing, Temperature
 
-Objective = Literal["gain", "gain_changed", "ssim", "nrmse_changed", "calibration", "network_calls"]
+Objective = Literal["crps", "gain", "gain_changed", "ssim", "nrmse_changed", "calibration", "network_calls"]
 Choice = bool | int | float | str | tuple[int, ...] | None
 
 
@@ -60,23 +60,24 @@ class TuneSettings(Section):
     equally good ones the one with the fewest network calls wins. `search`: `tpe` and `nsga2` are Optuna's samplers,
     `grid` tries every combination, `grid_points` of each range. Trials that do badly after `first_subjects` are
     stopped, then after `reduction` times as many, and so on; `reduction` none: all see every subject. `samples` a frame
-    are drawn; calibration needs two. `calibration` is how far the spread of the samples is from their error.
+    are drawn; `crps`, the score of several samples as a distribution, and `calibration` need two. `calibration` is how
+    far the spread of the samples is from their error.
     """
 
     sweep: Literal["sampling", "training"] = "sampling"
-    trials: Positive = 8
+    trials: Positive = 6
     subjects: Positive = 8
     concurrent: Positive = 2
     search: Literal["tpe", "nsga2", "grid"] = "tpe"
-    objectives: tuple[Objective, ...] = Field(default=("gain", "network_calls"), min_length=1)
-    samples: Positive = 1
+    objectives: tuple[Objective, ...] = Field(default=("crps", "network_calls"), min_length=1)
+    samples: Positive = 4
     first_subjects: Positive = 2
     reduction: Annotated[int, Field(ge=2)] | None = 2
     grid_points: Annotated[int, Field(ge=2)] = 3
-    sampler: tuple[SamplerName, ...] = Field(default=("ancestral", "ddim", "dpm++"), min_length=1)
-    num_steps: tuple[Positive, ...] = Field(default=(2, 4, 8), min_length=1)  # in a single one samples are alike
+    sampler: tuple[SamplerName, ...] = Field(default=("euler", "ddim"), min_length=1)
+    num_steps: tuple[Positive, ...] = Field(default=(1, 2, 4), min_length=1)
     spacing: tuple[Spacing, ...] = Field(default=("time",), min_length=1)
-    guidance_scale: tuple[float, float] = (0.0, 1.0)
+    guidance_scale: tuple[float, float] = (0.0, 0.0)
     guidance_interval: tuple[Interval, ...] = Field(default=(None,), min_length=1)
     stochasticity: tuple[Fraction, Fraction] = (0.0, 1.0)
     temperature: tuple[Temperature, ...] = ()  # none: that of `sampling`, which is not searched
@@ -89,8 +90,9 @@ class TuneSettings(Section):
             low, high = getattr(self, key)
             if not least <= low <= high:
                 raise ValueError(f"{key} is a range: [low, high] with {least:g} <= low <= high")
-        if "calibration" in self.objectives and self.samples < 2:
-            raise ValueError("objectives: calibration compares samples with each other; set samples to 2 at least")
+        for name in ("crps", "calibration"):
+            if name in self.objectives and self.samples < 2:
+                raise ValueError(f"objectives: {name} compares samples with each other; set samples to 2 at least")
         if self.objectives[0] == "network_calls":
             raise ValueError("objectives: the first one decides; network_calls alone would choose the worst quality")
         return self

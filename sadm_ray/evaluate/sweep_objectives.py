@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from sadm_ray.evaluate.calibration import ensemble_variance_and_error
+from sadm_ray.evaluate.calibration import ensemble_variance_and_error, fair_crps
 from sadm_ray.evaluate.metrics import nrmse, psnr, ssim
 from sadm_ray.evaluate.sampling_quality import ScoredFrame, Scores, structure_can_be_scored
 
 OBJECTIVES = {
+    "crps": ("min", 0.0002),
     "gain": ("max", 0.01),
     "gain_changed": ("max", 0.01),
     "ssim": ("max", 0.001),
@@ -31,8 +32,8 @@ def score_frame(frame: ScoredFrame, region: Bool[np.ndarray, "d h w"]) -> Scores
 
     Returns:
         `psnr`, `copy_last` (dB) and the same `_changed`; `nrmse_changed`: the root mean square error over that of the
-        truth, both in the region; `ssim` if scikit-image is installed; with two samples or more `variance` and `error`,
-        see `calibration.ensemble_variance_and_error`.
+        truth, both in the region; `ssim` if scikit-image is installed; with two samples or more `crps`
+        (`calibration.fair_crps`), `variance` and `error`, see `calibration.ensemble_variance_and_error`.
     """
     truth, generated = frame.truth, frame.generated
     scores = frame.scores() | {
@@ -44,7 +45,8 @@ def score_frame(frame: ScoredFrame, region: Bool[np.ndarray, "d h w"]) -> Scores
         scores["ssim"] = ssim(truth, generated)
     if len(frame.samples) > 1:
         variance, error = ensemble_variance_and_error(truth[region], frame.samples[:, region])
-        scores |= {"variance": variance, "error": error}
+        crps = fair_crps(truth[region], frame.samples[:, region])
+        scores |= {"variance": variance, "error": error, "crps": crps}
     return scores
 
 

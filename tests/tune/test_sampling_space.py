@@ -119,7 +119,9 @@ def test_a_temperature_is_searched_only_if_set() -> None:
 
 
 def test_a_grid_has_every_combination_once() -> None:
-    tune = TuneSettings(search="grid", sampler=("ancestral", "ddim"), num_steps=(1, 2), grid_points=3)
+    tune = TuneSettings(
+        search="grid", sampler=("ancestral", "ddim"), num_steps=(1, 2), guidance_scale=(0.0, 1.0), grid_points=3
+    )
     points = grid(tune, SamplingSettings())
     # One step: 3 scales; two steps: 3 scales, of the ancestral sampler with 3 stochasticities each.
     assert len(points) == 3 + 3 * (3 + 1)
