@@ -12,7 +12,9 @@ from sadm_ray import steps
 from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import with_values
 from sadm_ray.data.find import find_subjects
+from sadm_ray.data.shards.fingerprints import fingerprints
 from sadm_ray.errors import ConfigError, DataError
+from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.tracking import step_history, tracking_uri
 from tests.tiny import settings_for
 
@@ -21,8 +23,11 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def journey(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> dict[str, Any]:
-    settings = with_values(settings_for(tmp_path_factory.mktemp("runs")), {"generate.actors": 2})
-    results = {step: getattr(steps, step)(settings) for step in ("prepare", "train", "tune", "generate", "evaluate")}
+    products = ["estimate", "samples", "std", "lower", "upper"]
+    values = {"generate.actors": 2, "generate.estimates": products, "generate.level": 0.6, "calibrate.draws": 4}
+    settings = with_values(settings_for(tmp_path_factory.mktemp("runs")), values)
+    order = ("prepare", "train", "tune", "calibrate", "generate", "evaluate")
+    results = {step: getattr(steps, step)(settings) for step in order}
     return {"settings": settings, **results}
 
 
@@ -32,7 +37,7 @@ def test_every_target_of_every_subject_is_written_in_its_own_grid(journey: dict[
     originals = {subject.name: subject for subject in catalog.subjects}
     generated = settings.run_dir / "generated"
     files = sorted(generated.glob("sub-*/anat/*_cine.nii.gz"))
-    assert len(files) == len(study.subjects["test"]) * 2 * 4 == journey["generate"].volumes  # tasks × estimates
+    assert len(files) == len(study.subjects["test"]) * 2 * 6 == journey["generate"].volumes  # tasks × products
     assert journey["generate"].failures == {}
     for file in files:
         image = nib.load(file)
@@ -63,11 +68,52 @@ def test_intensities_are_the_subjects_own(journey: dict[str, Any]) -> None:
         assert spread.max() < np.ptp(original)
 
 
+def test_the_model_is_calibrated_on_held_out_subjects_and_gives_bounds(journey: dict[str, Any]) -> None:
+    settings, study, fitted = journey["settings"], journey["prepare"], journey["calibrate"]
+    assert fitted.subjects == len(study.subjects["val"]) == 2
+    assert set(fitted.misses) == {"future", "gap"}
+    assert all(misses.subjects == 2 for misses in fitted.misses.values())
+    assert StoredModel.read(settings.run_dir / "model").recalibration == fitted
+    assert fitted.fits(journey["tune"].best)
+    for folder in (settings.run_dir / "generated").glob("sub-*"):
+        volumes = {}
+        for name in ("Lower", "Estimate", "Upper"):
+            file = next(folder.glob(f"anat/*desc-gap{name}_cine.nii.gz"))
+            volumes[name] = nib.load(file).get_fdata()
+            sidecar = json.loads(file.with_name(file.name.replace(".nii.gz", ".json")).read_text())
+            assert "at least 60 %" in sidecar["Bounds"]
+            assert "2 held-out subjects for the task gap" in sidecar["Bounds"]
+        made = sidecar["Generated"].index(True)
+        assert (volumes["Lower"][..., made] < volumes["Estimate"][..., made]).all()
+        assert (volumes["Estimate"][..., made] < volumes["Upper"][..., made]).all()
+        np.testing.assert_array_equal(volumes["Lower"][..., 0], volumes["Upper"][..., 0], err_msg="what was observed")
+    scored = journey["evaluate"].calibration
+    assert (scored["bounds_level"] == 0.6).all()
+    assert scored["bounds_hold"].between(0, 1).all()
+
+
+def test_cross_fitting_holds_everybody_out_once(journey: dict[str, Any]) -> None:
+    settings = with_values(journey["settings"], {"calibrate.folds": 2, "calibrate.draws": 2})
+    study, stored = journey["prepare"], settings.run_dir / "model" / "recalibration.json"
+    before = stored.read_bytes()
+    try:
+        fitted = steps.calibrate(settings)
+    finally:
+        stored.write_bytes(before)  # the other tests have the first one's
+    names = study.subjects["train"]
+    assert (fitted.subjects, fitted.folds) == (len(names), 2)
+    for fold in range(2):
+        seen = StoredModel.read(settings.run_dir / "calibration" / f"fold-{fold}" / "model").seen
+        who = fingerprints(study)
+        held_out = set(names[fold::2])
+        assert {name for name in names if seen.seen_as(who[name]) == "train"} == set(names) - held_out
+
+
 def test_the_table_has_copy_last_beside_every_task(journey: dict[str, Any]) -> None:
     table = journey["evaluate"].table.set_index(["task", "method"])
     assert set(table.index.get_level_values("task")) == {"future", "gap"}
     for task in ("future", "gap"):
-        assert {"copy-last", "sample", "mean of 2"} <= set(table.loc[task].index)
+        assert {"copy-last", "estimate", "sample", "mean of 2"} <= set(table.loc[task].index)
     assert (table["subjects"] == len(journey["prepare"].subjects["test"])).all()
     assert journey["evaluate"].problems == ()
 
@@ -87,7 +133,7 @@ def test_mlflow_has_the_run_its_steps_and_its_trials(journey: dict[str, Any]) ->
     experiment = client.get_experiment_by_name("sadm-ray")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     parent = runs["tiny"].info.run_id
-    for step in ("prepare", "train", "tune", "generate", "evaluate"):
+    for step in ("prepare", "train", "tune", "calibrate", "generate", "evaluate"):
         run = runs[f"tiny/{step}"]
         assert run.data.tags["mlflow.parentRunId"] == parent
         assert run.info.status == "FINISHED"
@@ -132,7 +178,8 @@ def test_a_model_of_another_preparation_is_refused(journey: dict[str, Any]) -> N
     settings, study = journey["settings"], journey["prepare"]
     tree = settings.model_dump()
     tree["data"] |= {"intensity": {"method": "zscore", "over": "first"}, "shards": str(settings.run_dir / "other")}
-    tree["generate"] |= {"tuned": False}  # which was chosen for the weights of a shorter training
+    # The settings of the sweep were chosen, and the model calibrated, for the weights of a shorter training.
+    tree["generate"] |= {"tuned": False, "estimates": ["estimate"]}
     other = Settings.model_validate(tree)
     prepared = steps.prepare(other)
     for step in (steps.tune, steps.generate):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from sadm_ray.actor_pool import map_in_actor_pool
-from sadm_ray.calibrate.bounds import missed_by, misses_of
+from sadm_ray.calibrate.bounds import Missed, missed_by, misses_of
 from sadm_ray.calibrate.corrections import change_sums, spread_sums, with_change, with_spread
 from sadm_ray.calibrate.held_out_models import HeldOutModel, held_out_models, subjects_of
 from sadm_ray.config import SamplingSettings, Settings
 from sadm_ray.data.shards.prepared_study import Study, read_subject
 from sadm_ray.errors import DataError, reason_of
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.pretrained import StoredModel
-from sadm_ray.model.recalibration import Recalibration, deciding
+from sadm_ray.model.recalibration import NOT_CALIBRATED, Recalibration, deciding
 from sadm_ray.storage import Storage
 from sadm_ray.tracking import TrackedRun
 
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _SEED = 2**30
 """Added to the run's seed: other draws than those of training and validation."""
+Fit = Callable[[SequenceModel, Mapping[str, Any]], Any]
+"""What is found for one held-out subject: plain JSON."""
 
 
 def calibrate_model(settings: Settings, study: Study, sampling: SamplingSettings, tracked: TrackedRun) -> Recalibration:
@@ -37,53 +41,61 @@ def calibrate_model(settings: Settings, study: Study, sampling: SamplingSettings
         ConfigError: nobody is held out.
         DataError: not one held-out subject could be predicted.
     """
-    folder = settings.run_dir / "model"
+    folder, seed, draws = settings.run_dir / "model", settings.seed + _SEED, settings.calibrate.draws
     own = StoredModel.read(folder, sampling.ema)
     models = held_out_models(settings, study, sampling.ema, tracked)
-    fitted = Recalibration()
+
+    def of_each(fit: Fit) -> list[Any]:
+        return _of_each(fit, models, study, settings)
+
+    fitted = NOT_CALIBRATED
     if own.build().prior_network is not None:
-        fitted = with_change(_of_each(_change_sums, models, study, settings, fitted))
-        fitted = with_spread(fitted, _of_each(_spread_sums, models, study, settings, fitted))
-    fitted = fitted.model_copy(update={"sampling": deciding(sampling)})
-    missed = _of_each(_missed, models, study, settings, fitted, sampling)
-    by_task = {
-        task.name: misses_of([each[task.name] for each in missed if each.get(task.name)])
-        for task in settings.generate.tasks
-        if any(each.get(task.name) for each in missed)
-    }
-    weights = hashlib.sha256(own.weights.data).hexdigest()
+        fitted = with_change(of_each(partial(change_sums, draws=draws, seed=seed)))
+        fitted = with_spread(fitted, of_each(partial(spread_sums, recalibration=fitted, draws=draws, seed=seed)))
+    missed = of_each(partial(_missed, settings=settings, sampling=sampling, fitted=fitted, seed=seed))
+    by_task = {task.name: [each[task.name] for each in missed if task.name in each] for task in settings.generate.tasks}
     fitted = fitted.model_copy(
         update={
-            "misses": by_task, "subjects": len(missed), "folds": settings.calibrate.folds, "weights": weights
+            "misses": {task: misses_of(subjects) for task, subjects in by_task.items() if subjects},
+            "subjects": len(missed),
+            "folds": settings.calibrate.folds,
+            "sampling": deciding(sampling),
+            "weights": hashlib.sha256(own.weights.data).hexdigest(),
         }
-    )  # fmt: skip
+    )
     fitted.write(Storage(str(folder)))
     return fitted
 
 
-def _of_each(
-    fit: Any,
-    models: Sequence[HeldOutModel],
-    study: Study,
+def _missed(
+    model: SequenceModel,
+    row: Mapping[str, Any],
     settings: Settings,
+    sampling: SamplingSettings,
     fitted: Recalibration,
-    sampling: SamplingSettings | None = None,
-) -> list[Any]:
+    seed: int,
+) -> dict[str, Missed]:
+    """By task what the recalibrated model's bounds miss of a subject; without the tasks that it cannot answer."""
+    model.recalibration = fitted
+    samples = settings.calibrate.samples
+    found = {task.name: missed_by(model, row, task, sampling, samples, seed) for task in settings.generate.tasks}
+    return {task: missed for task, missed in found.items() if missed is not None}
+
+
+def _of_each(fit: Fit, models: Sequence[HeldOutModel], study: Study, settings: Settings) -> list[Any]:
     """What `fit` finds for each held-out subject; one that fails is told and left out."""
-    items = subjects_of(models)
+    items, wanted = subjects_of(models), settings.generate
     done = map_in_actor_pool(
         "calibrate",
         items,
         [1] * len(items),
         _of_subject,
-        actors=settings.generate.actors,
-        gpus=settings.generate.gpus_per_actor,
+        actors=wanted.actors,
+        gpus=wanted.gpus_per_actor,
         fit=fit,
         models=tuple(each.model for each in models),
         study=study,
-        settings=settings,
-        fitted=fitted,
-        sampling=sampling,
+        device="cuda" if wanted.gpus_per_actor else "cpu",
     )
     found = []
     for result in done:
@@ -97,36 +109,12 @@ def _of_each(
 
 
 def _of_subject(
-    item: tuple[int, str],
-    fit: Any,
-    models: tuple[StoredModel, ...],
-    study: Study,
-    settings: Settings,
-    fitted: Recalibration,
-    sampling: SamplingSettings | None,
+    item: tuple[int, str], fit: Fit, models: tuple[StoredModel, ...], study: Study, device: str
 ) -> dict[str, Any]:
     number, subject = item
+    if device == "cpu":
+        torch.set_num_threads(1)
     try:
-        device = "cuda" if settings.generate.gpus_per_actor else "cpu"
-        if device == "cpu":
-            torch.set_num_threads(1)
-        model = models[number].build(device)
-        row = read_subject(study, subject)
-        return {"found": fit(model, row, settings, fitted, sampling)}
+        return {"found": fit(models[number].build(device), read_subject(study, subject))}
     except Exception as error:
         return {"subject": subject, "error": reason_of(error)}
-
-
-def _change_sums(model: Any, row: Any, settings: Settings, *_: Any) -> Any:
-    return change_sums(model, row, settings.calibrate.draws, settings.seed + _SEED)
-
-
-def _spread_sums(model: Any, row: Any, settings: Settings, fitted: Recalibration, _: Any) -> Any:
-    return spread_sums(model, row, fitted, settings.calibrate.draws, settings.seed + _SEED)
-
-
-def _missed(model: Any, row: Any, settings: Settings, fitted: Recalibration, sampling: SamplingSettings) -> Any:
-    model.recalibration = fitted
-    wanted = settings.calibrate
-    seed = settings.seed + _SEED
-    return {task.name: missed_by(model, row, task, sampling, wanted.samples, seed) for task in settings.generate.tasks}

@@ -12,6 +12,7 @@ from sadm_ray.evaluate.prediction_plots import COLOURS, FAINT, INK, add_legend, 
 from sadm_ray.evaluate.sweep_objectives import OBJECTIVES
 
 MEANINGS = {
+    "crps": "CRPS in the changed region (less is better)",
     "gain": "PSNR above copy-last, dB",
     "gain_changed": "PSNR above copy-last in the changed region, dB",
     "ssim": "SSIM",
