@@ -63,7 +63,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
                 "targets_per_subject": 2,
                 "augment": {"flip": [0, 0, 0.5], "gain": 0.1},
             },
-            "tune": {"trials": 1, "subjects": 2, "num_steps": [1]},
+            "tune": {"trials": 1, "subjects": 2, "num_steps": [1], "sampler": ["ddim"]},
             "generate": {
                 "samples": 1,
                 "actors": 1,
@@ -119,7 +119,7 @@ def test_all_visits_at_their_ages(
     assert {(name, "third") for name in too_short} == set(generated.failures)
     assert all("frames, hence no frame 2" in reason for reason in generated.failures.values())
     for name in study.subjects["test"]:
-        file = next((settings.run_dir / "generated" / f"sub-{name}").glob("ses-*/anat/*_desc-lastSample_T1w.nii.gz"))
+        file = next((settings.run_dir / "generated" / f"sub-{name}").glob("ses-*/anat/*_desc-lastEstimate_T1w.nii.gz"))
         original = nib.load(next(Path(str(settings.data.root), f"sub-{name}", "ses-1", "anat").glob("*_T1w.nii.gz")))
         image = nib.load(file)
         assert image.shape == original.shape, "back in its own orientation and grid"
@@ -144,4 +144,4 @@ def test_all_visits_at_their_ages(
     assert np.abs(nib.load(one).get_fdata() - nib.load(two).get_fdata()).max() > 0, "one of each model"
     checkpoints = json.loads(one.with_name(one.name.replace(".nii.gz", ".json")).read_text())["Checkpoint"]
     assert checkpoints == [StoredModel.read(each.run_dir / "model").digest for each in (settings, second)]
-    assert {"copy-last", "sample"} <= set(evaluation.table["method"])
+    assert {"copy-last", "estimate"} <= set(evaluation.table["method"])

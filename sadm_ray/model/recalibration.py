@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, ValidationError
 
 from sadm_ray.config import SamplingSettings, Section
 from sadm_ray.errors import DataError
-from sadm_ray.storage import Storage
+
+if TYPE_CHECKING:  # the model itself needs neither files nor PyArrow
+    from sadm_ray.storage import Storage
 
 FILE = "recalibration.json"
 WIDTHS = tuple(0.125 * 2 ** (step / 6) for step in range(49))

@@ -171,7 +171,7 @@ def test_pybids_tells_all_generated_brains_apart(
     if which == "of_tasks":
         assert made <= visits
         assert {each["desc"] for each in found} == {
-            f"{task}{estimate}" for task in ("toLast", "rest") for estimate in ("Sample1", "Sample2", "Mean", "Std")
+            f"{task}{estimate}" for task in ("toLast", "rest") for estimate in ("Estimate", "Sample1", "Sample2", "Std")
         }
     else:
         assert not made & visits

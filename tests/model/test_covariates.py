@@ -93,7 +93,8 @@ def test_they_are_trained(model: SequenceModel) -> None:
     frames, observed = torch.rand(2, 2, 1, 4, 8, 8), torch.ones(2, 2, dtype=torch.bool)
     loss = model(
         frames, observed, torch.tensor([[0.0, 0.5], [0.0, 1.5]]), frames[:, 0], torch.ones(2),
-        torch.rand(2), torch.randn(2, 1, 4, 8, 8), None, torch.tensor([[50.0, 0.0], [NAN, 1.0]]), torch.rand(2, 2, 1),
+        torch.rand(2), torch.randn(2, *model.noise_size((4, 8, 8))), None, torch.tensor([[50.0, 0.0], [NAN, 1.0]]),
+        torch.rand(2, 2, 1),
     )  # fmt: skip
     loss.mean().backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]

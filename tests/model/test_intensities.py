@@ -24,8 +24,8 @@ def test_a_scan_that_is_brighter_than_the_range_is_not_cut_off() -> None:
     seen[0, 2] = 2.0 * seen[0, 2] - 0.5
     seen[~OBSERVED] = 9.0
     untrained, model = build_model(small().config), small()
-    once = untrained.generate(seen, OBSERVED, TIMES, WANTED, SEEDS, SamplingSettings(num_steps=1))
-    torch.testing.assert_close(once[0, 0], seen[0, 2])  # an untrained prior is the reference
+    estimate = untrained.roll_out(untrained.observe(seen, OBSERVED, TIMES), WANTED, None, SamplingSettings())
+    torch.testing.assert_close(estimate[0, 0], seen[0, 2])  # an untrained prior is the reference
     drawn = model.generate(seen, OBSERVED, TIMES, WANTED, SEEDS)
     assert seen[0, 2].amin() <= drawn[0].amin() < 0.0
     assert 1.0 < drawn[0].amax() <= seen[0, 2].amax()
@@ -42,6 +42,5 @@ def test_bfloat16_does_not_round_the_priors_mean() -> None:
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         context = model._context_of(encoded, time, model._references(encoded, time))
         expected = model.target.decode(prior_of(model.prior_network, context, model.target).mean, context.reference)
-    sampling = SamplingSettings(num_steps=1, precision="bfloat16")
-    drawn = model.generate(frames(), OBSERVED, TIMES, time[:, None], SEEDS, sampling)
-    torch.testing.assert_close(drawn[:, 0], expected.clamp(0.0, 1.0), rtol=0.0, atol=1e-6)
+    estimate = model.roll_out(encoded, time[:, None], None, SamplingSettings(precision="bfloat16"))
+    torch.testing.assert_close(estimate[:, 0], expected.clamp(0.0, 1.0), rtol=0.0, atol=1e-6)

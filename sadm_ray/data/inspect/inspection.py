@@ -144,10 +144,16 @@ def _inspect(subject: Subject, **arguments: Any) -> dict[str, Any]:
 
 
 def inspect_subject(
-    subject: Subject, source: str, settings: DataSettings, unit: str, pictures: str | None, labels: LabelFiles
+    subject: Subject,
+    source: str,
+    settings: DataSettings,
+    unit: str,
+    pictures: str | None = None,
+    labels: LabelFiles | None = None,
 ) -> tuple[Record, list[Problem]]:
     """A subject's record and its problems; any error concerns this subject only."""
     storage = Storage(source, scattered=True)
+    labels = labels or LabelFiles(source, settings.layout)
     record, problems = _record(subject), []
     sheet = None if pictures is None else _new_sheet()
     frames: list[Frame] = []  # of the file that is being read, without their voxels

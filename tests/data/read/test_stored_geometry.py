@@ -24,7 +24,7 @@ from sadm_ray.data.read.stored_geometry import StoredGeometry
 from sadm_ray.data.read.subject_scans import read_scans
 from sadm_ray.data.shards.subject_row import ROW_SCHEMA, parse_row, prepare_subject, with_all_columns
 from sadm_ray.generate.bids_names import SubjectNames
-from sadm_ray.generate.volume_writer import SubjectWriter
+from sadm_ray.generate.volume_writer import Predicted, SubjectWriter
 from sadm_ray.storage import Storage
 
 SHAPE = (16, 14, 12)
@@ -123,12 +123,12 @@ def test_what_is_generated_has_the_geometry_of_its_source(name: str, tmp_path: P
     stored = pa.Table.from_pylist([row], schema=ROW_SCHEMA).to_pylist()[0]
     writer = writer_of(tmp_path / "out", parse_row(stored))
     volume = np.random.default_rng(0).random((4, 8, 8), dtype=np.float32)
-    writer.write_frame(1, 1.0, volume[None], ["samples"], {})
+    writer.write_frame(1, 1.0, Predicted(volume, volume[:0, None]), ["estimate"], {})
     writer.write_sequence([(0.0, False, volume), (1.0, True, volume)], {})
     source = header_of(first.read_bytes())
     single, sequence = (
         next((tmp_path / "out").rglob(f"*_desc-t{estimate}_synth.nii.gz")).read_bytes()
-        for estimate in ("Sample", "Sequence")
+        for estimate in ("Estimate", "Sequence")
     )
     written = header_of(single)
     for field in FIELDS:
@@ -230,8 +230,8 @@ def test_a_row_of_an_earlier_version_is_read_and_written_as_before(tmp_path: Pat
     earlier = parse_row(table.to_pylist()[0])
     assert earlier["header"] is None
     writer = writer_of(tmp_path / "out", earlier)
-    writer.write_frame(1, 1.0, np.ones((1, 4, 8, 8), np.float32), ["samples"], {})
-    content = next((tmp_path / "out").rglob("*_desc-tSample_synth.nii.gz")).read_bytes()
+    writer.write_frame(1, 1.0, Predicted(np.ones((4, 8, 8), np.float32), np.ones((0, 4, 8, 8))), ["estimate"], {})
+    content = next((tmp_path / "out").rglob("*_desc-tEstimate_synth.nii.gz")).read_bytes()
     shape = np.asarray(nib.load(tmp_path / "first.nii").shape)[::-1]
     expected = header_of(nifti_bytes(np.zeros(shape, np.float32), earlier["affine"], earlier["spacing"].tolist()))
     written = header_of(content)
