@@ -63,6 +63,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
                 "targets_per_subject": 2,
                 "augment": {"flip": [0, 0, 0.5], "gain": 0.1},
             },
+            "sampling": {"sampler": "ddim"},
             "tune": {"trials": 1, "subjects": 2, "num_steps": [1], "sampler": ["ddim"]},
             "generate": {
                 "samples": 1,

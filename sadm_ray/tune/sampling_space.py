@@ -70,7 +70,7 @@ def trial_sampling(point: Mapping[str, Any], base: SamplingSettings) -> Sampling
 
     Drawn numbers are rounded to three decimals. Settings without effect are as in `base`: the stochasticity of samplers
     that have none, the interval of no guidance, and, with a single step (one evaluation at the first noise level), all
-    but the guidance and the temperature.
+    but the guidance, the temperature and whether the sampler is `euler`.
     """
     values = dict(point)
     for name in ("guidance_scale", "stochasticity"):
@@ -84,7 +84,9 @@ def trial_sampling(point: Mapping[str, Any], base: SamplingSettings) -> Sampling
     sampling = SamplingSettings.model_validate({**base.model_dump(), **values})
     unused: dict[str, Any] = {}
     if sampling.num_steps == 1:
-        unused |= {"sampler": base.sampler, "spacing": base.spacing}
+        unused["spacing"] = base.spacing
+        if sampling.sampler != "euler":  # which draws from the prior; the others all give its mean
+            unused["sampler"] = "ddim" if base.sampler == "euler" else base.sampler
     elif sampling.num_steps == 2 and sampling.sampler == "dpm++":
         unused["sampler"] = "ddim"  # the second order takes two evaluations before the last one
     if sampling.num_steps == 1 or sampling.sampler != "ancestral":

@@ -35,7 +35,8 @@ class Recorded:
 
 def settings(**changes: Any) -> Settings:
     few = {"trials": TRIALS, "concurrent": 1, "sampler": ["ddim"], "num_steps": [1, 2, 4, 8], "first_subjects": 2}
-    return Settings.model_validate({"tune": few | changes})
+    scored = {"objectives": ["gain", "network_calls"], "guidance_scale": [0.0, 1.0]}
+    return Settings.model_validate({"tune": few | scored | changes})
 
 
 def run(chosen: Settings, folder: Path, broken: int = 0) -> tuple[SamplingSweep, Recorded, list[str]]:
