@@ -95,10 +95,13 @@ DEFINITIONS = {
     "coverage": "coverage_P: of the voxels of the changed region the part whose truth lies inside the central "
     "prediction interval of P % (mean ± t·s·√(1 + 1/S), t of Student's distribution with S − 1 degrees of freedom, s "
     "the samples' standard deviation); P % is ideal for Gaussian samples, less: overconfident",
+    "bounds_level": "the level of the calibrated bounds, 0.9 unless asked otherwise; none of a model that is not "
+    "calibrated",
     "bounds_hold": "of the voxels of the changed region the part between the calibrated bounds at bounds_level; none "
     "of a model that is not calibrated",
     "coherence": "coherence_L: the autocorrelation, along rows and columns of slices, of sample minus estimate at L "
-    "voxels, the mean over the samples; error_coherence_L is that of truth minus estimate, which it should be",
+    "voxels, the mean over the samples; it should be error_coherence_L",
+    "error_coherence": "error_coherence_L: the same of truth minus estimate",
     "power": "power_B: the power of the first sample over the truth's in band B of four up to half a cycle a voxel, "
     "within slices, in dB; 0 is ideal, less is blurred, more is speckled",
     "difference_error": "root mean square error of the change from each frame to the next over the changed region, per "

@@ -28,7 +28,7 @@ def test_every_kind_with_every_seed_and_one_budget(tmp_path: Path) -> None:
         assert member.settings.data.shards == "/shards"
         assert member.folder == tmp_path / member.name
         assert member.settings.model.kind == member.kind
-        assert member.settings.tune.num_steps == (1, 2, 4, 8)
+        assert member.settings.tune.num_steps == (1, 2, 4)
         assert member.settings.generate.samples == (1 if member.kind == "gan" else settings.generate.samples)
 
 

@@ -59,7 +59,7 @@ def test_only_the_region_counts_where_it_should() -> None:
         score_frame(ScoredFrame("s", "t", 1, frame.truth, frame.copied, 0, each), region)
         for each in (frame.samples, broken)
     )
-    same = {"psnr_changed", "copy_last_changed", "nrmse_changed", "variance", "error", "copy_last"}
+    same = {"psnr_changed", "copy_last_changed", "nrmse_changed", "crps", "variance", "error", "copy_last"}
     assert {key for key in one if one[key] == other[key]} == same
     truth, generated = frame.truth[region], frame.samples[0][region]
     expected = math.sqrt(np.mean((truth - generated) ** 2)) / math.sqrt(np.mean(truth**2))
