@@ -113,11 +113,13 @@ def spread_sums(
         change = getattr(recalibration, _kind(target)).change
         rng, size = SampleRng(seed, number, [0], 1), model.noise_size(row["frames"].shape[-3:])
         (numbers, white), (others, other) = prior.spread.noises(rng.normal("calibration", size))
-        still = torch.zeros_like(numbers)
-        intensities = [prior.spread.parts(still, each, prior.deviation)[1] for each in (white, other)]
-        parts = [target.x - change * prior.mean, _half_difference(*intensities)]
+        fields = [prior.spread.displacement(each) for each in (numbers, others)]
+        parts = [
+            target.x - change * prior.mean,
+            _half_difference(prior.spread.noise(white), prior.spread.noise(other)),
+        ]
         for factor in FACTORS:
-            moved = [prior.spread.parts(factor * each, white, prior.deviation)[0] for each in (numbers, others)]
+            moved = [prior.spread.moved(factor * field) for field in fields]
             parts.append(_half_difference(*moved))
         for place, part in enumerate(parts):
             blocks = [_counted(block_means(part, scale), target) for scale in SCALES]

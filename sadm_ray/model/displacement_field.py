@@ -45,22 +45,47 @@ def motion_residual(
         motion: `motion_channels`; all zero changes nothing.
         displacement: from the first to the second, in voxels per unit of the time scale; none: without registration.
     """
-    *velocities, shifts = motion.tensor_split([3 * (index + 1) for index in range(frames.shape[1])], dim=1)
-    reach = time_from_target.abs().amin(dim=1)[:, None, None, None, None]
-    along = 0.0 if displacement is None else LEAP * reach * shifts[:, 1:] * displacement
-    unit = VELOCITY * _speed_of(displacement)
-    each_frame = zip(frames.unbind(dim=1), time_from_target.unbind(dim=1), velocities, strict=True)
-    moved = torch.stack(
-        [warp(frame, unit * by[:, None, None, None, None] * velocity + along) for frame, by, velocity in each_frame],
-        dim=1,
-    )
+    velocities, shifts = motion.split([3 * frames.shape[1], motion.shape[1] - 3 * frames.shape[1]], dim=1)
+    moved = move_frames(frames, frame_fields(time_from_target, velocities, shifts[:, 1:], displacement))
     change = torch.einsum("bs,bscdhw->bcdhw", weights, moved - frames)
     if frames.shape[1] == 1:
         return change
-    return change + SHIFT * reach * shifts[:, :1] * (moved[:, 1] - moved[:, 0])
+    return change + SHIFT * reach_of(time_from_target) * shifts[:, :1] * (moved[:, 1] - moved[:, 0])
 
 
-def _speed_of(displacement: Tensor | None) -> Tensor | float:
+def frame_fields(
+    time_from_target: Float[Tensor, "b s"],
+    velocities: Float[Tensor, "b 3*s d h w"],
+    leap: Float[Tensor, "b _ d h w"],
+    displacement: Float[Tensor, "b 3 d h w"] | None,
+) -> Float[Tensor, "b s 3 d h w"]:
+    """The displacement field of each frame, in voxels: where each voxel of the target is looked up in it.
+
+    Args:
+        velocities: of each frame.
+        leap: how far along `displacement` the target lies from where time puts it; not read without registration.
+        time_from_target, displacement: as in `motion_residual`.
+    """
+    reach = VELOCITY * speed_of(displacement) * time_from_target[:, :, None, None, None]
+    fields = reach[:, :, None] * velocities.unflatten(1, (-1, 3))
+    if displacement is None:
+        return fields
+    return fields + (LEAP * reach_of(time_from_target) * leap * displacement)[:, None]
+
+
+def move_frames(
+    frames: Float[Tensor, "b s c d h w"], fields: Float[Tensor, "b s 3 d h w"]
+) -> Float[Tensor, "b s c d h w"]:
+    """Each frame warped by its own field."""
+    return torch.stack([warp(*each) for each in zip(frames.unbind(dim=1), fields.unbind(dim=1), strict=True)], dim=1)
+
+
+def reach_of(time_from_target: Float[Tensor, "b s"]) -> Float[Tensor, "b 1 1 1 1"]:
+    """How far in time the target is from the nearest frame."""
+    return time_from_target.abs().amin(dim=1)[:, None, None, None, None]
+
+
+def speed_of(displacement: Float[Tensor, "b 3 d h w"] | None) -> Float[Tensor, "b 1 1 1 1"] | float:
     """The root mean square of each subject's displacement field, the unit of its velocities; 1 where nothing moves."""
     if displacement is None:
         return 1.0

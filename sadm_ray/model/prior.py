@@ -73,6 +73,10 @@ class Prior(NamedTuple):
         """The standard deviation of every voxel; not differentiated."""
         return torch.exp(0.5 * self.log_variance.detach())
 
+    def as_noise(self, x: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"]:
+        """By how many deviations x differs from the mean; neither is differentiated."""
+        return ((x - self.mean) / self.deviation).detach()
+
     def noise_from(self, noise: SeededNoise) -> Callable[[Sequence[int]], Float[Tensor, "b c d h w"]]:
         """Noise that turns the mean into samples: in units of the deviation, as the spread has it, or of each voxel."""
         spread = self.spread
@@ -81,8 +85,8 @@ class Prior(NamedTuple):
 
         def drawn(size: Sequence[int]) -> Float[Tensor, "b c d h w"]:
             c, d, h, w = size
-            numbers, white = noise.kept((spread.modes.shape[1],)), noise((len(RANGES) * c, d, h, w))
-            return spread.sample(numbers, white, self.deviation) / self.deviation
+            sample = spread.sample(noise.kept((spread.numbers,)), noise((len(RANGES) * c, d, h, w)))
+            return self.as_noise(sample)
 
         return drawn
 
@@ -136,9 +140,10 @@ class PriorNetwork(nn.Module):
         super().__init__()
         self.layout, self.scale = layout, scale
         self.unet = UNet(settings, layout.patch, layout.width, 2 * layout.channels)
-        channels = motion_channels(layout.references)
-        self.motion = SmoothOutputs(settings.widths, channels) if motion else None
-        self.spread = SpreadNetwork(settings.widths, modes, channels, layout.channels) if motion and modes else None
+        self.motion = SmoothOutputs(settings.widths, motion_channels(layout.references)) if motion else None
+        self.spread: SpreadNetwork | None = None
+        if motion and modes:
+            self.spread = SpreadNetwork(settings.widths, modes, layout.references, layout.channels, layout.patch)
 
     def forward(self, condition: Float[Tensor, "b k e f g"]) -> Prior:
         outputs, features = self.unet(condition)
@@ -148,17 +153,11 @@ class PriorNetwork(nn.Module):
         mean, spread = reach * residual, None
         if self.motion is not None:
             known = self.layout.frames_of(condition), time_from_target, self.layout.weights_of(condition)
-            displacement, motion = self.layout.displacement_of(condition), self.motion(features).float()
-            fixed = [each.detach() for each in known]
-
-            def moved(motion: Tensor, known: Sequence[Tensor] = fixed) -> Tensor:
-                frames, times, weights = known
-                return motion_residual(frames, times, weights, motion, displacement) / self.scale
-
-            change = moved(resized(motion, residual.shape[-3:]), known)
-            mean = mean + change
+            displacement = self.layout.displacement_of(condition)
+            motion = resized(self.motion(features).float(), residual.shape[-3:])
+            mean = mean + motion_residual(*known, motion, displacement) / self.scale
             if self.spread is not None:
-                spread = self.spread(features, moved, motion, change)
+                spread = self.spread(features, *known, displacement, self.scale)
         expected = self.layout.reference_of(condition.detach()) + self.scale * mean.detach()
         position_error = POSITION_ERROR * reach * gradient_magnitude(expected)
         initial = torch.log(position_error.square() + INTENSITY_ERROR**2) - 2.0 * math.log(self.scale)

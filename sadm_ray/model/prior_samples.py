@@ -1,21 +1,21 @@
-"""Samples of the prior: they differ from its mean as whole motions, and by intensities that neighbours share.
+"""Samples of the prior: the reference frames moved by displacement fields that differ as whole motions.
 
-What is uncertain in an organ is how the whole of it moves or grows. So the prior network also predicts modes, motions
-of one standard deviation each, with the channels that `motion_residual` takes: a sample moves by the mean's motion and
-by the modes, each times a number of its own. A mode times a number is a motion again, so a sample shows the tissue that
-the frames show, not a blur of all that may happen. What no motion explains is added: noise as it is, and smoothed over
-wider and wider neighbourhoods, each with a deviation that the network predicts.
+What is uncertain in an organ is how the whole of it moves or grows. So a sample is not the prior's mean with something
+added, which would add speckle to a blur: it is the frames themselves, moved. The prior network predicts for it the
+motion of the frames, modes (displacement fields of one standard deviation, each times a number of the sample's own) and
+the deviation of displacements that only neighbours share. A little noise of the intensities, smoothed over wider and
+wider neighbourhoods, is what no motion explains.
 
-Modes and deviations are learned by the continuous ranked probability score of two samples at several resolutions
-(Lang et al., AIFS-CRPS, 2024; Alet et al., Skillful joint probabilistic weather forecasting from marginals, 2025): a
-score of each voxel alone does not see whether neighbours err together, that of their means does. The features are those
-that predict the mean, and no gradient reaches these: the mean stays the best point prediction.
+All of it is learned by the continuous ranked probability score of two samples at several resolutions (Lang et al.,
+AIFS-CRPS, 2024; Alet et al., Skillful joint probabilistic weather forecasting from marginals, 2025): a score of each
+voxel alone does not see whether neighbours err together, that of their means does. The features are those that predict
+the mean, and no gradient reaches these: the mean stays the best point prediction.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -25,78 +25,98 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sadm_ray.diffusion.loss import channel_mean
+from sadm_ray.model.displacement_field import VELOCITY, frame_fields, move_frames, reach_of, speed_of
 from sadm_ray.model.finite_differences import AXES, axes_within_slices
+from sadm_ray.model.layers import PatchSize
 from sadm_ray.model.resizing import resized
 from sadm_ray.model.unet import SmoothOutputs
 
 RANGES = (0.0, 1.0, 2.0)
-"""Deviations, in voxels, of the Gaussians that noise is smoothed by."""
+"""Deviations, in voxels, of the Gaussians that noise of the intensities is smoothed by."""
+SITE_RANGES = (1.0, 2.0)
+"""The same of displacements that neighbours share, in sites of the network's grid."""
 MEMBERS = 2
 """Samples of each target in training."""
 FAIRNESS = 0.95
 """Of almost fair CRPS: 1 would let samples run away together (Lang et al., 2024)."""
 SCALES = (1, 2, 4, 8)
 """Edges of the blocks of voxels whose means are scored."""
-INITIAL_WEIGHT, LOG_SHARE = 0.01, 4.0
-"""The deviation of a mode's first weights; one unit of output in the logarithm of a deviation of noise."""
+INITIAL_WEIGHT, INITIAL_LOG_DISPLACEMENT, INITIAL_INTENSITY = 0.01, -3.0, 0.01
+"""Before training: the deviation of a mode's first weights; that of a shared displacement, the logarithm of its units;
+that of each range of noise, in units of intensity."""
+LOG_DEVIATION = 4.0
+"""One unit of output in the logarithm of a deviation."""
 
 
 class Spread(NamedTuple):
-    """How samples differ from the mean. Nothing of the mean is differentiated through it.
+    """How samples are drawn. Nothing of the mean is differentiated through it.
 
     Attributes:
-        moved: from motion on the voxels' grid to the change of the reference, in units of x.
-        motion: of the mean.
-        change: what `moved` makes of it.
-        modes: motions of one standard deviation.
-        log_shares: of each range of noise and each channel, as shares of the prior's deviation.
+        frames: of the reference.
+        weights: of each in the reference.
+        scale: of x, in units of intensity.
+        fields: that move the frames where no sample differs, in voxels.
+        modes: displacement fields of one standard deviation, in voxels.
+        local: the deviation of displacements that neighbours share, for each of `SITE_RANGES`, in voxels.
+        log_noise: the logarithm of the deviation of each range of noise and each channel, in units of x.
     """
 
-    moved: Callable[[Tensor], Tensor]
-    motion: Float[Tensor, "b k e f g"]
-    change: Float[Tensor, "b c d h w"]
-    modes: Float[Tensor, "b m k e f g"]
-    log_shares: Float[Tensor, "b n e f g"]
+    frames: Float[Tensor, "b s c d h w"]
+    weights: Float[Tensor, "b s"]
+    scale: float
+    fields: Float[Tensor, "b s 3 d h w"]
+    modes: Float[Tensor, "b m 3 e f g"]
+    local: Float[Tensor, "b r 3 e f g"]
+    log_noise: Float[Tensor, "b n e f g"]
 
-    def sample(
-        self,
-        numbers: Float[Tensor, "b m"],
-        white: Float[Tensor, "b n d h w"],
-        deviation: Float[Tensor, "b c d h w"],
-    ) -> Float[Tensor, "b c d h w"]:
-        """A sample less the mean, in units of x.
+    @property
+    def numbers(self) -> int:
+        """How many standard normal numbers a displacement takes."""
+        return self.modes.shape[1] + math.prod(self.local.shape[1:])
+
+    def displacement(self, numbers: Float[Tensor, "b q"]) -> Float[Tensor, "b 3 d h w"]:
+        """By how much the fields of a sample differ from `fields`, in voxels.
 
         Args:
-            numbers: how many standard deviations of each mode.
-            white: white noise for each of `RANGES` and each channel.
-            deviation: of each voxel, as the prior predicts it.
+            numbers: standard normal, `numbers` of them: of each mode, then of each site.
         """
-        moved, intensities = self.parts(numbers, white, deviation)
-        return moved + intensities
+        of_modes, of_sites = numbers.split([self.modes.shape[1], self.numbers - self.modes.shape[1]], dim=1)
+        shared = smoothed(of_sites.unflatten(1, self.local.shape[1:]), SITE_RANGES)
+        field = torch.einsum("bm,bmkefg->bkefg", of_modes, self.modes) + (self.local * shared).sum(dim=1)
+        return resized(field, self.frames.shape[-3:])
 
-    def parts(
-        self, numbers: Float[Tensor, "b m"], white: Float[Tensor, "b n d h w"], deviation: Float[Tensor, "b c d h w"]
-    ) -> tuple[Float[Tensor, "b c d h w"], Float[Tensor, "b c d h w"]]:
-        """What its motion changes, and its intensities; the sum is the `sample`."""
-        size = deviation.shape[-3:]
-        motion = self.motion + torch.einsum("bm,bmkefg->bkefg", numbers, self.modes)
-        shares = resized(self.log_shares, size).exp().unflatten(1, (len(RANGES), -1))
-        intensities = (shares * smoothed(white.unflatten(1, (len(RANGES), -1)))).sum(dim=1)
-        return self.moved(resized(motion, size)) - self.change, deviation * intensities
+    def moved(self, displacement: Float[Tensor, "b 3 d h w"]) -> Float[Tensor, "b c d h w"]:
+        """A sample without noise, in units of x: what moving the frames by so much more changes."""
+        change = move_frames(self.frames, self.fields + displacement[:, None]) - self.frames
+        return torch.einsum("bs,bscdhw->bcdhw", self.weights, change) / self.scale
+
+    def noise(self, white: Float[Tensor, "b n d h w"]) -> Float[Tensor, "b c d h w"]:
+        """What no motion explains, in units of x.
+
+        Args:
+            white: white noise for each of `RANGES` and each channel.
+        """
+        deviations = resized(self.log_noise, white.shape[-3:]).exp().unflatten(1, (len(RANGES), -1))
+        return (deviations * smoothed(white.unflatten(1, (len(RANGES), -1)), RANGES)).sum(dim=1)
+
+    def sample(self, numbers: Float[Tensor, "b q"], white: Float[Tensor, "b n d h w"]) -> Float[Tensor, "b c d h w"]:
+        """A sample of x. Arguments: those of `displacement` and of `noise`."""
+        return self.moved(self.displacement(numbers)) + self.noise(white)
 
     def scaled(self, motion: Float[Tensor, "b 1 1 1 1"], intensity: Float[Tensor, "b 1 1 1 1"]) -> Spread:
-        """With motions and intensities that are so many times as far from the mean."""
-        return self._replace(modes=motion[:, None] * self.modes, log_shares=self.log_shares + intensity.log())
+        """With displacements and noise that are so many times as large."""
+        by = motion[:, None]
+        return self._replace(modes=by * self.modes, local=by * self.local, log_noise=self.log_noise + intensity.log())
 
-    def noises(self, eps: Float[Tensor, "b n d h w"]) -> list[tuple[Float[Tensor, "b m"], Float[Tensor, "b k d h w"]]]:
-        """Numbers of the modes and white noise of each of the `MEMBERS`.
+    def noises(self, eps: Float[Tensor, "b n d h w"]) -> list[tuple[Float[Tensor, "b q"], Float[Tensor, "b k d h w"]]]:
+        """The numbers and the white noise of each of the `MEMBERS`, the arguments of `sample`.
 
         Args:
-            eps: standard normal; `noise_channels` for each member, the last of which begins with its modes' numbers.
+            eps: standard normal, of the channels that `noise_channels` says.
         """
-        white = self.log_shares.shape[1]
-        members = [each.split([white, 1], dim=1) for each in eps.chunk(MEMBERS, dim=1)]
-        return [(rest.flatten(1)[:, : self.modes.shape[1]], noise) for noise, rest in members]
+        white = self.log_noise.shape[1]
+        members = [each.tensor_split([white], dim=1) for each in eps.chunk(MEMBERS, dim=1)]
+        return [(rest.flatten(1)[:, : self.numbers], noise) for noise, rest in members]
 
 
 class SpreadNetwork(nn.Module):
@@ -105,38 +125,61 @@ class SpreadNetwork(nn.Module):
     Args:
         widths: of the U-Net.
         modes: how many.
-        motion: channels of a motion.
+        references: frames of the reference.
         channels: of a volume.
+        patch: voxels of a site of the U-Net's grid.
     """
 
-    def __init__(self, widths: Sequence[int], modes: int, motion: int, channels: int) -> None:
+    def __init__(self, widths: Sequence[int], modes: int, references: int, channels: int, patch: PatchSize) -> None:
         super().__init__()
-        self.size, self.noise_channels = (modes, motion), len(RANGES) * channels + 1
-        self.modes = SmoothOutputs(widths, modes * motion)
-        self.log_shares = SmoothOutputs(widths, len(RANGES) * channels)
+        self.motion_modes, self.white, self.patch = modes, len(RANGES) * channels, patch
+        self.motion = SmoothOutputs(widths, 3 * references + references - 1)
+        self.modes = SmoothOutputs(widths, 3 * modes)
+        self.local = SmoothOutputs(widths, 3 * len(SITE_RANGES))
+        self.noise = SmoothOutputs(widths, self.white)
         for name, parameter in self.modes.named_parameters():
             if name.endswith("2.weight"):
                 nn.init.normal_(parameter, std=INITIAL_WEIGHT)
 
+    def noise_channels(self, volume: Sequence[int]) -> int:
+        """How many channels of noise, on the grid of the voxels d h w, all members of a training sample take."""
+        sites = math.prod(volume) // math.prod(self.patch)
+        numbers = self.motion_modes + 3 * len(SITE_RANGES) * sites
+        return MEMBERS * (self.white + math.ceil(numbers / math.prod(volume)))
+
     def forward(
         self,
         features: Sequence[Tensor],
-        moved: Callable[[Tensor], Tensor],
-        motion: Float[Tensor, "b k e f g"],
-        change: Float[Tensor, "b c d h w"],
+        frames: Float[Tensor, "b s c d h w"],
+        time_from_target: Float[Tensor, "b s"],
+        weights: Float[Tensor, "b s"],
+        displacement: Float[Tensor, "b 3 d h w"] | None,
+        scale: float,
     ) -> Spread:
+        """The spread; `frames` to `displacement` as in `motion_residual`, `scale` as in `Spread`."""
         # PyTorch 2.13 crashes in the gradient of a normalisation whose input, last axis channels, has none.
         features = [each.detach().requires_grad_(torch.is_grad_enabled()) for each in features]
-        modes = self.modes(features).float().unflatten(1, self.size)
-        log_shares = LOG_SHARE * self.log_shares(features).float() - 0.5 * math.log(len(RANGES) + 1)
-        return Spread(moved, motion.detach(), change.detach(), modes, log_shares)
+        frames, time_from_target, weights = frames.detach(), time_from_target.detach(), weights.detach()
+        motion = resized(self.motion(features).float(), frames.shape[-3:])
+        velocities, leap = motion.tensor_split([3 * frames.shape[1]], dim=1)
+        unit = VELOCITY * reach_of(time_from_target) * speed_of(displacement)
+        log_local = LOG_DEVIATION * self.local(features).float() + INITIAL_LOG_DISPLACEMENT
+        return Spread(
+            frames,
+            weights,
+            scale,
+            frame_fields(time_from_target, velocities, leap, displacement),
+            unit[:, None] * self.modes(features).float().unflatten(1, (-1, 3)),
+            unit[:, None] * log_local.exp().unflatten(1, (-1, 3)),
+            LOG_DEVIATION * self.noise(features).float() + math.log(INITIAL_INTENSITY / scale),
+        )
 
 
-def smoothed(white: Float[Tensor, "b s c d h w"]) -> Float[Tensor, "b s c d h w"]:
-    """White noise of each of `RANGES`, smoothed within slices by that Gaussian; of unit variance at every voxel."""
+def smoothed(white: Float[Tensor, "b s c d h w"], widths: Sequence[float]) -> Float[Tensor, "b s c d h w"]:
+    """White noise, smoothed within slices by the Gaussian of each width; of unit variance at every voxel."""
     along = axes_within_slices(white.shape[-3:])
     ranges = []
-    for width, noise in zip(RANGES, white.unbind(dim=1), strict=True):
+    for width, noise in zip(widths, white.unbind(dim=1), strict=True):
         for axis in along if width else ():
             noise = (noise.movedim(axis, -1) @ _gaussian(noise.shape[axis], width, noise.device)).movedim(-1, axis)
         ranges.append(noise)
@@ -156,21 +199,21 @@ def _gaussian_on_cpu(length: int, width: float) -> Float[Tensor, "n n"]:
 
 
 def spread_loss(
-    error: Float[Tensor, "b c d h w"],
+    x: Float[Tensor, "b c d h w"],
     samples: Sequence[Float[Tensor, "b c d h w"]],
     counted: Bool[Tensor, "b c"] | None = None,
 ) -> Float[Tensor, " b"]:
     """The almost fair CRPS of two samples, averaged over the blocks of each of `SCALES`.
 
     Args:
-        error: of the mean: x less the mean.
-        samples: each less the mean.
+        x: the target.
+        samples: of it.
         counted: as in `loss.channel_mean`.
     """
     one, other = samples
     losses = []
     for scale in SCALES:
-        truth, first, second = (block_means(each, scale) for each in (error, one, other))
+        truth, first, second = (block_means(each, scale) for each in (x, one, other))
         far = 0.5 * ((first - truth).abs() + (second - truth).abs())
         losses.append(channel_mean(far - 0.5 * (1.0 - 0.5 * (1.0 - FAIRNESS)) * (first - second).abs(), counted))
     return torch.stack(losses).mean(dim=0)

@@ -20,7 +20,7 @@ from sadm_ray.model.denoiser import Denoiser
 from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.prior import Prior, prior_network_of, prior_of
-from sadm_ray.model.prior_samples import MEMBERS, spread_loss
+from sadm_ray.model.prior_samples import spread_loss
 from sadm_ray.model.single_frame_conditioner import SingleFrameConditioner
 
 
@@ -52,7 +52,7 @@ class Sadm(SequenceModel):
 
     def noise_size(self, volume: Sequence[int]) -> tuple[int, int, int, int]:
         channels, d, h, w = super().noise_size(volume)
-        return channels if self.spread is None else MEMBERS * self.spread.noise_channels, d, h, w
+        return channels if self.spread is None else self.spread.noise_channels((d, h, w)), d, h, w
 
     def loss(
         self, context: TargetContext, volume: Tensor, t: Tensor, eps: Tensor, counted: Tensor | None = None
@@ -63,9 +63,8 @@ class Sadm(SequenceModel):
         prior = None if self.prior_network is None else prior_of(self.prior_network, context, self.target)
         spread: Tensor | float = 0.0
         if prior is not None and prior.spread is not None:
-            samples = [prior.spread.sample(*each, prior.deviation) for each in prior.spread.noises(eps)]
-            spread = spread_loss(fixed - prior.mean.detach(), samples, counted)
-            eps = (samples[0] / prior.deviation).detach()
+            samples = [prior.spread.sample(*each) for each in prior.spread.noises(eps)]
+            spread, eps = spread_loss(fixed, samples, counted), prior.as_noise(samples[0])
         z, condition = diffuse(fixed, eps, log_snr), self._with_prior(context.condition, prior)
         loss = velocity_loss(self._velocity(z, log_snr, condition), fixed, eps, log_snr, counted)
         loss = loss * loss_weight(process.weighting, log_snr, process.weighting_parameter)

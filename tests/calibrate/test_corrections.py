@@ -65,7 +65,7 @@ def test_samples_that_are_twice_as_wide_are_halved() -> None:
     intensities = []
     for wider in (0.0, 1.0):
         with torch.no_grad():
-            for level in spread.log_shares.levels[-1:]:
+            for level in spread.noise.levels[-1:]:
                 level[-1].bias += wider * np.log(2.0) / 4.0
         sums = [spread_sums(model, each, Recalibration(), 4, 0) for each in rows]
         intensities.append(np.sum([each["beyond"][1] for each in sums], axis=0))

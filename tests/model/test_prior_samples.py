@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sadm_ray.config import SamplingSettings
-from sadm_ray.model.prior_samples import MEMBERS, RANGES, Spread, smoothed, spread_loss
+from sadm_ray.model.prior_samples import MEMBERS, RANGES, SITE_RANGES, Spread, smoothed, spread_loss
 from tests.model.test_registry import SEEN, SHAPE, TIMES, frames, losses, made, shaken
 
 SIZE = (8, 32, 32)
@@ -12,7 +12,7 @@ SIZE = (8, 32, 32)
 
 def test_smoothed_noise_has_unit_variance_everywhere_and_the_range_that_it_says() -> None:
     white = torch.randn(400, len(RANGES), 1, *SIZE, generator=torch.Generator().manual_seed(0))
-    noise = smoothed(white)
+    noise = smoothed(white, RANGES)
     for place in ((0, 0, 0), (4, 16, 16), (7, 31, 5)):
         deviation = noise[(..., *place)].std(dim=0)[:, 0]
         torch.testing.assert_close(deviation, torch.ones(len(RANGES)), atol=0.15, rtol=0)
@@ -24,29 +24,62 @@ def test_smoothed_noise_has_unit_variance_everywhere_and_the_range_that_it_says(
         assert across == pytest.approx(0.0, abs=0.03), "slices that are thick differ"
 
 
-def spread_of(size: tuple[int, int, int] = SIZE) -> Spread:
-    """One channel; a motion's first channel, taken as it is, is the change."""
-    generator = torch.Generator().manual_seed(1)
-    grid = (4, 8, 8)
+def spread_of(size: tuple[int, int, int] = SIZE, noise: float = 1e-9) -> Spread:
+    """Of two sequences with two frames, at rest; the first mode moves everything by one voxel along the rows."""
+    grid, generator = (4, 8, 8), torch.Generator().manual_seed(1)
+    modes = torch.zeros(2, 2, 3, *grid)
+    modes[:, 0, 2] = 1.0
     return Spread(
-        moved=lambda motion: motion[:, :1],
-        motion=torch.randn(2, 3, *grid, generator=generator),
-        change=torch.zeros(2, 1, *size),
-        modes=torch.randn(2, 2, 3, *grid, generator=generator),
-        log_shares=torch.zeros(2, len(RANGES), *grid),
+        frames=torch.rand(2, 2, 1, *size, generator=generator),
+        weights=torch.tensor([[0.25, 0.75]] * 2),
+        scale=0.5,
+        fields=torch.zeros(2, 2, 3, *size),
+        modes=modes,
+        local=torch.zeros(2, len(SITE_RANGES), 3, *grid),
+        log_noise=torch.full((2, len(RANGES), *grid), noise).log(),
     )
 
 
-def test_a_sample_is_moved_by_its_modes_and_has_noise_of_every_range() -> None:
-    spread, deviation = spread_of(), torch.full((2, 1, *SIZE), 0.5)
-    none, white = torch.zeros(2, 2), torch.zeros(2, len(RANGES), *SIZE)
-    still = spread.sample(none, white, deviation)
-    first = spread.sample(torch.tensor([[1.0, 0.0]] * 2), white, deviation)
-    twice = spread.sample(torch.tensor([[2.0, 0.0]] * 2), white, deviation)
-    assert not torch.allclose(first, still)
-    torch.testing.assert_close(twice - still, 2.0 * (first - still))
-    noisy = spread.sample(none, torch.randn(2, len(RANGES), *SIZE), deviation) - still
-    assert float(noisy.std()) == pytest.approx(0.5 * math.sqrt(len(RANGES)), rel=0.1)
+def test_a_sample_is_the_frames_moved_by_its_modes() -> None:
+    spread = spread_of()
+    reference = torch.einsum("bs,bscdhw->bcdhw", spread.weights, spread.frames)
+    numbers, white = torch.zeros(2, spread.numbers), torch.randn(2, len(RANGES), *SIZE)
+    assert float(spread.sample(numbers, white).abs().max()) < 1e-5, "at rest it is the reference"
+    numbers[:, 0] = 2.0
+    moved = reference + spread.scale * spread.sample(numbers, white)
+    torch.testing.assert_close(moved[..., :-2], reference[..., 2:])
+    half = spread.scaled(torch.full((2, 1, 1, 1, 1), 0.5), torch.ones(2, 1, 1, 1, 1))
+    torch.testing.assert_close(half.displacement(numbers), 0.5 * spread.displacement(numbers))
+
+
+def test_displacements_that_neighbours_share_have_their_deviation_and_range() -> None:
+    spread = spread_of()._replace(local=torch.full((2, len(SITE_RANGES), 3, 4, 8, 8), 0.5))
+    numbers = torch.randn(2, spread.numbers, generator=torch.Generator().manual_seed(0))
+    numbers[:, :2] = 0.0
+    many = torch.stack([
+        spread.displacement(torch.where(numbers == 0, 0.0, torch.randn_like(numbers))) for _ in range(60)
+    ])  # fmt: skip
+    inside = many[..., 3:5, 14:18, 14:18]
+    assert float(inside.std()) == pytest.approx(0.5 * math.sqrt(len(SITE_RANGES)), rel=0.2)
+    step = (inside[..., 1:] - inside[..., :-1]).std()
+    assert float(step) < 0.3 * float(inside.std()), "a site is four voxels"
+
+
+def test_what_no_motion_explains_is_noise_of_every_range() -> None:
+    spread = spread_of(noise=0.2)
+    noise = spread.noise(torch.randn(2, len(RANGES), *SIZE, generator=torch.Generator().manual_seed(3)))
+    assert float(noise.std()) == pytest.approx(0.2 * math.sqrt(len(RANGES)), rel=0.1)
+
+
+def test_the_members_of_a_training_sample_have_noise_of_their_own() -> None:
+    spread, model = spread_of(), made("sadm")
+    assert model.spread is not None
+    eps = torch.arange(2.0 * MEMBERS * (len(RANGES) + 1) * math.prod(SIZE)).reshape(2, -1, *SIZE)
+    (numbers, white), (others, other) = spread.noises(eps)
+    assert numbers.shape == others.shape == (2, spread.numbers)
+    assert white.shape == other.shape == (2, len(RANGES), *SIZE)
+    seen = torch.cat([each[0].flatten() for each in (numbers, white, others, other)])
+    assert len(seen.unique()) == len(seen)
 
 
 def test_the_loss_wants_a_spread_like_the_error_voxel_by_voxel_and_in_blocks() -> None:
@@ -86,9 +119,9 @@ def test_a_samples_motion_is_one_from_frame_to_frame_and_the_estimate_has_none()
     spread = model.spread
     assert spread is not None
     with torch.no_grad():
-        for p in spread.log_shares.parameters():
+        for p in spread.noise.parameters():
             p.zero_()
-        for level in spread.log_shares.levels:
+        for level in spread.noise.levels:
             level[-1].bias.fill_(-10.0)  # without noise of the intensities
     encoded, wanted = model.observe(frames(), SEEN, TIMES), torch.tensor([[0.9, 0.901]])
     sampling = SamplingSettings(num_steps=1)
@@ -121,6 +154,8 @@ def test_the_spread_teaches_nothing_to_the_mean(monkeypatch: pytest.MonkeyPatch)
 
 def test_its_noise_is_of_every_member() -> None:
     model = made("sadm")
-    assert model.noise_size(SHAPE)[0] == MEMBERS * (len(RANGES) + 1)
+    patch = math.prod(model.conditioner.layout.patch)
+    numbers = math.ceil(8 / math.prod(SHAPE) + 3 * len(SITE_RANGES) / patch)
+    assert model.noise_size(SHAPE)[0] == MEMBERS * (len(RANGES) + numbers)
     assert made("sadm", motion_modes=0).noise_size(SHAPE)[0] == 1
     assert made("regression").noise_size(SHAPE)[0] == 1
