@@ -28,7 +28,8 @@ from sadm_ray.data.phantom.heart import draw_anatomy, draw_motion, render_heart
 from sadm_ray.data.shards.prepared_study import Study, read_study, write_row_locations
 from sadm_ray.data.shards.shard_writer import to_parquet
 from sadm_ray.data.shards.subject_row import row_checksum
-from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
+from sadm_ray.generate.actor_job import GenerationJob
+from sadm_ray.generate.generation_actor import run_subject_jobs
 from sadm_ray.generate.generation_plan import SubjectJob
 from sadm_ray.generate.generation_record import read_record
 from sadm_ray.generate.request import Request

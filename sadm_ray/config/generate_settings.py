@@ -28,6 +28,9 @@ class GenerateSettings(Section):
     estimate, the samples, their mean and standard deviation, and the `lower` and `upper` bound between which a part of
     `level` of the voxels is expected, if the model is calibrated.
 
+    `structures`: where an observed visit has a label map, its structures move as the anatomy does: label maps of the
+    estimate and of each sample are written, and a table of volumes with the interval that the samples give at `level`.
+
     `exact`: every subject goes through the network alone, its samples together (large volumes in turn, by their size
     alone), so that its voxels are the same to the last bit whatever the other subjects; without, `batch_size` sequences
     go at a time, which is faster for small volumes and equal to 1e-5. `sequence`: also all frames in time as one 4D
@@ -49,6 +52,7 @@ class GenerateSettings(Section):
         default=("estimate", "samples", "std"), min_length=1
     )
     level: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    structures: bool = True
     sequence: bool = False
     exact: bool = True
     replace: bool = False

@@ -31,6 +31,7 @@ class ReferenceFrames:
         blended: the target as frame blending predicts it from these frames alone, in [0, 1]; none without it.
         has_channel: which channels each frame has itself, of several; the others are filled (`with_channels_filled`).
         channel_time: as `time_from_target`, of the scan that each channel is from.
+        places: the index of each in its sequence; none where that is not known.
     """
 
     frames: Float[Tensor, "b s c d h w"]
@@ -40,6 +41,7 @@ class ReferenceFrames:
     blended: Volume | None = None
     has_channel: Bool[Tensor, "b s c"] | None = None
     channel_time: Float[Tensor, "b s c"] | None = None
+    places: Int[Tensor, "b s"] | None = None
 
     @property
     def is_between(self) -> Bool[Tensor, " b"]:
@@ -70,6 +72,19 @@ class ReferenceFrames:
         nearest = self.time_from_target.abs().argmin(dim=1, keepdim=True)
         return -self.time_from_target.gather(1, nearest)[:, 0]
 
+    @property
+    def ways(self) -> Float[Tensor, "b s 3 d h w"]:
+        """Where each voxel of the two frames was looked up in the observed ones, from its own place, in voxels.
+
+        They were moved along the displacement field to the time of the target; zero without registration.
+        """
+        if self.displacement is None:
+            return self.frames.new_zeros(*self.frames.shape[:2], 3, *self.frames.shape[-3:])
+        between = torch.where(self.is_pair, self.time_from_target[:, 1] - self.time_from_target[:, 0], 1.0)
+        field = between[:, None, None, None, None] * self.displacement
+        share = self.weights[:, 1, None, None, None, None]
+        return torch.stack([share * field, (share - 1.0) * field], dim=1)
+
     def of(self, targets: Sequence[int]) -> ReferenceFrames:
         """The frames of these targets, of which one may stand there more than once."""
         return self._each(lambda known: rows_of(known, targets))
@@ -79,7 +94,7 @@ class ReferenceFrames:
         return self._each(lambda known: known[chosen])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> ReferenceFrames:
-        optional = self.displacement, self.blended, self.has_channel, self.channel_time
+        optional = self.displacement, self.blended, self.has_channel, self.channel_time, self.places
         return ReferenceFrames(
             change(self.frames),
             change(self.time_from_target),
@@ -104,7 +119,8 @@ def reference_frames_at(
 ) -> ReferenceFrames:
     """The reference frames with the indices `places`."""
     rows = torch.arange(len(frames), device=frames.device)[:, None]
-    return ReferenceFrames(frames[rows, places], times.gather(1, places) - target_time[:, None], weights)
+    time_from_target = times.gather(1, places) - target_time[:, None]
+    return ReferenceFrames(frames[rows, places], time_from_target, weights, places=places)
 
 
 def with_channels_filled(

@@ -6,8 +6,9 @@ Structures go by their names, so that the tables of two label maps may number th
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy import ndimage
 from sadm_ray.data.label_maps import LabelMaps, PreparedLabels
 from sadm_ray.evaluate.naive_baselines import last_observed
 from sadm_ray.evaluate.prediction import Truth
-from sadm_ray.evaluate.score_tables import COPY_LAST
+from sadm_ray.evaluate.score_tables import COPY_LAST, ESTIMATE
 
 Mask = Bool[np.ndarray, "d h w"]
 
@@ -107,6 +108,21 @@ def copied_labels(truth: Truth, observed: Sequence[int], target: int) -> Iterato
         copied = truth.labels.at(last_observed(labelled, truth.times, target))
         if copied is not None:
             yield COPY_LAST, copied
+
+
+def predicted_labels(row: Mapping[str, Any]) -> Iterator[tuple[str, PreparedLabels]]:
+    """The label map of the estimate, with the medians of the samples' volumes; nothing where none was predicted.
+
+    Args:
+        row: of a record (`generation_record.PREDICTION_SCHEMA`).
+    """
+    if not row.get("labels") or not row.get("structures"):
+        return
+    kept = json.loads(row["structures"])
+    labels = np.frombuffer(row["labels"], "<i4").reshape(row["shape"][2:])
+    sizes = np.median(kept["voxels"], axis=0) * kept["own_voxels"]
+    names = {value: name for name, value in kept["labels"].items()}
+    yield ESTIMATE, PreparedLabels(labels, names, dict(zip(kept["labels"], sizes.tolist(), strict=True)))
 
 
 def _border(mask: Mask) -> Mask:

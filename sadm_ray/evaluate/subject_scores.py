@@ -22,7 +22,7 @@ from sadm_ray.evaluate.metrics import SCORES, score
 from sadm_ray.evaluate.prediction import Prediction, Row, Truth
 from sadm_ray.evaluate.sample_likeness import likeness
 from sadm_ray.evaluate.score_tables import KEYS, shown_task
-from sadm_ray.evaluate.structure_scores import copied_labels, structure_rows
+from sadm_ray.evaluate.structure_scores import copied_labels, predicted_labels, structure_rows
 from sadm_ray.evaluate.temporal_metrics import runs, temporal_scores
 from sadm_ray.evaluate.ventricle_volumes import ventricle_rows
 from sadm_ray.generate.generation_record import Origin, origin_of, read_predictions
@@ -180,7 +180,7 @@ def _score_structures(row: Row, truth: Truth, predicted: Prediction) -> list[Row
     if true_labels is None:
         return []
     key = {name: row[name] for name in KEYS}
-    label_maps = copied_labels(truth, predicted.observed, predicted.target)
+    label_maps = [*copied_labels(truth, predicted.observed, predicted.target), *predicted_labels(row)]
     return [key | found for found in structure_rows(true_labels, label_maps, truth.labels)]
 
 

@@ -16,6 +16,7 @@ from sadm_ray.data.load.collate import collate
 from sadm_ray.generate.request import Query
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.encoded_sequence import EncodedSequences
+from sadm_ray.model.sequence_rollout import Follow
 
 
 def observe(
@@ -47,10 +48,14 @@ def observe(
 
 
 def estimate(
-    model: SequenceModel, encoded: EncodedSequences, queries: Sequence[Query], sampling: SamplingSettings
+    model: SequenceModel,
+    encoded: EncodedSequences,
+    queries: Sequence[Query],
+    sampling: SamplingSettings,
+    follow: Follow | None = None,
 ) -> Float[np.ndarray, "b m c d h w"]:
     """The best point predictions of the target frames of queries; arguments as in `draw`."""
-    return model.roll_out(encoded, _target_times(encoded, queries), None, sampling).cpu().numpy()
+    return model.roll_out(encoded, _target_times(encoded, queries), None, sampling, follow).cpu().numpy()
 
 
 def draw(
@@ -59,6 +64,7 @@ def draw(
     queries: Sequence[Query],
     seeds: Sequence[Sequence[int]],
     sampling: SamplingSettings,
+    follow: Follow | None = None,
 ) -> Float[np.ndarray, "b m s c d h w"]:
     """Draw samples of the target frames of queries.
 
@@ -66,12 +72,13 @@ def draw(
         encoded: what `observe` returned for the same queries.
         queries: all with the same number of targets.
         seeds: of each query one a sample, the same number for all.
+        follow: is told how the frames were moved (`SequenceModel.roll_out`).
 
     Returns:
         the samples of each query's target frames, in [0, 1].
     """
     flat = [seed for each in seeds for seed in each]
-    volumes = model.roll_out(encoded, _target_times(encoded, queries), flat, sampling)
+    volumes = model.roll_out(encoded, _target_times(encoded, queries), flat, sampling, follow)
     return rearrange(volumes, "(b s) m c d h w -> b m s c d h w", b=len(queries)).cpu().numpy()
 
 

@@ -19,11 +19,13 @@ import ray
 from sadm_ray.actor_pool import map_in_actor_pool
 from sadm_ray.cluster import require_shared, warn_of_idle
 from sadm_ray.config import SamplingSettings, Settings
+from sadm_ray.data.label_maps import labels_of
 from sadm_ray.data.shards.fingerprints import fingerprints
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError
+from sadm_ray.generate.actor_job import GenerationJob
 from sadm_ray.generate.bids_dataset import describe, scans_folder
-from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
+from sadm_ray.generate.generation_actor import run_subject_jobs
 from sadm_ray.generate.generation_plan import SubjectJob, plan_subject_jobs, wants_tasks
 from sadm_ray.generate.generation_record import (
     SubjectRecord,
@@ -34,6 +36,7 @@ from sadm_ray.generate.generation_record import (
     write_manifest,
 )
 from sadm_ray.generate.request_csv import Failures
+from sadm_ray.generate.structure_volumes import record_rows, write_volumes
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.model.seen_subjects import NOBODY, SeenSubjects
@@ -115,6 +118,7 @@ def generate_volumes(
             wanted.batch_size,
             device,
             wanted.level,
+            labels_of(study) if wanted.structures else None,
         )
         at_once = 1 if wanted.exact else wanted.batch_size
         batches = [left[start : start + at_once] for start in range(0, len(left), at_once)]
@@ -132,7 +136,9 @@ def generate_volumes(
         )
         deque(done, maxlen=0)
     folder.remove_partials()
-    return _conclude(folder, plan.subject_jobs, plan.failures, done_before=len(plan.subject_jobs) - len(left))
+    return _conclude(
+        folder, plan.subject_jobs, plan.failures, done_before=len(plan.subject_jobs) - len(left), level=wanted.level
+    )
 
 
 def _tell_of_seen(study: Study, subject_jobs: Sequence[SubjectJob], seen: SeenSubjects) -> None:
@@ -213,12 +219,15 @@ def _tell_what_goes(
         log.warning("%s: removed %d results that are no longer requested (%s)", out.location, len(gone), some)
 
 
-def _conclude(out: Storage, subject_jobs: Sequence[SubjectJob], failures: Failures, done_before: int) -> Generation:
-    """Write the manifest and the list of failures."""
+def _conclude(
+    out: Storage, subject_jobs: Sequence[SubjectJob], failures: Failures, done_before: int, level: float
+) -> Generation:
+    """Write the manifest, the volumes of structures and the list of failures."""
     records = [read_record(out, subject_job.subject) or SubjectRecord("", ()) for subject_job in subject_jobs]
     for record in records:
         failures |= {(frame["subject"], frame["task"]): frame["error"] for frame in record.frames if frame["error"]}
     write_manifest(out, records)
+    write_volumes(out, [row for record in records for row in record_rows(record.frames)], level)
     if failures:
         sink = io.StringIO()
         writer = csv.writer(sink)

@@ -115,6 +115,10 @@ def decisive_facts(
         "study": study,
         FILE_NAMES: NAMING,
     }
+    if not wanted.structures:
+        facts["structures"] = False
+    elif settings.data.labels is not None:
+        facts["structures"] = settings.data.labels
     return facts if wanted.file is None else facts | {"file": place_of(wanted.file)}
 
 

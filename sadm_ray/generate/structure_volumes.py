@@ -7,6 +7,7 @@ change) can be derived from each sample, and has an interval, too.
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
+from sadm_ray.generate.moved_structures import MovedStructures
 from sadm_ray.generate.volume_writer import shown_time
 from sadm_ray.storage import Storage
 
@@ -32,6 +34,39 @@ VOLUMES_COLUMNS = [*_KEYS, "sample", *_SIZES]
 SUMMARY_COLUMNS = [
     *_KEYS, "samples", *(f"{name}_{size}" for size in _SIZES for name in ("median", "low", "high")), "level",
 ]  # fmt: skip
+
+
+def structures_json(moved: MovedStructures, times: Float[np.ndarray, " t"]) -> str:
+    """What a record keeps of a frame's structures, from which `record_rows` makes the rows of the table.
+
+    Args:
+        times: of the subject's slots.
+    """
+    observed = moved.observed
+    seen = {slot: shares.sum(axis=(1, 2, 3), dtype=np.float64).tolist() for slot, shares in observed.shares.items()}
+    return json.dumps({
+        "labels": dict(observed.values),
+        "own_voxels": observed.own_voxels,
+        "voxel_ml": observed.voxel_ml,
+        "voxels": moved.voxels.tolist(),
+        "observed": [{"frame": slot, "time": float(times[slot]), "voxels": each} for slot, each in seen.items()],
+    })  # fmt: skip
+
+
+def record_rows(frames: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows of the table (`VOLUMES_COLUMNS`) of the frames of one subject's record; what is observed once a task."""
+    told: set[tuple[str, int]] = set()
+    for frame in frames:
+        if not frame.get("structures"):
+            continue
+        kept = json.loads(frame["structures"])
+        sizes = {"voxel_ml": kept["voxel_ml"], "own_voxels": kept["own_voxels"]}
+        for seen in kept["observed"]:
+            if (frame["task"], seen["frame"]) not in told:
+                told.add((frame["task"], seen["frame"]))
+                about = {"subject": frame["subject"], "task": frame["task"], **seen}
+                yield from volume_rows(np.array([seen["voxels"]]), list(kept["labels"]), about, "observed", **sizes)
+        yield from volume_rows(np.array(kept["voxels"]), list(kept["labels"]), frame, "generated", **sizes)
 
 
 def volume_rows(
@@ -106,8 +141,13 @@ def interval(samples: Float[np.ndarray, " n"], level: float) -> tuple[float, flo
 
 
 def write_volumes(out: Storage, rows: Sequence[Mapping[str, Any]], level: float) -> None:
-    """Write `volumes.csv` and its summary; each appears whole."""
+    """Write `volumes.csv` and its summary; each appears whole. Without rows there are no such files."""
     import pandas as pd
+
+    if not rows:
+        for name in (VOLUMES, SUMMARY):
+            out.delete(name)
+        return
 
     volumes = pd.DataFrame(rows, columns=VOLUMES_COLUMNS).astype({"frame": "Int64"})
     for name, table in ((VOLUMES, volumes), (SUMMARY, summarise_volumes(volumes, level))):

@@ -24,6 +24,7 @@ from sadm_ray.errors import DataError
 from sadm_ray.generate.bids_names import CINE, LABELS, UNKNOWN, SubjectNames
 from sadm_ray.generate.bounds_wanted import BOUNDS
 from sadm_ray.generate.film import film
+from sadm_ray.generate.moved_structures import MovedStructures
 from sadm_ray.model.prediction_bounds import BoundWidths
 from sadm_ray.storage import Storage
 
@@ -148,58 +149,50 @@ class SubjectWriter:
         self._put(name + ".gif", SEQUENCE, film(slices, [made for _, made, _ in ordered]))
 
     def write_labels(
-        self,
-        slot: int | None,
-        time: float,
-        shares: Float[np.ndarray, "n s d h w"],
-        structures: Mapping[str, int],
-        wanted: Sequence[str],
-        facts: Mapping[str, Any],
+        self, slot: int | None, time: float, moved: MovedStructures, wanted: Sequence[str], facts: Mapping[str, Any]
     ) -> None:
-        """Write the label map of each sample of a frame, and of several that of their mean, each with its names.
+        """Write the label map of a frame's estimate and of each sample, as wanted, each with its names.
 
         They are labels in the subject's own grid, beside the volumes of `write_frame`.
 
         Args:
-            shares: of each sample, how much of each voxel every structure fills (`data.label_maps.Shares`).
-            structures: the value of each, in the order of `shares`.
-            wanted: which of `samples` and `mean`; the label map of one sample is written in any case.
-            facts: what each JSON says beside the notice.
+            wanted, facts: as in `write_frame`.
         """
-        for estimate, each in _label_products(shares, wanted):
+        for estimate, shares in Predicted(moved.estimate, moved.samples).products(_of_labels(wanted)):
             name = self.names.label_map(slot, time, estimate)
-            about = {"Frame": slot, "Time": shown_time(time), "Samples": len(shares), **facts}
-            self._write_labels(
-                name, estimate, self._grid.inverse_shares(each, list(structures.values())), structures, about, slot
-            )
+            about = {"Frame": slot, "Time": shown_time(time), "Samples": len(moved.samples), **facts}
+            values = moved.observed.values
+            labels = self._grid.inverse_shares(shares.astype(np.float32), list(values.values()))
+            self._write_labels(name, estimate, labels, values, about, slot)
 
     def write_cine_labels(
         self,
-        scanned: Sequence[tuple[float, Float[np.ndarray, "s d h w"] | None]],
+        scanned: Sequence[tuple[int, float]],
         times: Sequence[float],
-        shares: Float[np.ndarray, "n m s d h w"],
-        structures: Mapping[str, int],
+        moved: Sequence[MovedStructures],
         wanted: Sequence[str],
         facts: Mapping[str, Any],
     ) -> None:
         """Write the label maps of a cine, with as many frames as those of `write_cine`: a 4D file for each estimate.
 
         Args:
-            scanned: (time, shares) of the observed frames; None where one has no label map, which is then empty.
-            times: of the generated frames, in the order of `shares`.
-            structures, wanted, facts: as in `write_labels`.
+            scanned: (slot, time) of the observed frames; where one has no label map, its frame is empty.
+            times: of the generated frames, in the order of `moved`.
+            wanted, facts: as in `write_frame`.
         """
-        values = list(structures.values())
-        for estimate, each in _label_products(shares, wanted):
-            empty = np.zeros(each.shape[1:], dtype=np.float32)
-            frames = [(time, False, empty if seen is None else seen) for time, seen in scanned]
-            frames += [(time, True, made) for time, made in zip(times, each, strict=True)]
+        observed = moved[0].observed
+        estimates, samples = np.stack([each.estimate for each in moved]), np.stack([each.samples for each in moved], 1)
+        for estimate, shares in Predicted(estimates, samples).products(_of_labels(wanted)):
+            empty = np.zeros(shares.shape[1:], dtype=np.float32)
+            frames = [(time, False, observed.shares.get(slot, empty)) for slot, time in scanned]
+            frames += [(time, True, made) for time, made in zip(times, shares, strict=True)]
             ordered = sorted(frames, key=lambda frame: frame[0])
-            labels = np.stack([self._grid.inverse_shares(found, values) for *_, found in ordered])
+            values = list(observed.values.values())
+            labels = np.stack([self._grid.inverse_shares(found.astype(np.float32), values) for *_, found in ordered])
             shown = [shown_time(time) for time, *_ in ordered]
-            about = {"Times": shown, "Generated": [made for _, made, _ in ordered], "Samples": len(shares), **facts}
+            about = {"Times": shown, "Generated": [made for _, made, _ in ordered], "Samples": len(moved[0].samples)}
             name = self.names.sequence(estimate, LABELS)
-            self._write_labels(name, estimate, labels, structures, about, None, even_step(shown))
+            self._write_labels(name, estimate, labels, observed.values, {**about, **facts}, None, even_step(shown))
 
     def _write_labels(
         self,
@@ -311,9 +304,6 @@ def in_words(task: str, estimate: str) -> str:
     return f"{task or 'request'}: {words}"
 
 
-def _label_products(
-    shares: Float[np.ndarray, "s ..."], wanted: Sequence[str]
-) -> Iterator[tuple[str, Float[np.ndarray, ...]]]:
-    """Those of the products that a label map may be of; of one volume there is the estimate."""
-    of_labels = [name for name in wanted if name in ("samples", "mean")]
-    return Predicted(shares.mean(axis=0), shares).products(of_labels)
+def _of_labels(wanted: Sequence[str]) -> list[str]:
+    """Those of the products that a label map may be of."""
+    return [name for name in wanted if name in ("estimate", "samples")]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from sadm_ray.config import Precision, SamplingSettings
-from sadm_ray.diffusion.reference_frames import ReferenceFrames, rows_of
+from sadm_ray.diffusion.reference_frames import ReferenceFrames
 from sadm_ray.diffusion.residual import Residual
 from sadm_ray.diffusion.rollout import rollout_order
 from sadm_ray.diffusion.samplers import SeededNoise
-from sadm_ray.model.conditioner import Conditioner, Features
+from sadm_ray.model.conditioner import Conditioner
 from sadm_ray.model.encoded_sequence import EncodedSequences, TargetContext
 from sadm_ray.model.frame_blending import FrameBlending
 from sadm_ray.model.input_volumes import padded_to, without_absent_channels
@@ -27,7 +27,7 @@ from sadm_ray.model.prior import PriorNetwork
 from sadm_ray.model.prior_samples import SpreadNetwork
 from sadm_ray.model.recalibration import NOT_CALIBRATED
 from sadm_ray.model.registration import RegisteredPairs
-from sadm_ray.model.sample_parts import sample_parts
+from sadm_ray.model.sequence_rollout import Follow, rolled_out
 from sadm_ray.model.single_frame_conditioner import SingleFrameConditioner
 from sadm_ray.model.target_references import references_of
 from sadm_ray.model.time_warp import TimeWarp, reference_loss
@@ -103,6 +103,16 @@ class SequenceModel(nn.Module, ABC):
         draws = [SeededNoise([draw] * len(context.gap), context.gap.device, sampling.temperature) for draw in DRAWS]
         samples = [self.draw(context, each, sampling) for each in draws[: len(DRAWS) if self.varies(sampling) else 1]]
         return torch.stack(samples).mean(dim=0)
+
+    def moved_fields(
+        self, context: TargetContext, noise: SeededNoise | None, sampling: SamplingSettings
+    ) -> Float[Tensor, "b s 3 D H W"] | None:
+        """By which displacement fields, in voxels, each sample moves the reference frames; None: it does not move them.
+
+        Args:
+            noise: that `draw` had; None: without what samples differ by.
+        """
+        return None
 
     @abstractmethod
     def network_calls(self, sampling: SamplingSettings) -> int:
@@ -237,12 +247,14 @@ class SequenceModel(nn.Module, ABC):
         target_times: Float[Tensor, "b m"],
         seeds: Sequence[int] | None,
         sampling: SamplingSettings,
+        follow: Follow | None = None,
     ) -> Float[Tensor, "bs m c d h w"]:
         """The frames at `target_times` of the sequences in `encoded`, as `generate` does.
 
         Args:
             seeds: one for each sample, equally many for each sequence, those of the first sequence first; what does
                 not depend on the sample is computed once. None: the estimates, one for each sequence.
+            follow: is told how the reference frames were moved, of a model that moves them (`moved_fields`).
         """
         draw = self.estimate if seeds is None else self.draw
         seeds = range(len(target_times)) if seeds is None else seeds
@@ -254,13 +266,9 @@ class SequenceModel(nn.Module, ABC):
             for row, seen, wanted in zip(encoded.times, encoded.observed, target_times, strict=True)
         ]
         with autocast(target_times.device, sampling.precision):
-            generated = self._rollout(encoded, target_times, torch.tensor(orders), seeds, sampling, draw)
+            generated = rolled_out(self, encoded, target_times, torch.tensor(orders), seeds, sampling, draw, follow)
         d, h, w = encoded.size
         return generated[..., :d, :h, :w]
-
-    def context_at(self, encoded: EncodedSequences, target_time: Float[Tensor, " b"]) -> TargetContext:
-        """What there is to predict a target of each sequence from."""
-        return self._context_of(encoded, target_time, self._references(encoded, target_time))
 
     def noise_size(self, volume: Sequence[int]) -> tuple[int, int, int, int]:
         """The size c d h w of the noise of one volume d h w: the patches may need more voxels than it has."""
@@ -284,50 +292,6 @@ class SequenceModel(nn.Module, ABC):
         parts = {f"{name}_parameters": _count(network) for name, network in self.named_children()}
         return {"parameters": _count(self), **parts}
 
-    def _rollout(
-        self,
-        encoded: EncodedSequences,
-        target_times: Float[Tensor, "b m"],
-        orders: Int[Tensor, "b m"],
-        seeds: Sequence[int],
-        sampling: SamplingSettings,
-        draw: Callable[[TargetContext, SeededNoise, SamplingSettings], Tensor],
-    ) -> Float[Tensor, "bs m c D H W"]:
-        """The targets, drawn in the order of each sequence; each is encoded, and known to those that follow."""
-        sequences, targets = target_times.shape
-        volume, (low, high), channels = encoded.frames.shape[2:], encoded.limits, encoded.known_channels
-        generated = encoded.frames.new_empty(len(seeds), targets, *volume)
-        parts = sample_parts(seeds, sequences, volume, target_times.device, sampling.temperature)
-        pairs = RegisteredPairs()
-        for turn in range(targets):
-            places = orders[:, turn]
-            time = target_times.gather(1, places[:, None].to(target_times.device))[:, 0]
-            # Scans only: errors of generated frames would propagate. Measured 0.14 dB better between two scans.
-            references = self._references(encoded, time, pairs)
-            shared = self._context_of(encoded, time, references) if turn == 0 else None  # all samples are the same yet
-            for part in parts:
-                its = part.sequences
-                if shared is not None:
-                    context = shared.of(its)
-                else:
-                    context = self._context_of(part.known(encoded), rows_of(time, its), references.of(its))
-                frame = draw(context, part.noise, sampling).clamp(rows_of(low, its), rows_of(high, its))
-                if turn + 1 < targets:
-                    features = self._encode_generated(frame, None if channels is None else rows_of(channels, its))
-                    part.generated.append((features, rows_of(time, its)))
-                generated[part.rows][torch.arange(len(frame)), places[its]] = frame
-        return generated
-
-    def _encode_generated(
-        self, frame: Float[Tensor, "b c D H W"], known_channels: Bool[Tensor, "b c"] | None
-    ) -> Features:
-        """The features of a generated frame, which has the channels of which something was observed."""
-        alone = frame.new_ones(len(frame), 1, dtype=torch.bool)
-        if known_channels is None:
-            return self.conditioner.encode(frame[:, None], alone)
-        frame = torch.where(known_channels[..., None, None, None], frame, 0.0)
-        return self.conditioner.encode(frame[:, None], alone, known_channels[:, None])
-
     def padded(self, volumes: Float[Tensor, "... d h w"]) -> Float[Tensor, "... D H W"]:
         """Volumes of the size that the networks see."""
         return padded_to(volumes, self.config.model.patch, allowed=self.config.model.pad)
@@ -339,15 +303,21 @@ class SequenceModel(nn.Module, ABC):
             model.conditioner, self.config.channels, model.denoiser.patch, model.covariates, references=references
         )
 
-    def _references(
+    def references_at(
         self, encoded: EncodedSequences, target_time: Float[Tensor, " b"], pairs: RegisteredPairs | None = None
     ) -> ReferenceFrames:
         """The reference frames of each target, warped and blended where the model has these networks."""
         return references_of(encoded, target_time, self.references, self.time_warp, self.frame_blending, pairs)
 
-    def _context_of(
-        self, encoded: EncodedSequences, target_time: Float[Tensor, " b"], references: ReferenceFrames
+    def context_at(
+        self, encoded: EncodedSequences, target_time: Float[Tensor, " b"], references: ReferenceFrames | None = None
     ) -> TargetContext:
+        """What there is to predict a target of each sequence from.
+
+        Args:
+            references: of the targets; none: those of the sequences themselves.
+        """
+        references = references or self.references_at(encoded, target_time)
         condition = self.conditioner(
             encoded.features,
             encoded.observed,

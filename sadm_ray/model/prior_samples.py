@@ -25,11 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sadm_ray.diffusion.loss import channel_mean
-from sadm_ray.model.displacement_field import VELOCITY, frame_fields, move_frames, reach_of, speed_of
+from sadm_ray.diffusion.samplers import SeededNoise
+from sadm_ray.model.displacement_field import VELOCITY, frame_fields, move_frames, reach_of, speed_of, warp
 from sadm_ray.model.finite_differences import AXES, axes_within_slices
-from sadm_ray.model.layers import PatchSize
+from sadm_ray.model.layers import PatchSize, depth_to_space
 from sadm_ray.model.resizing import resized
-from sadm_ray.model.unet import SmoothOutputs
+from sadm_ray.model.unet import SmoothOutputs, last_layer
 
 RANGES = (0.0, 1.0, 2.0)
 """Deviations, in voxels, of the Gaussians that noise of the intensities is smoothed by."""
@@ -56,6 +57,7 @@ class Spread(NamedTuple):
         weights: of each in the reference.
         scale: of x, in units of intensity.
         fields: that move the frames where no sample differs, in voxels.
+        residual: what is added to the moved frames, in units of x; it moves with a sample.
         modes: displacement fields of one standard deviation, in voxels.
         local: the deviation of displacements that neighbours share, for each of `SITE_RANGES`, in voxels.
         log_noise: the logarithm of the deviation of each range of noise and each channel, in units of x.
@@ -65,6 +67,7 @@ class Spread(NamedTuple):
     weights: Float[Tensor, "b s"]
     scale: float
     fields: Float[Tensor, "b s 3 d h w"]
+    residual: Float[Tensor, "b c d h w"]
     modes: Float[Tensor, "b m 3 e f g"]
     local: Float[Tensor, "b r 3 e f g"]
     log_noise: Float[Tensor, "b n e f g"]
@@ -88,7 +91,14 @@ class Spread(NamedTuple):
     def moved(self, displacement: Float[Tensor, "b 3 d h w"]) -> Float[Tensor, "b c d h w"]:
         """A sample without noise, in units of x: what moving the frames by so much more changes."""
         change = move_frames(self.frames, self.fields + displacement[:, None]) - self.frames
-        return torch.einsum("bs,bscdhw->bcdhw", self.weights, change) / self.scale
+        moved = torch.einsum("bs,bscdhw->bcdhw", self.weights, change) / self.scale
+        return moved + warp(self.residual, displacement)
+
+    def moved_fields(self, noise: SeededNoise | None) -> Float[Tensor, "b s 3 d h w"]:
+        """The fields of each sample that is drawn with this noise; None: those of no sample, `fields`."""
+        if noise is None:
+            return self.fields
+        return self.fields + self.displacement(noise.kept((self.numbers,)))[:, None]
 
     def noise(self, white: Float[Tensor, "b n d h w"]) -> Float[Tensor, "b c d h w"]:
         """What no motion explains, in units of x.
@@ -134,6 +144,7 @@ class SpreadNetwork(nn.Module):
         super().__init__()
         self.motion_modes, self.white, self.patch = modes, len(RANGES) * channels, patch
         self.motion = SmoothOutputs(widths, 3 * references + references - 1)
+        self.residual = last_layer(widths[0], channels * math.prod(patch))
         self.modes = SmoothOutputs(widths, 3 * modes)
         self.local = SmoothOutputs(widths, 3 * len(SITE_RANGES))
         self.noise = SmoothOutputs(widths, self.white)
@@ -162,13 +173,18 @@ class SpreadNetwork(nn.Module):
         frames, time_from_target, weights = frames.detach(), time_from_target.detach(), weights.detach()
         motion = resized(self.motion(features).float(), frames.shape[-3:])
         velocities, leap = motion.tensor_split([3 * frames.shape[1]], dim=1)
-        unit = VELOCITY * reach_of(time_from_target) * speed_of(displacement)
+        fields = frame_fields(time_from_target, velocities, leap, displacement)
+        alone = (time_from_target[:, 0] == time_from_target[:, -1])[:, None, None, None, None, None]
+        together = torch.einsum("bs,bskdhw->bkdhw", weights, fields)[:, None]
+        reach = reach_of(time_from_target)
+        unit = VELOCITY * reach * speed_of(displacement)
         log_local = LOG_DEVIATION * self.local(features).float() + INITIAL_LOG_DISPLACEMENT
         return Spread(
             frames,
             weights,
             scale,
-            frame_fields(time_from_target, velocities, leap, displacement),
+            torch.where(alone, together, fields),  # a frame that is alone stands in both places: it is not doubled
+            reach * depth_to_space(self.residual(features[-1]).float(), self.patch),
             unit[:, None] * self.modes(features).float().unflatten(1, (-1, 3)),
             unit[:, None] * log_local.exp().unflatten(1, (-1, 3)),
             LOG_DEVIATION * self.noise(features).float() + math.log(INITIAL_INTENSITY / scale),

@@ -99,6 +99,12 @@ class Sadm(SequenceModel):
             return super().estimate(context, noise, sampling)
         return self.target.decode(prior.mean, context.reference)
 
+    def moved_fields(
+        self, context: TargetContext, noise: SeededNoise | None, sampling: SamplingSettings
+    ) -> Float[Tensor, "b s 3 D H W"] | None:
+        prior = self._guided_prior(context, sampling)
+        return None if prior is None or prior.spread is None else prior.spread.moved_fields(noise)
+
     def network_calls(self, sampling: SamplingSettings) -> int:
         if self.prior_network is not None:  # which replaces the first evaluation
             return sampling.num_steps

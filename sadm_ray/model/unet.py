@@ -56,7 +56,7 @@ class UNet(nn.Module):
         self.bottom = ResBlock(widths[-1], widths[-1], embedding)
         self.rise = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         self.up = nn.ModuleList(Stage(2 * width, width, blocks, embedding) for width in widths[:-1])
-        self.leave = _last(widths[0], outputs * math.prod(patch))
+        self.leave = last_layer(widths[0], outputs * math.prod(patch))
 
     def forward(
         self, x: Float[Tensor, "b n e f g"], embedding: Float[Tensor, "b m"] | None = None
@@ -91,7 +91,7 @@ class SmoothOutputs(nn.Module):
 
     def __init__(self, widths: Sequence[int], channels: int) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(_last(width, channels) for width in widths)
+        self.levels = nn.ModuleList(last_layer(width, channels) for width in widths)
 
     def forward(self, features: Sequence[Float[Tensor, "b m e f g"]]) -> Float[Tensor, "b s e f g"]:
         """On the grid of the stem; `features` as `UNet` returns them."""
@@ -101,6 +101,6 @@ class SmoothOutputs(nn.Module):
         return first
 
 
-def _last(inputs: int, outputs: int) -> nn.Sequential:
+def last_layer(inputs: int, outputs: int) -> nn.Sequential:
     """A last layer, which starts at zero."""
     return nn.Sequential(group_norm(inputs), nn.SiLU(), zeroed(nn.Conv3d(inputs, outputs, 1)))

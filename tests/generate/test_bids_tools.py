@@ -22,9 +22,10 @@ from sadm_ray.data.find.label_files import find_labels
 from sadm_ray.data.phantom import write_phantom
 from sadm_ray.data.shards.prepared_study import Study, read_subject
 from sadm_ray.data.shards.subject_row import prepare_subject
+from sadm_ray.generate.actor_job import GenerationJob
 from sadm_ray.generate.bids_dataset import describe, scans_folder
 from sadm_ray.generate.bids_names import SubjectNames, is_file_of
-from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
+from sadm_ray.generate.generation_actor import run_subject_jobs
 from sadm_ray.generate.generation_plan import plan_subject_jobs
 from sadm_ray.generate.generation_record import read_record
 from sadm_ray.generate.volume_writer import SubjectWriter

@@ -27,7 +27,8 @@ from sadm_ray.evaluate.prediction import Truth
 from sadm_ray.evaluate.sampling_quality import generate_and_compare
 from sadm_ray.evaluate.score_tables import COPY_LAST, METRICS_COLUMNS, summarise, with_contrast
 from sadm_ray.evaluate.subject_scores import SubjectScores, score_subjects
-from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
+from sadm_ray.generate.actor_job import GenerationJob
+from sadm_ray.generate.generation_actor import run_subject_jobs
 from sadm_ray.generate.generation_plan import SubjectJob
 from sadm_ray.generate.generation_record import read_predictions, read_record, write_manifest, write_record
 from sadm_ray.generate.request import Request

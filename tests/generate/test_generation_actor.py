@@ -13,7 +13,8 @@ import torch
 from sadm_ray.config import DenoiserSettings, ModelSettings, NetworkSettings, SamplingSettings, TaskSettings
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.generate import generation_actor
-from sadm_ray.generate.generation_actor import GenerationJob, run_subject_jobs
+from sadm_ray.generate.actor_job import GenerationJob
+from sadm_ray.generate.generation_actor import run_subject_jobs
 from sadm_ray.generate.generation_plan import SubjectJob
 from sadm_ray.generate.generation_record import read_predictions, read_record
 from sadm_ray.generate.request import Request

@@ -19,7 +19,7 @@ from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import dump_settings
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError, DataError
-from sadm_ray.generate.generation_actor import _record_row
+from sadm_ray.generate.answer_writer import _record_row
 from sadm_ray.generate.generation_job import Generation
 from sadm_ray.generate.generation_record import FILE_NAMES, write_record
 from sadm_ray.model.registry import build_model

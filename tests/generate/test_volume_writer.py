@@ -11,6 +11,7 @@ from PIL import Image
 from sadm_ray.data.shards.subject_row import parse_row
 from sadm_ray.errors import DataError
 from sadm_ray.generate.bids_names import SubjectNames, bare_label
+from sadm_ray.generate.moved_structures import MovedStructures, ObservedStructures
 from sadm_ray.generate.volume_writer import Predicted, SubjectWriter
 from sadm_ray.model.prediction_bounds import BoundWidths
 from sadm_ray.storage import Storage
@@ -173,19 +174,25 @@ def test_a_cine_has_all_its_frames_in_one_file_for_each_estimate(tmp_path: Path)
 STRUCTURES = {"cavity": 3, "wall": 2}
 
 
-def shares(*sizes: int) -> np.ndarray:
-    """Of each sample, a cavity of so many rows of the grid within two rows of wall."""
-    found = np.zeros((len(sizes), 2, *SHAPE), np.float32)
-    for each, size in zip(found, sizes, strict=True):
-        each[0, :, :size], each[1, :, size : size + 2] = 1, 1
+def shares(size: int) -> np.ndarray:
+    """A cavity of so many rows of the grid within two rows of wall."""
+    found = np.zeros((2, *SHAPE), np.float32)
+    found[0, :, :size], found[1, :, size : size + 2] = 1, 1
     return found
+
+
+def moved(*sizes: int, observed: dict[int, np.ndarray] | None = None) -> MovedStructures:
+    """A cavity of another size in each sample."""
+    each = np.array([shares(size) for size in sizes])
+    known = ObservedStructures(STRUCTURES, observed or {0: shares(3)}, own_voxels=1.0, voxel_ml=None)
+    return MovedStructures(known, each.mean(axis=0), each.astype(np.float16))
 
 
 def test_label_maps_lie_in_the_subjects_grid_with_their_names(tmp_path: Path) -> None:
     writer = writer_of(tmp_path, row())
-    writer.write_labels(3, 0.75, shares(2, 4), STRUCTURES, ALL, {"Task": "future"})
+    writer.write_labels(3, 0.75, moved(2, 4), ALL, {"Task": "future"})
     folder = tmp_path / "sub-a" / "ses-time0p75" / "anat"
-    names = {f"sub-a_ses-time0p75_desc-future{estimate}_dseg" for estimate in ("Sample1", "Sample2", "Mean")}
+    names = {f"sub-a_ses-time0p75_desc-future{estimate}_dseg" for estimate in ("Sample1", "Sample2", "Estimate")}
     assert {file.name.partition(".")[0] for file in folder.iterdir()} == names
     assert len(list(folder.iterdir())) == 3 * 3
     for estimate, size in (("Sample1", 2), ("Sample2", 4)):
@@ -201,25 +208,25 @@ def test_label_maps_lie_in_the_subjects_grid_with_their_names(tmp_path: Path) ->
         sidecar = json.loads((folder / f"{stem}.json").read_text())
         assert (sidecar["Manual"], sidecar["Time"], sidecar["Samples"]) == (False, 0.75, 2)
         assert sidecar["Description"].endswith("one of the scans that may be, its structures")
-    assert {file["estimate"] for file in writer.written} == {"sample1", "sample2", "mean"}
+    assert {file["estimate"] for file in writer.written} == {"sample1", "sample2", "estimate"}
 
 
-def test_the_label_map_of_a_mean_is_where_most_samples_have_the_structure(tmp_path: Path) -> None:
+def test_the_label_map_of_the_estimate_is_where_most_samples_have_the_structure(tmp_path: Path) -> None:
     writer = writer_of(tmp_path, row())
-    writer.write_labels(3, 0.75, shares(2, 4, 4), STRUCTURES, ("mean",), {})
+    writer.write_labels(3, 0.75, moved(2, 4, 4), ("estimate",), {})
     (file,) = (tmp_path / "sub-a").rglob("*.nii.gz")
     assert (np.asanyarray(nib.load(file).dataobj) == 3).mean() == pytest.approx(4 / 8, abs=0.05)
 
 
 def test_label_maps_of_a_cine_have_its_frames(tmp_path: Path) -> None:
     writer = writer_of(tmp_path, row())
-    drawn = np.stack([shares(2, 2), shares(3, 4)], axis=1)
-    scanned = [(0.0, shares(6)[0]), (0.5, None)]
-    writer.write_cine_labels(scanned, [1.0, 0.25], drawn, STRUCTURES, ("samples",), {"TimeUnit": "s"})
+    drawn = [moved(*sizes, observed={0: shares(6)}) for sizes in ((2, 3), (2, 4))]
+    scanned = [(0, 0.0), (2, 0.5)]
+    writer.write_cine_labels(scanned, [0.25, 1.0], drawn, ("samples",), {"TimeUnit": "s"})
     stem = tmp_path / "sub-a" / "anat" / "sub-a_desc-futureSample2_dseg"
     labels = np.asanyarray(nib.load(f"{stem}.nii.gz").dataobj)
     assert labels.shape == (10, 12, 5, 4)
-    assert (labels == 3).mean(axis=(0, 1, 2)) == pytest.approx([6 / 8, 4 / 8, 0, 2 / 8], abs=0.05)
+    assert (labels == 3).mean(axis=(0, 1, 2)) == pytest.approx([6 / 8, 3 / 8, 0, 4 / 8], abs=0.05)
     sidecar = json.loads(Path(f"{stem}.json").read_text())
     assert sidecar["Times"] == [0.0, 0.25, 0.5, 1.0]
     assert sidecar["Generated"] == [False, True, False, True]

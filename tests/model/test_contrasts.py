@@ -153,7 +153,7 @@ def test_the_change_of_a_channel_grows_with_the_time_from_its_own_scan() -> None
     at_visit = torch.tensor([0.6])
     encoded = model.observe(volumes(1, 4, 2), OBSERVED, TIMES, has_channel=HAS)
     with torch.no_grad():
-        context = model._context_of(encoded, at_visit, model._references(encoded, at_visit))
+        context = model.context_at(encoded, at_visit)
         mean = model.prior_network(context.condition).mean
         times = model.conditioner.layout.channel_time_of(context.condition)
     torch.testing.assert_close(times.abs().amin(dim=1), torch.tensor([[0.0, 0.2]]))

@@ -123,7 +123,7 @@ def test_the_estimate_is_the_recalibrated_mean_of_the_predictions(kind: ModelKin
     assert model.prior_network is not None
     encoded = model.observe(frames(), observed, TIMES)
     with torch.no_grad():
-        context = model._context_of(encoded, time, model._references(encoded, time))
+        context = model.context_at(encoded, time)
         mean = prior_of(model.prior_network, context, model.target).mean
     for gain, recalibration in ((1.0, NOT_CALIBRATED), (1.4, RECALIBRATED)):
         model.recalibration = recalibration

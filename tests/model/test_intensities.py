@@ -40,7 +40,7 @@ def test_bfloat16_does_not_round_the_priors_mean() -> None:
     assert model.prior_network is not None
     encoded = model.observe(frames(), OBSERVED, TIMES, precision="bfloat16")
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        context = model._context_of(encoded, time, model._references(encoded, time))
+        context = model.context_at(encoded, time)
         expected = model.target.decode(prior_of(model.prior_network, context, model.target).mean, context.reference)
     estimate = model.roll_out(encoded, time[:, None], None, SamplingSettings(precision="bfloat16"))
     torch.testing.assert_close(estimate[:, 0], expected.clamp(0.0, 1.0), rtol=0.0, atol=1e-6)

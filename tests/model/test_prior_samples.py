@@ -34,6 +34,7 @@ def spread_of(size: tuple[int, int, int] = SIZE, noise: float = 1e-9) -> Spread:
         weights=torch.tensor([[0.25, 0.75]] * 2),
         scale=0.5,
         fields=torch.zeros(2, 2, 3, *size),
+        residual=torch.zeros(2, 1, *size),
         modes=modes,
         local=torch.zeros(2, len(SITE_RANGES), 3, *grid),
         log_noise=torch.full((2, len(RANGES), *grid), noise).log(),

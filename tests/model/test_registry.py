@@ -257,7 +257,7 @@ def test_the_discriminator_and_the_generator_have_each_their_own_loss() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.discriminator.parameters() if p.ndim > 1)
     # One step for the discriminator: it separates the true target better from the generated one.
     encoded = model.observe(shown, SEEN.expand(2, -1), TIMES.expand(2, -1))
-    context = model._context_of(encoded, torch.ones(2), model._references(encoded, torch.ones(2)))
+    context = model.context_at(encoded, torch.ones(2))
     real, fake = model.target.encode(target, context.reference), model._generated(context).detach()
 
     def margin() -> float:
