@@ -12,7 +12,7 @@ from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.evaluate.naive_baselines import last_observed
 from sadm_ray.evaluate.prediction import Prediction, Row, Truth
 from sadm_ray.evaluate.prediction_plots import draw_prediction
-from sadm_ray.evaluate.score_tables import COPY_LAST, KEYS, SAMPLE, shown_task, signed
+from sadm_ray.evaluate.score_tables import COPY_LAST, ESTIMATE, KEYS, leading, shown_task, signed
 from sadm_ray.generate.generation_record import read_predictions
 
 Key = tuple[str, str, int]  # subject, task, frame
@@ -35,9 +35,11 @@ def choose_pictures(metrics: pd.DataFrame, count: int) -> dict[Key, str]:
     Chosen by rank, so that a report shows neither only its best frames nor only its worst.
     """
     keyed = metrics[metrics["error"] == ""].pivot_table(index=KEYS, columns="method", values="psnr")
-    if SAMPLE not in keyed:
+    method = leading(keyed.columns)
+    if method is None:
         return {}
-    gains = (keyed[SAMPLE] - keyed[COPY_LAST]).sort_values()
+    said = "the estimate" if method == ESTIMATE else "one sample"
+    gains = (keyed[method] - keyed[COPY_LAST]).sort_values()
     tasks = sorted(set(gains.index.get_level_values("task")))
     chosen = {}
     for turn, task in enumerate(tasks):
@@ -47,7 +49,7 @@ def choose_pictures(metrics: pd.DataFrame, count: int) -> dict[Key, str]:
             position = int((place + 0.5) / wanted * len(ranked))
             subject, _, frame = ranked.index[position]
             chosen[(subject, task, int(frame))] = (
-                f"{subject}, {task}, frame {frame}: one sample is {signed(ranked.iloc[position])} dB against copy-last "
+                f"{subject}, {task}, frame {frame}: {said} is {signed(ranked.iloc[position])} dB against copy-last "
                 f"(rank {position + 1} of {len(ranked)} from the worst)"
             )
     return chosen
@@ -68,7 +70,7 @@ def _draw(row: Row, study: Study) -> dict[str, Any]:
         predicted = Prediction.read(row, truth)
         copied = last_observed(predicted.observed, truth.times, predicted.target)
         true_frame = truth.frames[predicted.target]
-        png = draw_prediction(true_frame, truth.frames[copied], predicted.samples, copied)
+        png = draw_prediction(true_frame, truth.frames[copied], predicted.samples, copied, predicted.estimate)
     except Exception as error:
         return {**key, "png": b"", "error": f"cannot be drawn: {type(error).__name__}: {error}"}
     return {**key, "png": png, "error": ""}

@@ -118,6 +118,8 @@ DEFINITIONS = {
     "true_voxels": "the volume of a structure in voxels of the subject's own grid, as far as the prepared one reaches; "
     "predicted_voxels likewise: for subjects whose sizes of voxels look reset to 1 mm, which have no mm and no ml",
     "empty": "1 where one of the two label maps lacks the structure; in the means their share",
+    "interval_holds": "1 where the volume of a structure lies in the interval that the samples' volumes give at "
+    "interval_level, 0 where not; in the means their share; interval_ml is its width; none of one volume",
     "copy-last of structures": "the label map of the last observed scan before the target that has one (none before: "
     "the nearest in time), as it is",
     "predicted_ml": "in `structures` the volume of a structure as it is labelled; in `ventricles` that of a labelled "

@@ -24,6 +24,8 @@ Series = Sequence[tuple[float, float]]
 INK, FAINT = "#23303b", "#8b97a1"
 GROUND, LIGHT = "#0e1318", "#d5dde3"
 WIDTH = 5.6  # inches: letters stay legible when a phone shows the plot in a third of that
+STRIP = 3
+"""Samples that a picture shows side by side."""
 COLOURS = ("#1f77b4", "#d9722e", "#2a9d8f", "#8e5ea2", "#b5485d")
 
 
@@ -32,16 +34,18 @@ def draw_prediction(
     copied: Float[np.ndarray, "d h w"],
     samples: Float[np.ndarray, "s d h w"],
     copied_slot: int | None = None,
+    estimate: Float[np.ndarray, "d h w"] | None = None,
 ) -> bytes:
-    """Truth, copy-last, one sample and the mean of all, over their errors and the samples' spread; PNG bytes.
+    """Truth, copy-last, the estimate and some samples, over their errors and the samples' spread; PNG bytes.
 
     The slice is the one in which truth and copied frame differ most. The lower row has one colour scale, so that the
     spread can be read against the errors: where the model errs, it should also be unsure.
 
     Args:
         truth, copied: the true frame and the one that copy-last copies, in [0, 1].
-        samples: one or more draws of the frame.
+        samples: draws of the frame, of which `STRIP` are shown.
         copied_slot: the copied frame's number, for its title.
+        estimate: of the frame; none: the mean of several samples stands in its place.
     """
     across = np.abs(truth - copied).sum(axis=(1, 2))
     z = int(across.argmax()) if across.any() else len(truth) // 2
@@ -50,11 +54,15 @@ def draw_prediction(
     columns = [
         ("truth", shown, "spread of samples", draws.std(axis=0) if len(draws) > 1 else None),
         (f"copy-last{frame}", last, "its error", np.abs(last - shown)),
-        ("one sample", draws[0], "its error", np.abs(draws[0] - shown)),
     ]
-    if len(draws) > 1:
+    if estimate is not None:
+        columns.append(("estimate", estimate[z], "its error", np.abs(estimate[z] - shown)))
+    elif len(draws) > 1:
         mean = draws.mean(axis=0)
         columns.append((f"mean of {len(draws)}", mean, "its error", np.abs(mean - shown)))
+    for number, draw in enumerate(draws[:STRIP], start=1):
+        title = "one sample" if len(draws) == 1 else f"sample {number}"
+        columns.append((title, draw, "its error", np.abs(draw - shown)))
     top = max(0.05, max(float(error.max()) for *_, error in columns if error is not None))
 
     height, width = shown.shape

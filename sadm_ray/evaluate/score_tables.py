@@ -6,7 +6,7 @@ Everything here is pandas on a few numbers; the scores come from `sadm_ray.evalu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ _VENTRICLES = ["true_ml", "predicted_ml", "error_ml", "own_error_ml"]
 VENTRICLES_COLUMNS = [*KEYS, "method", "structure", *_VENTRICLES, "split"]
 _STRUCTURES = [
     "dice", "hd95_mm", "true_ml", "predicted_ml", "error_ml", "true_voxels", "predicted_voxels", "empty",
+    "interval_level", "interval_ml", "interval_holds",
 ]  # fmt: skip
 STRUCTURES_COLUMNS = [*KEYS, "method", "structure", *_STRUCTURES, "split"]
 
@@ -87,6 +88,11 @@ def rank(method: str) -> tuple[int, str]:
     if method in NAIVE_BASELINES:
         return NAIVE_BASELINES.index(method), ""
     return len(NAIVE_BASELINES), {ESTIMATE: "", SAMPLE: " "}.get(method, method)
+
+
+def leading(methods: Collection[str]) -> str | None:
+    """The method that stands for the model: its estimate, in tables of earlier versions one sample; None: neither."""
+    return next((method for method in (ESTIMATE, SAMPLE) if method in methods), None)
 
 
 def by_subject(metrics: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from sadm_ray.data.label_maps import LabelMaps, PreparedLabels
 from sadm_ray.evaluate.naive_baselines import last_observed
 from sadm_ray.evaluate.prediction import Truth
 from sadm_ray.evaluate.score_tables import COPY_LAST, ESTIMATE
+from sadm_ray.generate.structure_volumes import interval
 
 Mask = Bool[np.ndarray, "d h w"]
 
@@ -59,7 +61,11 @@ def hausdorff_95(truth: Mask, predicted: Mask, voxel_mm: Sequence[float]) -> flo
 
 
 def structure_rows(
-    truth: PreparedLabels, predicted: Iterable[tuple[str, PreparedLabels]], maps: LabelMaps
+    truth: PreparedLabels,
+    predicted: Iterable[tuple[str, PreparedLabels]],
+    maps: LabelMaps,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    level: float = math.nan,
 ) -> Iterator[dict[str, Any]]:
     """The scores of each method's label map against the true one (part of `score_tables.STRUCTURES_COLUMNS`).
 
@@ -69,6 +75,7 @@ def structure_rows(
     Args:
         predicted: label maps by method, on the same grid.
         maps: the subject's: its voxels.
+        intervals: of the estimate's volumes, in voxels of the subject's own grid, at `level`.
 
     Raises:
         ValueError: the shapes differ.
@@ -79,11 +86,14 @@ def structure_rows(
             sizes = float(truth.volumes.get(name, 0)), float(found.volumes.get(name, 0))
             if not any(sizes) and not (masks[0].any() or masks[1].any()):
                 continue
+            voxel_ml = math.nan if maps.own_voxel_ml is None else maps.own_voxel_ml
+            between = (intervals or {}).get(name) if method == ESTIMATE else None
             scores = {
                 "dice": dice(*masks),
                 "hd95_mm": hausdorff_95(*masks, maps.voxel_mm) if maps.spacing_known else math.nan,
-                **_volumes(*sizes, math.nan if maps.own_voxel_ml is None else maps.own_voxel_ml),
+                **_volumes(*sizes, voxel_ml),
                 "empty": float(not (masks[0].any() and masks[1].any())),
+                **_interval(sizes[0], between, level, voxel_ml),
             }
             yield {"method": method, "structure": name, **scores}
 
@@ -98,6 +108,17 @@ def _volumes(true: float, predicted: float, voxel_ml: float) -> dict[str, float]
     return {**ml, "true_voxels": true, "predicted_voxels": predicted}
 
 
+def _interval(true: float, between: tuple[float, float] | None, level: float, voxel_ml: float) -> dict[str, float]:
+    if between is None or math.isnan(between[0]):
+        return dict.fromkeys(("interval_level", "interval_ml", "interval_holds"), math.nan)
+    low, high = between
+    return {
+        "interval_level": level,
+        "interval_ml": (high - low) * voxel_ml,
+        "interval_holds": float(low <= true <= high),
+    }
+
+
 def copied_labels(truth: Truth, observed: Sequence[int], target: int) -> Iterator[tuple[str, PreparedLabels]]:
     """Copy-last's label map: that of the last observed scan before the target that has one, else the nearest in time.
 
@@ -110,19 +131,29 @@ def copied_labels(truth: Truth, observed: Sequence[int], target: int) -> Iterato
             yield COPY_LAST, copied
 
 
-def predicted_labels(row: Mapping[str, Any]) -> Iterator[tuple[str, PreparedLabels]]:
-    """The label map of the estimate, with the medians of the samples' volumes; nothing where none was predicted.
+@dataclass(frozen=True)
+class PredictedStructures:
+    """What was predicted of a frame's structures: label map and volumes of the estimate, and the volumes' intervals.
 
-    Args:
-        row: of a record (`generation_record.PREDICTION_SCHEMA`).
+    `intervals` are in voxels of the subject's own grid; NaN of one volume.
     """
-    if not row.get("labels") or not row.get("structures"):
-        return
-    kept = json.loads(row["structures"])
-    labels = np.frombuffer(row["labels"], "<i4").reshape(row["shape"][2:])
-    sizes = np.median(kept["voxels"], axis=0) * kept["own_voxels"]
-    names = {value: name for name, value in kept["labels"].items()}
-    yield ESTIMATE, PreparedLabels(labels, names, dict(zip(kept["labels"], sizes.tolist(), strict=True)))
+
+    labels: PreparedLabels
+    intervals: Mapping[str, tuple[float, float]]
+    level: float
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> PredictedStructures | None:
+        """Those of a row of a record (`generation_record.PREDICTION_SCHEMA`); None where none were predicted."""
+        if not row.get("labels") or not row.get("structures"):
+            return None
+        kept = json.loads(row["structures"])
+        labels = np.frombuffer(row["labels"], "<i4").reshape(row["shape"][2:])
+        volumes = np.array(kept["voxels"]) * kept["own_voxels"]
+        names = {value: name for name, value in kept["labels"].items()}
+        medians = dict(zip(kept["labels"], np.median(volumes, axis=0).tolist(), strict=True))
+        intervals = {name: interval(each, kept["level"]) for name, each in zip(kept["labels"], volumes.T, strict=True)}
+        return cls(PreparedLabels(labels, names, medians), intervals, kept["level"])
 
 
 def _border(mask: Mask) -> Mask:

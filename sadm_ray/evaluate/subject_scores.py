@@ -21,8 +21,8 @@ from sadm_ray.evaluate.mean_change_baseline import MeanChange
 from sadm_ray.evaluate.metrics import SCORES, score
 from sadm_ray.evaluate.prediction import Prediction, Row, Truth
 from sadm_ray.evaluate.sample_likeness import likeness
-from sadm_ray.evaluate.score_tables import KEYS, shown_task
-from sadm_ray.evaluate.structure_scores import copied_labels, predicted_labels, structure_rows
+from sadm_ray.evaluate.score_tables import ESTIMATE, KEYS, shown_task
+from sadm_ray.evaluate.structure_scores import PredictedStructures, copied_labels, structure_rows
 from sadm_ray.evaluate.temporal_metrics import runs, temporal_scores
 from sadm_ray.evaluate.ventricle_volumes import ventricle_rows
 from sadm_ray.generate.generation_record import Origin, origin_of, read_predictions
@@ -180,8 +180,13 @@ def _score_structures(row: Row, truth: Truth, predicted: Prediction) -> list[Row
     if true_labels is None:
         return []
     key = {name: row[name] for name in KEYS}
-    label_maps = [*copied_labels(truth, predicted.observed, predicted.target), *predicted_labels(row)]
-    return [key | found for found in structure_rows(true_labels, label_maps, truth.labels)]
+    label_maps = list(copied_labels(truth, predicted.observed, predicted.target))
+    ours = PredictedStructures.read(row)
+    if ours is None:
+        return [key | found for found in structure_rows(true_labels, label_maps, truth.labels)]
+    label_maps.append((ESTIMATE, ours.labels))
+    found = structure_rows(true_labels, label_maps, truth.labels, ours.intervals, ours.level)
+    return [key | each for each in found]
 
 
 def _score_sequence(kept: Mapping[int, Mapping[str, NDArray]], observed: Sequence[int], truth: Truth) -> Iterator[Row]:

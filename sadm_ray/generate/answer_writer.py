@@ -122,7 +122,7 @@ def _write_contrast(
         kept = its if request.task is not None else None
         rows.append(_record_row(row["subject"], request.name, frame, time, slots, kept, contrast))
         if structures is not None:
-            rows[-1]["structures"] = structures_json(structures[target], row["times"])
+            rows[-1]["structures"] = structures_json(structures[target], row["times"], job.level)
             rows[-1]["labels"] = None if kept is None else structures[target].labels.astype("<i4").tobytes()
         rows[-1]["files"], writer.written = writer.written, []
     scanned = [(float(row["times"][slot]), row["frames"][slot, 0]) for slot in slots]

@@ -36,11 +36,12 @@ SUMMARY_COLUMNS = [
 ]  # fmt: skip
 
 
-def structures_json(moved: MovedStructures, times: Float[np.ndarray, " t"]) -> str:
+def structures_json(moved: MovedStructures, times: Float[np.ndarray, " t"], level: float) -> str:
     """What a record keeps of a frame's structures, from which `record_rows` makes the rows of the table.
 
     Args:
         times: of the subject's slots.
+        level: of the intervals.
     """
     observed = moved.observed
     seen = {slot: shares.sum(axis=(1, 2, 3), dtype=np.float64).tolist() for slot, shares in observed.shares.items()}
@@ -48,6 +49,7 @@ def structures_json(moved: MovedStructures, times: Float[np.ndarray, " t"]) -> s
         "labels": dict(observed.values),
         "own_voxels": observed.own_voxels,
         "voxel_ml": observed.voxel_ml,
+        "level": level,
         "voxels": moved.voxels.tolist(),
         "observed": [{"frame": slot, "time": float(times[slot]), "voxels": each} for slot, each in seen.items()],
     })  # fmt: skip

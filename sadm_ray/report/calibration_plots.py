@@ -86,7 +86,7 @@ def calibration_rows(calibration: pd.DataFrame) -> pd.DataFrame:
             "spread / error": _number(row["spread"] / row["error"] if row["error"] else math.nan, ".2f"),
             "correlation": _number(row["correlation"], "+.2f"),
             "in the 90 % interval": _number(100 * row["coverage_90"], ".0f", " %"),
-            "in the bounds": _bounds(row),
+            "in the bounds": _held(row["bounds_hold"], row["bounds_level"]),
             "alike at 1, 2, 4 voxels": _side_by_side(row, COHERENCE, ERROR_COHERENCE),
             "power by band dB": ", ".join(_number(row[name], "+.1f") for name in POWER),
         }
@@ -139,6 +139,8 @@ def structure_rows(structures: pd.DataFrame) -> pd.DataFrame:
             "error ml": _number(row["error_ml"], ".1f"),
             "true voxels": _number(row["true_voxels"], ".0f"),
             "predicted voxels": _number(row["predicted_voxels"], ".0f"),
+            "interval holds": _held(row["interval_holds"], row["interval_level"]),
+            "its width ml": _number(row["interval_ml"], ".1f"),
         }
         for _, row in summarise_structures(structures).iterrows()
     )
@@ -148,11 +150,9 @@ def _number(value: float, form: str, unit: str = "") -> str:
     return "–" if pd.isna(value) else f"{value:{form}}".replace("-", "−") + unit
 
 
-def _bounds(row: pd.Series) -> str:
-    """How much of the truth the calibrated bounds hold, and how much they promise."""
-    if math.isnan(row["bounds_hold"]):
-        return ""
-    return f"{100 * row['bounds_hold']:.0f} % of {100 * row['bounds_level']:.3g} %"
+def _held(part: float, level: float) -> str:
+    """How much of the truth is held, and how much was promised; empty where nothing was."""
+    return "" if pd.isna(part) else f"{100 * part:.0f} % of {100 * level:.3g} %"
 
 
 def _side_by_side(row: pd.Series, ours: Sequence[str], ideal: Sequence[str]) -> str:

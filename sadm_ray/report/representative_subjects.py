@@ -8,14 +8,14 @@ from typing import Literal
 
 import pandas as pd
 
-from sadm_ray.evaluate.score_tables import SAMPLE, by_subject
+from sadm_ray.evaluate.score_tables import by_subject, leading
 
 Place = Literal["best", "median", "worst", "only"]
 
 
 @dataclass(frozen=True)
 class Representative:
-    """A subject that stands for a task: one sample's mean PSNR and Δ PSNR to copy-last over its frames, dB.
+    """A subject that stands for a task: the estimate's mean PSNR and Δ PSNR to copy-last over its frames, dB.
 
     `name` is its name in the viewer's address; `of` counts the subjects of the task.
     """
@@ -33,9 +33,9 @@ class Representative:
 
 
 def representatives(metrics: pd.DataFrame) -> list[Representative]:
-    """Best, median and worst of every task, ranked by one sample's Δ PSNR; fewer where there are fewer subjects."""
+    """Best, median and worst of every task, ranked by the estimate's Δ PSNR; fewer where there are fewer subjects."""
     subjects = by_subject(metrics)
-    drawn = subjects[(subjects["method"] == SAMPLE) & subjects["delta_psnr"].notna()]
+    drawn = subjects[(subjects["method"] == leading(set(subjects["method"]))) & subjects["delta_psnr"].notna()]
     found = []
     for task, rows in drawn.sort_values(["delta_psnr", "subject"], ascending=[False, True]).groupby("task"):
         for place, rank in _ranks(len(rows)):

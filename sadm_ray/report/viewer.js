@@ -9,19 +9,21 @@
     difference: [[150, 220, 255], [38, 122, 205], [14, 19, 24], [205, 92, 40], [255, 214, 140]],
     spread: [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]],
   };
-  const NAMES = { sample: "one sample", "copy-last": "copy-last" };
+  const METHODS = { "sample-1": "sample" }; // as the tables call it
+  const NAMES = { estimate: "estimate", "copy-last": "copy-last" };
   const PANES = ["truth", "generated", "difference", "spread"];
   const byId = (id) => document.getElementById(id);
   const fixed = (value, digits) => value.toFixed(digits).replace("-", "−");
   const { views, timeUnit } = JSON.parse(byId("views").textContent);
-  const state = { view: 0, shown: "sample", time: 0, slice: 0, zoom: 1 };
+  const state = { view: 0, shown: "estimate", time: 0, slice: 0, zoom: 1 };
   const viewers = {};
   let isReady = false; // what the reader does from then on goes into the address
   let turn = 0; // of loading: a request that is overtaken by a later one is not shown
 
   const current = () => views[state.view];
   const capital = (text) => text[0].toUpperCase() + text.slice(1);
-  const nameOf = (shown) => NAMES[shown] || `mean of ${current().samples}`;
+  const nameOf = (shown) =>
+    NAMES[shown] || (shown === "mean" ? `mean of ${current().samples}` : shown.replace("-", " "));
 
   function scaleOf(pane) {
     const view = current();
@@ -112,7 +114,7 @@
   }
 
   function describe(frame, when) {
-    const scores = current().shown.map((shown) => [nameOf(shown), frame.psnr[NAMES[shown] ? shown : nameOf(shown)]]);
+    const scores = current().shown.map((shown) => [nameOf(shown), frame.psnr[METHODS[shown] || nameOf(shown)]]);
     const psnr = scores.filter(([, value]) => value !== undefined).map(([name, value]) => `${name}: ${fixed(value, 2)}`);
     const values = Object.entries(viewers)
       .filter(([, viewer]) => viewer.volumes.length)
@@ -163,13 +165,19 @@
     load(["generated", "difference"]);
   }
 
+  // The next of the samples; one that is not shown yet begins with the first.
+  function showNext(kind) {
+    const all = current().shown.filter((shown) => shown.startsWith(kind));
+    if (all.length) show(all[(all.indexOf(state.shown) + 1) % all.length]);
+  }
+
   const KEYS = {
     "[": () => step("time", -1),
     "]": () => step("time", 1),
     ",": () => step("slice", -1),
     ".": () => step("slice", 1),
-    1: () => show("sample"),
-    2: () => show("mean"),
+    1: () => show(current().shown[0]),
+    2: () => showNext("sample"),
     3: () => show("copy-last"),
     0: () => {
       setPan([0, 0, 0, 1]);

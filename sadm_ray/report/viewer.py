@@ -94,7 +94,7 @@ class Viewer:
             "For this page the volumes were rounded to 8 bits: intensities to 1/255 of the range, differences and "
             "spreads to 1/127 and 1/255 of their largest value in the view. The metrics are those of the unrounded "
             "volumes. Voxels are those of the model’s grid, drawn as they are, without smoothing; the colours of "
-            "differences and spread end at their 99.5th percentile; one sample, the mean and copy-last share one scale."
+            "differences and spread end at their 99.5th percentile; all that is shown as generated shares one scale."
         ]
         halvings = max((view.volumes.halvings for view in self.views), default=0)
         if halvings:

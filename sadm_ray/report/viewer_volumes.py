@@ -23,12 +23,14 @@ from sadm_ray.generate.generation_record import read_predictions
 from sadm_ray.storage import Storage
 
 TRUTH, SPREAD = "truth", "spread"
-SHOWN = ("sample", "mean", "copy-last")
+MEMBERS = 3
+"""Samples that can be flicked through."""
+SHOWN = ("estimate", *(f"sample-{number}" for number in range(1, MEMBERS + 1)), "mean", "copy-last")
 """What the viewer can show as generated; each has its difference from the truth, `difference-…`."""
 
 _LEAST_TOP = 0.02
 _TAIL = 99.5  # percentile at the end of a colour scale: one stray voxel must not make all others pale
-_COLUMNS = ["contrast", "frame", "observed", "samples", "shape", "error"]
+_COLUMNS = ["contrast", "frame", "observed", "estimate", "samples", "shape", "error"]
 _SHORTEST = 16  # voxels of an axis that is not halved any more
 
 Frames = Float32[np.ndarray, "t d h w"]
@@ -40,8 +42,8 @@ class Volumes:
 
     Attributes:
         frames, times: the slots, and when they were acquired, in the study's unit.
-        quantities: `truth`, those of `SHOWN` that there are (one sample has no mean), and `spread`: the samples'
-            standard deviation; in [0, 1].
+        quantities: `truth`, those of `SHOWN` that there are (the mean only without an estimate), and `spread`: the
+            samples' standard deviation; in [0, 1].
         spacing: size of a voxel of these volumes along (x, y, z), mm.
         samples: how many volumes were drawn of each frame.
         halvings: how often the long axes were halved.
@@ -107,9 +109,15 @@ def read_volumes(study: Study, predictions: Path | str, subject: str, task: str)
     targets = [predicted.target for predicted in found]
     draws = np.stack([predicted.samples for predicted in found])  # t s d h w
     copied = [naive_baselines.copy_last(truth.frames, each.observed, truth.times, each.target) for each in found]
-    quantities = {TRUTH: truth.frames[targets], "sample": draws[:, 0], "copy-last": np.stack(copied)}
+    quantities = {TRUTH: truth.frames[targets], "copy-last": np.stack(copied)}
+    quantities |= {f"sample-{number + 1}": draws[:, number] for number in range(min(draws.shape[1], MEMBERS))}
+    estimates = [each.estimate for each in found if each.estimate is not None]
+    if len(estimates) == len(found):
+        quantities["estimate"] = np.stack(estimates)
+    elif draws.shape[1] > 1:
+        quantities["mean"] = draws.mean(axis=1)
     if draws.shape[1] > 1:
-        quantities |= {"mean": draws.mean(axis=1), SPREAD: draws.std(axis=1)}
+        quantities[SPREAD] = draws.std(axis=1)
     return Volumes(
         frames=targets,
         times=[float(truth.times[target]) for target in targets],

@@ -14,7 +14,7 @@ from sadm_ray.evaluate.calibration import calibration
 from sadm_ray.evaluate.evaluation_job import Evaluation
 from sadm_ray.evaluate.example_frames import Picture
 from sadm_ray.evaluate.metrics import psnr
-from sadm_ray.evaluate.score_tables import CALIBRATION_COLUMNS, COPY_LAST, SAMPLE, TEMPORAL_COLUMNS, summarise
+from sadm_ray.evaluate.score_tables import CALIBRATION_COLUMNS, COPY_LAST, ESTIMATE, SAMPLE, TEMPORAL_COLUMNS, summarise
 from sadm_ray.generate.generation_record import PREDICTIONS, write_record
 from sadm_ray.storage import Storage
 from tests.data.studies import made_row, write_study
@@ -61,10 +61,11 @@ def make_run(folder: Path, shape: tuple[int, int, int] = (4, 16, 16), pictures: 
                 error = 0.02 * (1 + number)
                 drawn = rng.normal(frames[frame], error, (SAMPLES, *shape)).clip(0, 1).astype("<f2")
                 key = {"subject": subject, "task": task, "frame": frame, "time": TIMES[frame]}
-                packed = {"samples": drawn.tobytes(), "shape": [SAMPLES, 1, *shape]}
+                estimate = drawn.mean(axis=0)
+                packed = {"samples": drawn.tobytes(), "estimate": estimate.tobytes(), "shape": [SAMPLES, 1, *shape]}
                 record.append({**key, "observed": observed, "files": [], "error": "", **packed})
                 last = frames[max(slot for slot in observed if slot < frame)]
-                volumes = {COPY_LAST: last, SAMPLE: drawn[0], f"mean of {SAMPLES}": drawn.mean(axis=0)}
+                volumes = {COPY_LAST: last, ESTIMATE: estimate, SAMPLE: drawn[0], f"mean of {SAMPLES}": estimate}
                 scores += [
                     {**key, "method": name, "psnr": psnr(frames[frame], volume), "psnr_changed": 20.0, "error": ""}
                     for name, volume in volumes.items()

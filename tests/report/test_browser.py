@@ -115,6 +115,11 @@ def test_shortcuts_choose_what_is_shown(opened: Opened) -> None:
     expect(opened.page.locator("#title-generated")).to_have_text("Copy-last")
     assert np.abs(opened.pane("difference") - before).max() > 5
     assert opened.page.is_checked("input[value=copy-last]")
+    for expected in ("Sample 1", "Sample 2", "Sample 3", "Sample 1"):
+        opened.page.keyboard.press("2")
+        expect(opened.page.locator("#title-generated")).to_have_text(expected)
+    opened.page.keyboard.press("1")
+    expect(opened.page.locator("#title-generated")).to_have_text("Estimate")
     opened.page.keyboard.press(",")
     assert opened.page.input_value("#slice") == "2"
 
@@ -147,15 +152,15 @@ def test_crosshair_and_zoom_are_those_of_all_panes(opened: Opened) -> None:
 
 
 def test_a_view_can_be_linked(browser: Browser, report: Path) -> None:
-    opened = Opened(browser, report, "#view=missing.worst&show=mean&t=2&z=4")
+    opened = Opened(browser, report, "#view=missing.worst&show=sample-2&t=2&z=4")
     page = opened.page
     assert page.input_value("#view") == "missing.worst"
     assert page.inner_text("#time-value") == "frame 2, time 0.3"
     assert page.inner_text("#slice-value") == "4 of 4"
-    assert page.is_checked("input[value=mean]")
+    assert page.is_checked("input[value=sample-2]")
     page.click("a[href='#view=future.best']")
     expect(page.locator("#view")).to_have_value("future.best")
-    expect(page).to_have_url(re.compile("#view=future.best&show=mean&t=3&z=3$"))
+    expect(page).to_have_url(re.compile("#view=future.best&show=sample-2&t=3&z=3$"))
     page.close()
 
 

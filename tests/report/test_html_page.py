@@ -175,6 +175,8 @@ def test_every_picture_is_a_png() -> None:
     truth, copied = rng.uniform(size=(2, 4, 8, 8))
     drawn = [
         prediction_plots.draw_prediction(truth, copied, rng.uniform(size=(3, 4, 8, 8)), copied_slot=0),
+        prediction_plots.draw_prediction(truth, copied, rng.uniform(size=(5, 4, 8, 8)), 0, copied),
+        prediction_plots.draw_prediction(truth, copied, np.empty((0, 4, 8, 8)), 0, copied),  # the estimate alone
         prediction_plots.draw_prediction(
             truth, truth, truth[None]
         ),  # nothing changes, and a single sample has no spread

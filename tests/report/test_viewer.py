@@ -7,6 +7,7 @@ import hashlib
 import importlib.resources
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -41,8 +42,8 @@ def test_best_median_and_worst_of_every_task_are_shown(run: Made) -> None:
     assert not viewer.left_out
     entry = json.loads(viewer.views_json)["views"][3]
     assert [frame["frame"] for frame in entry["frames"]] == [1, 2]
-    assert set(entry["frames"][0]["psnr"]) == {"copy-last", "sample", f"mean of {SAMPLES}"}
-    assert entry["shown"] == ["sample", "mean", "copy-last"]
+    assert set(entry["frames"][0]["psnr"]) == {"copy-last", "estimate", "sample", f"mean of {SAMPLES}"}
+    assert entry["shown"] == ["estimate", "sample-1", "sample-2", "sample-3", "copy-last"]
 
 
 def test_few_subjects_are_not_shown_twice(run: Made) -> None:
@@ -56,7 +57,7 @@ def test_files_give_back_what_was_encoded(run: Made) -> None:
     volumes = read_volumes(run.study, run.predictions, "ben", "missing")
     encoded = encode(volumes)
     truth = volumes.quantities[TRUTH]
-    wanted = {**volumes.quantities, "difference-sample": volumes.quantities["sample"] - truth}
+    wanted = {**volumes.quantities, "difference-sample-2": volumes.quantities["sample-2"] - truth}
     for name, volume in wanted.items():
         image = nib.Nifti1Image.from_bytes(gzip.decompress(encoded.files[name]))
         slope = image.dataobj.slope
@@ -67,10 +68,11 @@ def test_files_give_back_what_was_encoded(run: Made) -> None:
     assert encoded.size == sum(4 * -(-len(content) // 3) for content in encoded.files.values())
 
 
-def test_one_sample_has_no_spread(run: Made) -> None:
+def test_the_estimate_alone_has_no_spread(run: Made) -> None:
     volumes = read_volumes(run.study, run.predictions, "ben", "future")
-    del volumes.quantities["mean"], volumes.quantities["spread"]  # type: ignore[attr-defined]
-    assert set(encode(volumes).files) == {"truth", "sample", "copy-last", "difference-sample", "difference-copy-last"}
+    alone = {name: volumes.quantities[name] for name in ("truth", "estimate", "copy-last")}
+    names = {"estimate", "copy-last", "difference-estimate", "difference-copy-last"}
+    assert set(encode(replace(volumes, quantities=alone)).files) == {"truth", *names}
 
 
 def test_subjects_without_room_are_left_out_and_listed(run: Made) -> None:
