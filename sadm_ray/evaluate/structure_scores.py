@@ -151,9 +151,10 @@ class PredictedStructures:
         labels = np.frombuffer(row["labels"], "<i4").reshape(row["shape"][2:])
         volumes = np.array(kept["voxels"]) * kept["own_voxels"]
         names = {value: name for name, value in kept["labels"].items()}
-        medians = dict(zip(kept["labels"], np.median(volumes, axis=0).tolist(), strict=True))
-        intervals = {name: interval(each, kept["level"]) for name, each in zip(kept["labels"], volumes.T, strict=True)}
-        return cls(PreparedLabels(labels, names, medians), intervals, kept["level"])
+        own = dict(zip(kept["labels"], volumes[0].tolist(), strict=True))
+        samples = volumes[1:].T
+        intervals = {name: interval(each, kept["level"]) for name, each in zip(kept["labels"], samples, strict=True)}
+        return cls(PreparedLabels(labels, names, own), intervals, kept["level"])
 
 
 def _border(mask: Mask) -> Mask:

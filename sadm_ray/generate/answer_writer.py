@@ -82,11 +82,8 @@ def _moved(drawn: Sequence[Drawn], models: int, order: Sequence[int]) -> list[Mo
         return None
     by_model = [sample for part in drawn if part.shares is not None for sample in part.shares.swapaxes(0, 1)]
     samples = np.array([by_model[place] for place in order]).reshape(-1, *by_model[0].shape)
-    center = samples if len(samples) else np.array(by_model[:models])
-    return [
-        MovedStructures(structures, center[:, target].mean(axis=0, dtype=np.float32), samples[:, target])
-        for target in range(samples.shape[1])
-    ]
+    estimated = np.array(by_model[:models]).mean(axis=0, dtype=np.float32)
+    return [MovedStructures(structures, estimated[target], samples[:, target]) for target in range(samples.shape[1])]
 
 
 def _write_contrast(

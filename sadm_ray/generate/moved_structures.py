@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from sadm_ray.model.encoded_sequence import EncodedSequences
 from sadm_ray.model.moved_labels import LabelledSequence, fullest, share_voxels
 from sadm_ray.model.sequence_rollout import MovedFrames
 
+log = logging.getLogger(__name__)
+
 AllShares = Float[np.ndarray, "m s n d h w"]
 """Of all targets and samples, how much of each voxel of the prepared grid every structure fills; float16."""
 
@@ -31,20 +34,19 @@ class ObservedStructures:
         shares: of each slot with a label map, how much of each voxel of the prepared grid every structure fills.
         own_voxels: how many voxels of the subject's own grid is one of the prepared grid.
         voxel_ml: of a voxel of the prepared grid; None where the sizes of voxels are not known.
-        problems: a line for each label map that cannot be used.
     """
 
     values: Mapping[str, int]
     shares: Mapping[int, Float[np.ndarray, "n d h w"]]
     own_voxels: float
     voxel_ml: float | None
-    problems: Sequence[str] = ()
 
 
 def observed_structures(
     row: Mapping[str, Any], slots: Sequence[int], files: LabelFiles | None
 ) -> ObservedStructures | None:
-    """The structures of a subject's observed slots; None where none of them has a label map.
+    """The structures of a subject's observed slots; None where none of them has a label map. One that cannot be used
+    is told.
 
     Of several contrasts they are those of the first that has a label map: the structures of a visit.
 
@@ -58,6 +60,8 @@ def observed_structures(
         its = of_contrast(row, channel)
         maps = LabelMaps.of(its, files)
         found = {slot: maps.shares_at(slot) for slot in slots if its["present"][slot]}
+        for line in maps.problems:
+            log.warning("%s", line)
         known = {slot: shares for slot, shares in found.items() if shares is not None and shares.structures}
         if not known:
             continue
@@ -68,7 +72,7 @@ def observed_structures(
         for slot, each in known.items():
             shares[slot][[list(values).index(name) for name in each.structures]] = each.shares
         ml = None if maps.own_voxel_ml is None else maps.own_voxels * maps.own_voxel_ml
-        return ObservedStructures(values, shares, maps.own_voxels, ml, tuple(maps.problems))
+        return ObservedStructures(values, shares, maps.own_voxels, ml)
     return None
 
 
@@ -122,8 +126,8 @@ class MovedStructures:
 
     Attributes:
         observed: those that moved.
-        estimate: how much of each voxel of the prepared grid every structure fills: the mean of the samples, or where
-            there are none that of the estimate.
+        estimate: how much of each voxel of the prepared grid every structure fills, moved without what samples differ
+            by: on real hearts it is nearer to the truth than the mean of the samples.
         samples: the same of each sample.
     """
 
@@ -132,11 +136,10 @@ class MovedStructures:
     samples: Float[np.ndarray, "s n d h w"]
 
     @property
-    def voxels(self) -> Float[np.ndarray, "s n"]:
-        """The volume of each structure in each sample, or where there are none in the estimate, in voxels of the
-        prepared grid."""
-        shares = self.samples if len(self.samples) else self.estimate[None]
-        return share_voxels(torch.from_numpy(shares)).numpy()
+    def voxels(self) -> Float[np.ndarray, "k n"]:
+        """The volume of each structure in the estimate, then in each sample, in voxels of the prepared grid."""
+        every = [self.estimate, *self.samples]
+        return np.array([share_voxels(torch.from_numpy(shares)[None])[0].numpy() for shares in every])
 
     @property
     def labels(self) -> Int32[np.ndarray, "d h w"]:

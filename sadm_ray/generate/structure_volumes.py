@@ -32,7 +32,8 @@ _KEYS = ["subject", "task", "frame", "time", "structure", "origin"]
 _SIZES = ["ml", "voxels"]
 VOLUMES_COLUMNS = [*_KEYS, "sample", *_SIZES]
 SUMMARY_COLUMNS = [
-    *_KEYS, "samples", *(f"{name}_{size}" for size in _SIZES for name in ("median", "low", "high")), "level",
+    *_KEYS, "samples",
+    *(f"{name}_{size}" for size in _SIZES for name in ("estimate", "median", "low", "high")), "level",
 ]  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def structures_json(moved: MovedStructures, times: Float[np.ndarray, " t"], leve
         "own_voxels": observed.own_voxels,
         "voxel_ml": observed.voxel_ml,
         "level": level,
-        "voxels": moved.voxels.tolist(),
+        "voxels": moved.voxels.tolist(),  # of the estimate, then of each sample
         "observed": [{"frame": slot, "time": float(times[slot]), "voxels": each} for slot, each in seen.items()],
     })  # fmt: skip
 
@@ -80,11 +81,11 @@ def volume_rows(
     voxel_ml: float | None,
     own_voxels: float,
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one frame (`VOLUMES_COLUMNS`): a structure of each sample; of what is observed `sample` is 0.
+    """The rows of one frame (`VOLUMES_COLUMNS`): a row a structure of the estimate, `sample` 0, and of each sample.
 
     Args:
-        voxels: the volume of each structure in each sample, in voxels of the prepared grid; one row of an observed
-            label map (`model.moved_labels.share_voxels`).
+        voxels: the volume of each structure in voxels of the prepared grid (`model.moved_labels.share_voxels`): of the
+            estimate, then of each sample; of an observed label map one row.
         about: `subject`, `task`, `frame` (None where it has no slot) and `time`.
         voxel_ml: of a voxel of the prepared grid; None where voxel sizes are not known (`LabelMaps.spacing_known`),
             and there are no ml.
@@ -96,7 +97,7 @@ def volume_rows(
     if origin == "observed" and len(voxels) != 1:
         raise ValueError(f"what is observed has one volume, not {len(voxels)}")
     key = {name: about[name] for name in ("subject", "task", "frame")} | {"time": shown_time(about["time"])}
-    for number, sizes in enumerate(voxels.tolist(), start=int(origin == "generated")):
+    for number, sizes in enumerate(voxels.tolist()):
         for structure, size in zip(structures, sizes, strict=True):
             ml = math.nan if voxel_ml is None else size * voxel_ml
             named = {"structure": structure, "origin": origin, "sample": number}
@@ -104,11 +105,12 @@ def volume_rows(
 
 
 def summarise_volumes(volumes: pd.DataFrame, level: float) -> pd.DataFrame:
-    """A row a (subject, task, frame, structure): median and interval of the samples (`SUMMARY_COLUMNS`).
+    """A row a (subject, task, frame, structure): the estimate, median and interval of the samples (`SUMMARY_COLUMNS`).
 
     The central prediction interval is mean ± t s √(1 + 1/S), with t of Student's distribution with S − 1 degrees of
     freedom, as in `sadm_ray.evaluate.calibration`: for a volume and S samples from one normal distribution it holds the
-    volume with the probability `level`. It ends at 0. One sample, or what is observed, has none.
+    volume with the probability `level`. It ends at 0. One sample has none. Of what is observed, `estimate` is the
+    volume.
 
     Args:
         volumes: `VOLUMES_COLUMNS`.
@@ -122,12 +124,13 @@ def summarise_volumes(volumes: pd.DataFrame, level: float) -> pd.DataFrame:
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; it lies between 0 and 1")
     rows = []
-    for key, samples in volumes.groupby(_KEYS, dropna=False, sort=False):
-        sizes = {name: samples[name].to_numpy(float) for name in _SIZES}
+    for key, every in volumes.groupby(_KEYS, dropna=False, sort=False):
+        estimate, samples = every[every["sample"] == 0], every[every["sample"] > 0]
         found = dict(zip(_KEYS, key, strict=True)) | {"samples": len(samples), "level": level}
-        for name, each in sizes.items():
-            low, high = interval(each, level)
-            found |= {f"median_{name}": float(np.median(each)), f"low_{name}": low, f"high_{name}": high}
+        for name in _SIZES:
+            low, high = interval(samples[name].to_numpy(float), level)
+            found[f"estimate_{name}"] = float(estimate[name].iloc[0])
+            found |= {f"median_{name}": float(samples[name].median()), f"low_{name}": low, f"high_{name}": high}
         rows.append(found)
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
 

@@ -110,14 +110,12 @@ def test_a_frame_without_a_label_map_has_that_of_the_nearest_by_registration() -
     assert dice(moved[0].numpy() > 0.5, ball(4)[0].numpy() > 0.5) > 0.93
 
 
-def test_the_volumes_of_samples_and_the_label_map_of_most_of_them(maps: LabelMaps) -> None:
+def test_the_label_map_and_the_volumes_of_estimate_and_samples(maps: LabelMaps) -> None:
     known = observed(maps, 0)
     assert known is not None
     still = known.shares[0]
     shifted = np.roll(still, 4, axis=2)
     samples = np.array([still, still, shifted])
-    found = MovedStructures(known, samples.mean(axis=0), samples.astype(np.float16))
-    cavity = found.labels == 5
-    assert dice(cavity, still[0] > 0.5) > 0.85
-    assert dice(cavity, still[0] > 0.5) > dice(cavity, shifted[0] > 0.5) + 0.2
-    np.testing.assert_allclose(found.voxels, [still.sum(axis=(1, 2, 3))] * 3, rtol=1e-2)
+    found = MovedStructures(known, still, samples.astype(np.float16))
+    assert dice(found.labels == 5, still[0] > 0.5) > 0.97
+    np.testing.assert_allclose(found.voxels, [still.sum(axis=(1, 2, 3))] * 4, rtol=1e-2)
