@@ -207,8 +207,8 @@ def test_voxels_that_are_not_finite_are_a_failure_and_no_file(
 ) -> None:
     whole = generation_actor.draw
 
-    def broken(model: Any, encoded: Any, queries: Any, seeds: Any, sampling: Any) -> np.ndarray:
-        volumes = whole(model, encoded, queries, seeds, sampling)
+    def broken(model: Any, encoded: Any, queries: Any, seeds: Any, *more: Any) -> np.ndarray:
+        volumes = whole(model, encoded, queries, seeds, *more)
         volumes[:, -1, -1, 0, 0, 0, 0] = np.nan
         return volumes
 
