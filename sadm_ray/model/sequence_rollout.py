@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,9 +17,6 @@ from sadm_ray.model.encoded_sequence import EncodedSequences, TargetContext
 from sadm_ray.model.registration import RegisteredPairs
 from sadm_ray.model.sample_parts import sample_parts
 from sadm_ray.model.single_frame_conditioner import SingleFrameConditioner
-
-if TYPE_CHECKING:
-    from sadm_ray.model.base_model import SequenceModel
 
 
 class MovedFrames(NamedTuple):
@@ -44,8 +41,28 @@ Draw = Callable[[TargetContext, SeededNoise, SamplingSettings], Tensor]
 Follow = Callable[[MovedFrames], None]
 
 
+class Rolls(Protocol):
+    """What a model needs for that (`base_model.SequenceModel`)."""
+
+    conditioner: Conditioner | SingleFrameConditioner
+
+    def estimate(self, context: TargetContext, noise: SeededNoise, sampling: SamplingSettings) -> Tensor: ...
+
+    def references_at(
+        self, encoded: EncodedSequences, target_time: Float[Tensor, " b"], pairs: RegisteredPairs | None = None
+    ) -> ReferenceFrames: ...
+
+    def context_at(
+        self, encoded: EncodedSequences, target_time: Float[Tensor, " b"], references: ReferenceFrames | None = None
+    ) -> TargetContext: ...
+
+    def moved_fields(
+        self, context: TargetContext, noise: SeededNoise | None, sampling: SamplingSettings
+    ) -> Float[Tensor, "b s 3 D H W"] | None: ...
+
+
 def rolled_out(
-    model: SequenceModel,
+    model: Rolls,
     encoded: EncodedSequences,
     target_times: Float[Tensor, "b m"],
     orders: Int[Tensor, "b m"],

@@ -61,6 +61,7 @@ def test_chosen_targets_keep_every_field() -> None:
         torch.rand(count, 1, *size),
         torch.tensor([[[True], [False]], [[False], [True]], [[True], [True]]]),
         torch.rand(count, 2, 1),
+        torch.tensor([[0, 1], [2, 2], [1, 3]]),
     )
     assert known.is_between.tolist() == [True, False, True]
     torch.testing.assert_close(known.distance[:, 0, 0, 0, 0], torch.tensor([5.0, 2.5, 2.5]))

@@ -28,6 +28,7 @@ from sadm_ray.generate.bids_names import SubjectNames, is_file_of
 from sadm_ray.generate.generation_actor import run_subject_jobs
 from sadm_ray.generate.generation_plan import plan_subject_jobs
 from sadm_ray.generate.generation_record import read_record
+from sadm_ray.generate.moved_structures import MovedStructures, ObservedStructures
 from sadm_ray.generate.volume_writer import SubjectWriter
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel
@@ -251,14 +252,15 @@ def test_label_maps_of_generated_brains_are_valid(
     study = brains[1]
     row = read_subject(study, "001")
     ones = np.ones((2, 1, *SHAPE), np.float32)
+    moved = MovedStructures(ObservedStructures({"head": 4}, {0: ones[0]}, 1.0, None), ones[0], ones)
     writer = SubjectWriter(Storage(str(out)), SubjectNames(row, "001", "toLast"), row)
-    writer.write_labels(1, float(row["times"][1]), ones, {"head": 4}, ("samples", "mean"), {"Task": "to-last"})
+    writer.write_labels(1, float(row["times"][1]), moved, ("samples", "estimate"), {"Task": "to-last"})
     assert issues(out) == []
     written = [file["path"] for file in writer.written if file["path"].endswith(".nii.gz")]
-    assert written[0] == "sub-001/ses-02/anat/sub-001_ses-02_desc-toLastSample1_dseg.nii.gz"
+    assert written[0] == "sub-001/ses-02/anat/sub-001_ses-02_desc-toLastEstimate_dseg.nii.gz"
     assert all(is_file_of("001", file["path"]) for file in writer.written)
     raw = study.settings["root"]
-    found = find_labels(raw, "bids", f"{out}/*_desc-toLastMean_dseg.nii.gz", ("T1w",))
+    found = find_labels(raw, "bids", f"{out}/*_desc-toLastEstimate_dseg.nii.gz", ("T1w",))
     label = found.of(json.loads(row["sources"])[1]["file"], None)
     assert label is not None
     assert label.names == {4: "head"}

@@ -108,8 +108,11 @@ def test_it_counts_between_two_frames_whatever_else_is_in_the_batch(kind: ModelK
     assert model.frame_blending is not None
     with torch.no_grad():
         model.frame_blending.layers[-1].bias += 1.0
-    other = generated()
-    assert (other[:, 0] - both[:, 0]).abs().mean() > 1e-2
+    moved = (generated()[:, 0] - both[:, 0]).abs().mean()
+    if kind == "sadm":  # whose samples are moved frames, which only the denoiser corrects
+        assert moved > 1e-3
+    else:
+        assert moved > 1e-2
 
 
 @pytest.mark.parametrize("kind", ["sadm", "regression"])
