@@ -90,7 +90,7 @@ def test_a_sweep_stops_bad_trials_lists_failures_and_writes_the_best(shards: str
     }
     training = {"trials": 4, "objective": "val_loss", "first_steps": 20, "reduction": 2, "space": space}
     settings = settings_with(tmp_path, shards, training, steps=ENOUGH, checkpoint_every=ENOUGH)
-    good = {"train.learning_rate": 2e-3, "train.batch_size": [1], "diffusion.log_snr_min": [-15.0]}
+    good = {"train.learning_rate": 5e-4, "train.batch_size": [1], "diffusion.log_snr_min": [-15.0]}
     bad, invalid = (
         good | {"train.learning_rate": 1e-9, "train.batch_size": [SLOW]},
         good | {"diffusion.log_snr_min": [99.0]},
@@ -100,7 +100,7 @@ def test_a_sweep_stops_bad_trials_lists_failures_and_writes_the_best(shards: str
 
     assert swept.subjects == tuple(read_study(shards).names("val")[:4])
     assert list(swept.trials["stopped"]) == [False, True, False]
-    assert list(swept.trials["train.learning_rate"]) == [2e-3, 1e-9, 2e-3]
+    assert list(swept.trials["train.learning_rate"]) == [5e-4, 1e-9, 5e-4]
     first, stopped, again = swept.trials.to_dict("records")
     assert first == again, "the same values are trained once"
     assert first["steps"] == ENOUGH
@@ -121,7 +121,7 @@ def test_a_sweep_stops_bad_trials_lists_failures_and_writes_the_best(shards: str
     file = settings.run_dir / "tuned-training.yaml"
     best = load_settings(file)
     assert best == swept.best
-    assert (best.train.learning_rate, best.diffusion.log_snr_min) == (2e-3, -15.0)
+    assert (best.train.learning_rate, best.diffusion.log_snr_min) == (5e-4, -15.0)
     assert (best.run.name, best.tune) == ("tiny-tuned", settings.tune)
     assert "4 trainings of tiny: 1 were stopped early, 1 failed" in file.read_text()
     assert len((settings.run_dir / "sweeps" / "training-trials.csv").read_text().splitlines()) == 4
