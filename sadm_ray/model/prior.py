@@ -150,19 +150,18 @@ class PriorNetwork(nn.Module):
         residual, log_variance = outputs.float().chunk(2, dim=1)
         time_from_target = self.layout.time_from_target_of(condition)
         reach = self.layout.channel_time_of(condition).abs().amin(dim=1)[..., None, None, None]
-        mean = reach * residual
-        known = self.layout.frames_of(condition), time_from_target, self.layout.weights_of(condition)
-        displacement = self.layout.displacement_of(condition)
+        mean, spread = reach * residual, None
         if self.motion is not None:
+            known = self.layout.frames_of(condition), time_from_target, self.layout.weights_of(condition)
+            displacement = self.layout.displacement_of(condition)
             motion = resized(self.motion(features).float(), residual.shape[-3:])
             mean = mean + motion_residual(*known, motion, displacement) / self.scale
+            if self.spread is not None:
+                spread = self.spread(features, *known, displacement, self.scale)
         expected = self.layout.reference_of(condition.detach()) + self.scale * mean.detach()
         position_error = POSITION_ERROR * reach * gradient_magnitude(expected)
         initial = torch.log(position_error.square() + INTENSITY_ERROR**2) - 2.0 * math.log(self.scale)
-        prior = Prior(mean, (initial + LOG_VARIANCE * log_variance).clamp(*LOG_VARIANCE_RANGE))
-        if self.spread is None:
-            return prior
-        return prior._replace(spread=self.spread(features, *known, displacement, self.scale, prior.deviation))
+        return Prior(mean, (initial + LOG_VARIANCE * log_variance).clamp(*LOG_VARIANCE_RANGE), spread=spread)
 
 
 def prior_of(

@@ -4,8 +4,7 @@ What is uncertain in an organ is how the whole of it moves or grows. So a sample
 added, which would add speckle to a blur: it is the frames themselves, moved. The prior network predicts for it the
 motion of the frames, modes (displacement fields of one standard deviation, each times a number of the sample's own) and
 the deviation of displacements that only neighbours share. A little noise of the intensities, smoothed over wider and
-wider neighbourhoods, is what no motion explains: white noise as scanners make it everywhere, and smooth changes where
-the prior is uncertain.
+wider neighbourhoods, is what no motion explains.
 
 All of it is learned by the continuous ranked probability score of two samples at several resolutions (Lang et al.,
 AIFS-CRPS, 2024; Alet et al., Skillful joint probabilistic weather forecasting from marginals, 2025): a score of each
@@ -43,10 +42,9 @@ FAIRNESS = 0.95
 """Of almost fair CRPS: 1 would let samples run away together (Lang et al., 2024)."""
 SCALES = (1, 2, 4, 8)
 """Edges of the blocks of voxels whose means are scored."""
-INITIAL_WEIGHT, INITIAL_LOG_DISPLACEMENT = 0.01, -3.0
-"""Before training: the deviation of a mode's first weights; the logarithm of that of a shared displacement."""
-INITIAL_WHITE, INITIAL_SHARE = 0.01, 0.25
-"""Before training: the deviation of white noise, in units of intensity; of other ranges as a share of the prior's."""
+INITIAL_WEIGHT, INITIAL_LOG_DISPLACEMENT, INITIAL_INTENSITY = 0.01, -3.0, 0.01
+"""Before training: the deviation of a mode's first weights; that of a shared displacement, the logarithm of its units;
+that of each range of noise, in units of intensity."""
 LOG_DEVIATION = 4.0
 """One unit of output in the logarithm of a deviation."""
 
@@ -62,8 +60,7 @@ class Spread(NamedTuple):
         residual: what is added to the moved frames, in units of x; it moves with a sample.
         modes: displacement fields of one standard deviation, in voxels.
         local: the deviation of displacements that neighbours share, for each of `SITE_RANGES`, in voxels.
-        log_noise: how many times its initial deviation the noise of each range and each channel has, as a logarithm.
-        deviation: of the prior.
+        log_noise: the logarithm of the deviation of each range of noise and each channel, in units of x.
     """
 
     frames: Float[Tensor, "b s c d h w"]
@@ -74,7 +71,6 @@ class Spread(NamedTuple):
     modes: Float[Tensor, "b m 3 e f g"]
     local: Float[Tensor, "b r 3 e f g"]
     log_noise: Float[Tensor, "b n e f g"]
-    deviation: Float[Tensor, "b c d h w"]
 
     @property
     def numbers(self) -> int:
@@ -110,14 +106,8 @@ class Spread(NamedTuple):
         Args:
             white: white noise for each of `RANGES` and each channel.
         """
-        factors = resized(self.log_noise, white.shape[-3:]).exp().unflatten(1, (len(RANGES), -1))
-        initial = torch.stack([INITIAL_SHARE * self.deviation if width else self._white for width in RANGES], dim=1)
-        return (initial * factors * smoothed(white.unflatten(1, (len(RANGES), -1)), RANGES)).sum(dim=1)
-
-    @property
-    def _white(self) -> Float[Tensor, "b c d h w"]:
-        """The initial deviation of white noise, the same everywhere, in units of x."""
-        return torch.full_like(self.deviation, INITIAL_WHITE / self.scale)
+        deviations = resized(self.log_noise, white.shape[-3:]).exp().unflatten(1, (len(RANGES), -1))
+        return (deviations * smoothed(white.unflatten(1, (len(RANGES), -1)), RANGES)).sum(dim=1)
 
     def sample(self, numbers: Float[Tensor, "b q"], white: Float[Tensor, "b n d h w"]) -> Float[Tensor, "b c d h w"]:
         """A sample of x. Arguments: those of `displacement` and of `noise`."""
@@ -176,9 +166,8 @@ class SpreadNetwork(nn.Module):
         weights: Float[Tensor, "b s"],
         displacement: Float[Tensor, "b 3 d h w"] | None,
         scale: float,
-        deviation: Float[Tensor, "b c d h w"],
     ) -> Spread:
-        """The spread; `frames` to `displacement` as in `motion_residual`, `scale` and `deviation` as in `Spread`."""
+        """The spread; `frames` to `displacement` as in `motion_residual`, `scale` as in `Spread`."""
         # PyTorch 2.13 crashes in the gradient of a normalisation whose input, last axis channels, has none.
         features = [each.detach().requires_grad_(torch.is_grad_enabled()) for each in features]
         frames, time_from_target, weights = frames.detach(), time_from_target.detach(), weights.detach()
@@ -198,8 +187,7 @@ class SpreadNetwork(nn.Module):
             reach * depth_to_space(self.residual(features[-1]).float(), self.patch),
             unit[:, None] * self.modes(features).float().unflatten(1, (-1, 3)),
             unit[:, None] * log_local.exp().unflatten(1, (-1, 3)),
-            LOG_DEVIATION * self.noise(features).float(),
-            deviation.detach(),
+            LOG_DEVIATION * self.noise(features).float() + math.log(INITIAL_INTENSITY / scale),
         )
 
 

@@ -4,16 +4,7 @@ import pytest
 import torch
 
 from sadm_ray.config import SamplingSettings
-from sadm_ray.model.prior_samples import (
-    INITIAL_SHARE,
-    INITIAL_WHITE,
-    MEMBERS,
-    RANGES,
-    SITE_RANGES,
-    Spread,
-    smoothed,
-    spread_loss,
-)
+from sadm_ray.model.prior_samples import MEMBERS, RANGES, SITE_RANGES, Spread, smoothed, spread_loss
 from tests.model.test_registry import SEEN, SHAPE, TIMES, frames, losses, made, shaken
 
 SIZE = (8, 32, 32)
@@ -47,7 +38,6 @@ def spread_of(size: tuple[int, int, int] = SIZE, noise: float = 1e-9) -> Spread:
         modes=modes,
         local=torch.zeros(2, len(SITE_RANGES), 3, *grid),
         log_noise=torch.full((2, len(RANGES), *grid), noise).log(),
-        deviation=torch.full((2, 1, *size), 0.4),
     )
 
 
@@ -76,14 +66,10 @@ def test_displacements_that_neighbours_share_have_their_deviation_and_range() ->
     assert float(step) < 0.3 * float(inside.std()), "a site is four voxels"
 
 
-def test_what_no_motion_explains_is_white_everywhere_and_smooth_where_the_prior_is_uncertain() -> None:
-    spread, generator = spread_of(noise=2.0), torch.Generator().manual_seed(3)
-    spread = spread._replace(deviation=spread.deviation.index_fill(-1, torch.arange(16), 0.0))
-    noise = spread.noise(torch.randn(2, len(RANGES), *SIZE, generator=generator))
-    white, share = 2.0 * INITIAL_WHITE / spread.scale, 2.0 * INITIAL_SHARE * 0.4
-    assert float(noise[..., :16].std()) == pytest.approx(white, rel=0.1)
-    both = math.sqrt(white**2 + (len(RANGES) - 1) * share**2)
-    assert float(noise[..., 16:].std()) == pytest.approx(both, rel=0.1)
+def test_what_no_motion_explains_is_noise_of_every_range() -> None:
+    spread = spread_of(noise=0.2)
+    noise = spread.noise(torch.randn(2, len(RANGES), *SIZE, generator=torch.Generator().manual_seed(3)))
+    assert float(noise.std()) == pytest.approx(0.2 * math.sqrt(len(RANGES)), rel=0.1)
 
 
 def test_the_members_of_a_training_sample_have_noise_of_their_own() -> None:
