@@ -83,6 +83,11 @@ def draw_motion(rng: np.random.Generator) -> Motion:
     )
 
 
+def draw_heart(seed: Sequence[int]) -> tuple[Anatomy, Motion]:
+    """The heart of one patient of a phantom; a random stream for each, so that the draws of one do not move others."""
+    return draw_anatomy(np.random.default_rng([*seed, 0])), draw_motion(np.random.default_rng([*seed, 1]))
+
+
 def render_heart(anatomy: Anatomy, motion: Motion, shape: Sequence[int]) -> Float32[np.ndarray, "t d h w"]:
     """Draw the cycle without noise on a grid (d, h, w), base to apex; brightness is about 0 to 1.
 
@@ -123,9 +128,8 @@ def render_heart(anatomy: Anatomy, motion: Motion, shape: Sequence[int]) -> Floa
 
 def write_heart(folder: Path, settings: PhantomSettings, seed: Sequence[int]) -> None:
     """Write one patient's cine and `Info.cfg` into `folder`, which is called after the patient."""
-    # A random stream for each, so that the draws of one do not depend on those of another.
-    anatomy_rng, motion_rng, geometry_rng, noise_rng = (np.random.default_rng([*seed, stream]) for stream in range(4))
-    anatomy, motion = draw_anatomy(anatomy_rng), draw_motion(motion_rng)
+    geometry_rng, noise_rng = (np.random.default_rng([*seed, stream]) for stream in (2, 3))
+    anatomy, motion = draw_heart(seed)
     frames = render_heart(anatomy, motion, settings.shape)
     frames += settings.noise * noise_rng.standard_normal(frames.shape, dtype=np.float32)
     gain = geometry_rng.uniform(400, 1500)
