@@ -1,7 +1,8 @@
 """Corrections of a model's estimate and of its samples, from targets of subjects that it was not trained on.
 
 The estimate's change is multiplied by the factor that makes its squared error least. Then the motions and intensities
-in which samples differ are multiplied so that they vary as the estimate errs.
+in which samples differ are multiplied, and noise is added where the prior is uncertain, so that samples vary as the
+estimate errs in the subject's changed region: what keeps still is certain, and would hide what moves.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from torch import Tensor
 from sadm_ray.data.load.collate import collate
 from sadm_ray.data.load.rng import SampleRng
 from sadm_ray.data.load.target_sampling import draw_target, take
+from sadm_ray.evaluate.metrics import CHANGE_THRESHOLD
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.prior import Prior, prior_of
-from sadm_ray.model.prior_samples import SCALES, block_means
+from sadm_ray.model.prior_samples import SCALES, added_noise, block_means
 from sadm_ray.model.recalibration import Correction, Recalibration
 
 KINDS = ("beyond", "between")
@@ -31,6 +33,8 @@ FACTORS = tuple(2 ** (step / 3) for step in range(-5, 6))
 """Those of motions that are tried: 0.31 to 3.2."""
 FINER = tuple(2 ** (step / 12) for step in range(-24, 25))
 """Those of intensities: 0.25 to 4."""
+SHARES = (0.0, *(2 ** (step / 4) for step in range(-16, 5)))
+"""Parts of the prior's deviation that added noise has: none, or 0.06 to 2."""
 SMALLEST, LARGEST = 0.25, 4.0
 """Bounds of the factor of the change."""
 IMPUTATION, SINGLE = 0.5, 0.3
@@ -44,6 +48,13 @@ class HeldOutTarget:
     context: TargetContext
     x: Float[Tensor, "1 c d h w"]
     counted: Bool[Tensor, "1 c"] | None
+    changed: Float[Tensor, "1 c d h w"]
+    """1 in the subject's changed region, of channels that count; else 0."""
+
+    def mean_square(self, volume: Float[Tensor, "1 c d h w"], scale: int = 1) -> float:
+        """Of means of blocks with this edge, each with the part of it that lies in the changed region as its weight."""
+        weights = block_means(self.changed, scale)
+        return float((weights * block_means(volume, scale).square()).sum() / weights.sum().clamp(min=1e-12))
 
 
 def held_out_targets(model: SequenceModel, row: Mapping[str, Any], draws: int, seed: int) -> Iterable[HeldOutTarget]:
@@ -61,6 +72,7 @@ def held_out_targets(model: SequenceModel, row: Mapping[str, Any], draws: int, s
         None if each is None else torch.from_numpy(each).to(device)
         for each in (sequences.covariates, sequences.visit_covariates, sequences.has_channel)
     )
+    region = model.padded(_changed(frames[0], present[0], None if has_channel is None else has_channel[0]))[None]
     for draw in range(draws):
         drawn = draw_target(present, SampleRng(seed, draw, [0], 1), IMPUTATION, SINGLE)
         encoded = model.observe(frames, drawn.observed, times, covariates, visits, has_channel=has_channel)
@@ -68,8 +80,8 @@ def held_out_targets(model: SequenceModel, row: Mapping[str, Any], draws: int, s
         counted = encoded.known_channels
         if counted is not None and has_channel is not None:
             counted = counted & take(has_channel, drawn.target)
-        target = model.padded(take(frames, drawn.target))
-        yield HeldOutTarget(context, model.target.encode(target, context.reference), counted)
+        x = model.target.encode(model.padded(take(frames, drawn.target)), context.reference)
+        yield HeldOutTarget(context, x, counted, region if counted is None else region * counted[..., None, None, None])
 
 
 @torch.no_grad()
@@ -101,52 +113,62 @@ def spread_sums(
 ) -> dict[str, list[list[float]]]:
     """By kind, in blocks of each of `SCALES`, as parts of the mean x² of each target and summed over targets:
 
-    the squared error of the estimate; the variance of samples by their intensities; that by their motions, for each of
-    `FACTORS` in turn.
+    the squared error of the estimate; the variance of samples by their intensities, and by noise of the prior's own
+    deviation; that by their motions, for each of `FACTORS` in turn. All in the changed region.
     """
-    sums = {kind: np.zeros((2 + len(FACTORS), len(SCALES))) for kind in KINDS}
+    sums = {kind: np.zeros((3 + len(FACTORS), len(SCALES))) for kind in KINDS}
     for number, target in enumerate(held_out_targets(model, row, draws, seed)):
-        prior = _prior(model, target)
-        total = float(_counted(target.x, target).square().mean())
+        prior, total = _prior(model, target), target.mean_square(target.x)
         if prior.spread is None or not total > 0:
             continue
         change = getattr(recalibration, _kind(target)).change
         rng, size = SampleRng(seed, number, [0], 1), model.noise_size(row["frames"].shape[-3:])
         (numbers, white), (others, other) = prior.spread.noises(rng.normal("calibration", size))
         fields = [prior.spread.displacement(each) for each in (numbers, others)]
+        added = [prior.deviation * added_noise(each) for each in (white, other)]  # by itself: the same noise will do
         parts = [
             target.x - change * prior.mean,
             _half_difference(prior.spread.noise(white), prior.spread.noise(other)),
+            _half_difference(*added),
         ]
         for factor in FACTORS:
             moved = [prior.spread.moved(factor * field) for field in fields]
             parts.append(_half_difference(*moved))
         for place, part in enumerate(parts):
-            blocks = [_counted(block_means(part, scale), target) for scale in SCALES]
-            sums[_kind(target)][place] += [float(each.square().mean()) / total for each in blocks]
+            sums[_kind(target)][place] += [target.mean_square(part, scale) / total for scale in SCALES]
     return {kind: each.tolist() for kind, each in sums.items()}
 
 
 def with_spread(recalibration: Recalibration, sums: Sequence[Mapping[str, Sequence[Sequence[float]]]]) -> Recalibration:
-    """With the factors of motions and intensities for which samples vary as the estimate errs; 1 of a kind not seen.
+    """With the corrections of motions, intensities and added noise for which samples vary as the estimate errs.
 
     In the blocks of all `SCALES` together, by the least squares of the logarithms: voxel by voxel tells how much the
-    samples vary, the larger blocks how much of it they do as wholes.
+    samples vary, the larger blocks how much of it they do as wholes. A kind of target that was not seen is left alone.
     """
     factors = {}
     for kind in KINDS:
-        errors, intensities, *motions = np.sum([each[kind] for each in sums], axis=0)
+        errors, intensities, noise, *motions = np.sum([each[kind] for each in sums], axis=0)
         correction: Correction = getattr(recalibration, kind)
         if errors.all() and intensities.all():
-            apart = {
-                (motion, intensity): float(np.square(np.log((varied + intensity**2 * intensities) / errors)).sum())
-                for motion, varied in zip(FACTORS, motions, strict=True)
-                for intensity in FINER
-            }
-            motion, intensity = min(apart, key=apart.__getitem__)
-            correction = correction.model_copy(update={"motion": motion, "intensity": intensity})
+            shares, finer = np.square(SHARES)[:, None, None], np.square(FINER)[:, None]
+            varied = np.array(motions)[:, None, None] + shares * noise + finer * intensities
+            apart = np.square(np.log(varied / errors)).sum(axis=-1)
+            motion, share, intensity = np.unravel_index(apart.argmin(), apart.shape)
+            correction = correction.model_copy(
+                update={"motion": FACTORS[motion], "noise": SHARES[share], "intensity": FINER[intensity]}
+            )
         factors[kind] = correction
     return recalibration.model_copy(update=factors)
+
+
+def _changed(
+    frames: Float[Tensor, "t c d h w"], present: Bool[Tensor, " t"], has_channel: Bool[Tensor, "t c"] | None
+) -> Float[Tensor, "c d h w"]:
+    """1 where the intensity ranges over more than `CHANGE_THRESHOLD` across the scans that show the channel."""
+    seen = present[:, None] if has_channel is None else present[:, None] & has_channel
+    seen = seen[..., None, None, None]
+    span = frames.where(seen, -torch.inf).amax(dim=0) - frames.where(seen, torch.inf).amin(dim=0)
+    return (span > CHANGE_THRESHOLD).float()
 
 
 def _half_difference(one: Tensor, other: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ _HEADINGS = {
     "nrmse": "NRMSE",
     "crps_changed": "CRPS changed",
 }
+RANKS = "rank PSNR, CRPS"
 _DIGITS = {"psnr": 2, "psnr_changed": 2, "ssim": 3, "nrmse": 3, "crps_changed": 4}
 
 
@@ -63,7 +64,7 @@ class ComparisonTable:
         text = self.rows.replace({"−": "$-$", "Δ": r"$\\Delta$", "–": "--", "<": "$<$", "±": r"$\\pm$"}, regex=True)
         text.columns = pd.Index([str(name).replace("Δ", r"$\Delta$") for name in self.rows.columns])
         caption = f"{self.title}. {self.note}".replace("Δ", r"$\Delta$").replace("−", "$-$").replace("%", r"\%")
-        return text.to_latex(index=False, caption=caption, label=f"tab:{self.name}", column_format="ll" + "r" * 6)
+        return text.to_latex(index=False, caption=caption, label=f"tab:{self.name}", column_format="ll" + "r" * 7)
 
 
 def is_ablation(kind: str) -> bool:
@@ -78,12 +79,14 @@ def make_table(statistics: pd.DataFrame, name: TableName, confidence: float) -> 
     ours = statistics["method"].str.startswith(NAMES["sadm"])
     chosen = statistics[(of_ablation | ours) if name == ABLATION else ~of_ablation]
     order = sorted(chosen.index, key=lambda row: _sort_key(statistics, row))
-    rows = [_row(chosen.loc[row]) for row in order]
+    places = _ranks(chosen)
+    rows = [_row(chosen.loc[row]) | {RANKS: places[row]} for row in order]
     subjects, seeds = int(statistics["subjects"].max()), int(statistics["seeds"].max())
     note = (
         f"Means over {subjects} test subjects and {seeds} training{'s' * (seeds > 1)} each, in brackets the bootstrap "
         f"{100 * confidence:g} % interval over subjects. Δ: PSNR against {NAMES['sadm']}{ONE_SAMPLE}, on the same "
-        "subjects; p: Wilcoxon's signed-rank test, adjusted for the methods of the task (Holm)."
+        "subjects; p: Wilcoxon's signed-rank test, adjusted for the methods of the task (Holm). Rank: within the task, "
+        "by PSNR of the whole volume and by CRPS; that of a single volume is its absolute error."
     )
     title = "The paper's comparison" if name == BASELINES else "The paper's ablation"
     return ComparisonTable(name, title, note, pd.DataFrame(rows))
@@ -98,6 +101,20 @@ def _sort_key(statistics: pd.DataFrame, row: int) -> tuple[int, int, int]:
     kinds = list(reversed(list(NAMES.values())))
     kind = next(place for place, name in enumerate(kinds) if method.startswith(name))
     return task, len(NAIVE_BASELINES) + kind, int(not method.endswith(ONE_SAMPLE))
+
+
+def _ranks(statistics: pd.DataFrame) -> pd.Series:
+    """Of each method among those of its task, 1 is the best: by PSNR, by CRPS; `–` where it has no such score."""
+    by_task = statistics.groupby("task")
+    psnr, crps = (
+        by_task["psnr"].rank(method="min", ascending=False),
+        by_task["crps_changed"].rank(method="min"),
+    )
+    return _place(psnr) + ", " + _place(crps)
+
+
+def _place(ranks: pd.Series) -> pd.Series:
+    return ranks.map(lambda rank: "–" if math.isnan(rank) else f"{rank:g}")
 
 
 def _row(row: pd.Series) -> dict[str, str]:

@@ -25,7 +25,7 @@ from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.finite_differences import gradient_magnitude
 from sadm_ray.model.layers import PatchSize, depth_to_space, space_to_depth
 from sadm_ray.model.model_config import ModelConfig
-from sadm_ray.model.prior_samples import RANGES, Spread, SpreadNetwork
+from sadm_ray.model.prior_samples import RANGES, Spread, SpreadNetwork, added_noise
 from sadm_ray.model.recalibration import NOT_CALIBRATED, Recalibration
 from sadm_ray.model.resizing import resized
 from sadm_ray.model.unet import SmoothOutputs, UNet
@@ -85,7 +85,10 @@ class Prior(NamedTuple):
 
         def drawn(size: Sequence[int]) -> Float[Tensor, "b c d h w"]:
             c, d, h, w = size
-            sample = spread.sample(noise.kept((spread.numbers,)), noise((len(RANGES) * c, d, h, w)))
+            white = len(RANGES) * c, d, h, w
+            sample = spread.sample(noise.kept((spread.numbers,)), noise(white))
+            if spread.added is not None:
+                sample = sample + spread.added * added_noise(noise(white))
             return self.as_noise(sample)
 
         return drawn
@@ -190,7 +193,8 @@ def prior_of(
     def factor(name: str) -> Tensor:
         return torch.where(is_between, getattr(recalibration.between, name), getattr(recalibration.beyond, name))
 
-    spread = prior.spread and prior.spread.scaled(factor("motion"), factor("intensity"))
+    added = factor("noise") * prior.deviation
+    spread = prior.spread and prior.spread.recalibrated(factor("motion"), factor("intensity"), added)
     return prior._replace(mean=factor("change") * mean, members=members, spread=spread)
 
 

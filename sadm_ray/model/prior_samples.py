@@ -61,6 +61,7 @@ class Spread(NamedTuple):
         modes: displacement fields of one standard deviation, in voxels.
         local: the deviation of displacements that neighbours share, for each of `SITE_RANGES`, in voxels.
         log_noise: the logarithm of the deviation of each range of noise and each channel, in units of x.
+        added: the deviation of `added_noise`, in units of x; none: nothing is added.
     """
 
     frames: Float[Tensor, "b s c d h w"]
@@ -71,6 +72,7 @@ class Spread(NamedTuple):
     modes: Float[Tensor, "b m 3 e f g"]
     local: Float[Tensor, "b r 3 e f g"]
     log_noise: Float[Tensor, "b n e f g"]
+    added: Float[Tensor, "b c d h w"] | None = None
 
     @property
     def numbers(self) -> int:
@@ -113,10 +115,17 @@ class Spread(NamedTuple):
         """A sample of x. Arguments: those of `displacement` and of `noise`."""
         return self.moved(self.displacement(numbers)) + self.noise(white)
 
-    def scaled(self, motion: Float[Tensor, "b 1 1 1 1"], intensity: Float[Tensor, "b 1 1 1 1"]) -> Spread:
-        """With displacements and noise that are so many times as large."""
+    def recalibrated(
+        self,
+        motion: Float[Tensor, "b 1 1 1 1"],
+        intensity: Float[Tensor, "b 1 1 1 1"],
+        added: Float[Tensor, "b c d h w"] | None,
+    ) -> Spread:
+        """With displacements and noise that are so many times as large, and with added noise of this deviation."""
         by = motion[:, None]
-        return self._replace(modes=by * self.modes, local=by * self.local, log_noise=self.log_noise + intensity.log())
+        return self._replace(
+            modes=by * self.modes, local=by * self.local, log_noise=self.log_noise + intensity.log(), added=added
+        )
 
     def noises(self, eps: Float[Tensor, "b n d h w"]) -> list[tuple[Float[Tensor, "b q"], Float[Tensor, "b k d h w"]]]:
         """The numbers and the white noise of each of the `MEMBERS`, the arguments of `sample`.
@@ -200,6 +209,11 @@ def smoothed(white: Float[Tensor, "b s c d h w"], widths: Sequence[float]) -> Fl
             noise = (noise.movedim(axis, -1) @ _gaussian(noise.shape[axis], width, noise.device)).movedim(-1, axis)
         ranges.append(noise)
     return torch.stack(ranges, dim=1)
+
+
+def added_noise(white: Float[Tensor, "b n d h w"]) -> Float[Tensor, "b c d h w"]:
+    """Noise of unit variance, of all `RANGES` in equal parts. The argument is as that of `Spread.noise`."""
+    return smoothed(white.unflatten(1, (len(RANGES), -1)), RANGES).sum(dim=1) / math.sqrt(len(RANGES))
 
 
 def _gaussian(length: int, width: float, device: torch.device) -> Float[Tensor, "n n"]:

@@ -30,11 +30,15 @@ Factor = Annotated[float, Field(gt=0)]
 
 
 class Correction(Section):
-    """Factors of the estimate's change, and of what samples differ by: their motions, and their intensities."""
+    """Factors of the estimate's change, and of what samples differ by: their motions, and their intensities.
+
+    `noise`: what is added to them, as a part of the prior's deviation at each voxel.
+    """
 
     change: Factor = 1.0
     motion: Factor = 1.0
     intensity: Factor = 1.0
+    noise: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Misses(Section):

@@ -18,7 +18,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from sadm_ray.evaluate.evaluation_job import Evaluation
-from sadm_ray.evaluate.metrics import DEFINITIONS
+from sadm_ray.evaluate.metrics import CHANGE_THRESHOLD, DEFINITIONS
 from sadm_ray.evaluate.prediction_plots import draw_gains, draw_psnr_by_frame
 from sadm_ray.evaluate.score_tables import HEADINGS, Verdict, by_frame, signed, verdicts
 from sadm_ray.evaluate.who_is_scored import TITLES
@@ -144,6 +144,7 @@ def render_report(report: Report) -> str:
         more_trials=max(len(report.sweep.trials) - MOST_TRIALS, 0) if report.sweep else 0,
         pictures=evaluation.pictures,
         problems=[*report.problems, *evaluation.problems, *evaluation.remarks],
+        change_threshold=CHANGE_THRESHOLD,
         settings=re.sub(r"(?<=://)[^/\s@]+@", "…@", report.settings_yaml),
         definitions=DEFINITIONS,
     )

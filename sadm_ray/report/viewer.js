@@ -1,4 +1,5 @@
-// The viewer of a report: truth, generated, their difference and the samples' spread side by side, linked, by NiiVue.
+// The viewer of a report, by NiiVue: truth, generated, their difference, the samples' spread and the probability of a
+// change side by side, linked.
 // Everything it shows is in the page; it loads nothing from elsewhere.
 "use strict";
 (() => {
@@ -11,7 +12,7 @@
   };
   const METHODS = { "sample-1": "sample" }; // as the tables call it
   const NAMES = { estimate: "estimate", "copy-last": "copy-last" };
-  const PANES = ["truth", "generated", "difference", "spread"];
+  const PANES = ["truth", "generated", "difference", "spread", "probability"]; // the last two: of several samples
   const byId = (id) => document.getElementById(id);
   const fixed = (value, digits) => value.toFixed(digits).replace("-", "−");
   const { views, timeUnit } = JSON.parse(byId("views").textContent);
@@ -29,6 +30,7 @@
     const view = current();
     if (pane === "difference") return { name: "difference", low: -view.differenceTop, high: view.differenceTop };
     if (pane === "spread") return { name: "spread", low: 0, high: view.spreadTop };
+    if (pane === "probability") return { name: "spread", low: 0, high: 1 };
     return { name: "intensity", low: 0, high: 1 };
   }
 
@@ -39,7 +41,7 @@
   function drawScale(pane) {
     const { name, low, high } = scaleOf(pane);
     const [first, bar, last] = byId(`pane-${pane}`).querySelector(".scale").children;
-    const exact = pane === "truth" || pane === "generated";
+    const exact = pane !== "difference" && pane !== "spread";
     first.textContent = exact || low === 0 ? fixed(low, 0) : fixed(low, 2);
     last.textContent = exact ? fixed(high, 0) : (pane === "difference" ? "+" : "") + fixed(high, 2);
     bar.style.background = `linear-gradient(to right, ${SCALES[name].map((rgb) => `rgb(${rgb})`).join(", ")})`;
@@ -76,7 +78,7 @@
       radio.parentElement.hidden = !view.shown.includes(radio.value);
       if (radio.value === "mean") radio.parentElement.lastChild.textContent = ` mean of ${view.samples}`;
     }
-    byId("pane-spread").hidden = !view.spread;
+    for (const pane of PANES.slice(3)) byId(`pane-${pane}`).hidden = !view.spread;
     for (const pane of PANES) byId(`pane-${pane}`).querySelector(".ground").style.aspectRatio = `${width} / ${height}`;
     byId("time").max = view.frames.length - 1;
     byId("time").disabled = view.frames.length < 2;

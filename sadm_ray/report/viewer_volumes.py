@@ -18,11 +18,12 @@ from sadm_ray.data.normalise.spatial import SpatialTransform
 from sadm_ray.data.shards.prepared_study import Study, read_subject
 from sadm_ray.errors import DataError
 from sadm_ray.evaluate import naive_baselines
+from sadm_ray.evaluate.metrics import CHANGE_THRESHOLD
 from sadm_ray.evaluate.prediction import Prediction, Truth
 from sadm_ray.generate.generation_record import read_predictions
 from sadm_ray.storage import Storage
 
-TRUTH, SPREAD = "truth", "spread"
+TRUTH, SPREAD, PROBABILITY = "truth", "spread", "probability"
 MEMBERS = 3
 """Samples that can be flicked through."""
 SHOWN = ("estimate", *(f"sample-{number}" for number in range(1, MEMBERS + 1)), "mean", "copy-last")
@@ -42,8 +43,9 @@ class Volumes:
 
     Attributes:
         frames, times: the slots, and when they were acquired, in the study's unit.
-        quantities: `truth`, those of `SHOWN` that there are (the mean only without an estimate), and `spread`: the
-            samples' standard deviation; in [0, 1].
+        quantities: `truth`, those of `SHOWN` that there are (the mean only without an estimate); of several samples
+            `spread`, their standard deviation, and `probability`, the part of them that differs from copy-last by more
+            than `CHANGE_THRESHOLD`; in [0, 1].
         spacing: size of a voxel of these volumes along (x, y, z), mm.
         samples: how many volumes were drawn of each frame.
         halvings: how often the long axes were halved.
@@ -118,6 +120,8 @@ def read_volumes(study: Study, predictions: Path | str, subject: str, task: str)
         quantities["mean"] = draws.mean(axis=1)
     if draws.shape[1] > 1:
         quantities[SPREAD] = draws.std(axis=1)
+        changed = np.abs(draws - quantities["copy-last"][:, None]) > CHANGE_THRESHOLD
+        quantities[PROBABILITY] = changed.mean(axis=1, dtype=np.float32)
     return Volumes(
         frames=targets,
         times=[float(truth.times[target]) for target in targets],
@@ -140,7 +144,8 @@ def encode(volumes: Volumes) -> Encoded:
         name: _nifti(np.rint(found / step) + 128, step, -128 * step, volumes.spacing, (-top, top))
         for name, found in differences.items()
     }
-    for name, frames in {TRUTH: truth, **shown}.items():
+    likely = {PROBABILITY: volumes.quantities[PROBABILITY]} if PROBABILITY in volumes.quantities else {}
+    for name, frames in {TRUTH: truth, **shown, **likely}.items():
         files[name] = _nifti(np.rint(frames.clip(0, 1) * 255), 1 / 255, 0.0, volumes.spacing, (0.0, 1.0))
     spread_top = _LEAST_TOP
     if SPREAD in volumes.quantities:

@@ -96,6 +96,20 @@ def test_the_tables_have_each_their_methods_and_ours_last() -> None:
     assert "Δ" not in comparison.latex
 
 
+def test_methods_are_ranked_by_psnr_and_by_crps() -> None:
+    """CRPS may order otherwise: an honest sample has less PSNR than a mean that has no spread."""
+    table = found()
+    rows = make_table(table, BASELINES, 0.95).rows
+    best = table.loc[table["psnr"].idxmax(), "method"]
+    ranks = dict(zip(rows["method"], rows["rank PSNR, CRPS"], strict=True))
+    assert ranks[best].startswith("1, ")
+    table["crps_changed"] = np.where(table["method"] == "copy-last", 0.01, 0.02 + 0.001 * np.arange(len(table)))
+    ranks = dict(zip(rows["method"], make_table(table, BASELINES, 0.95).rows["rank PSNR, CRPS"], strict=True))
+    assert ranks["copy-last"].endswith(", 1")
+    table["crps_changed"] = np.nan
+    assert all(each.endswith(", –") for each in make_table(table, BASELINES, 0.95).rows["rank PSNR, CRPS"])
+
+
 def test_latex_escapes_what_would_break_it() -> None:
     latex = make_table(found(), BASELINES, 0.95).latex
     assert "95 \\%" in latex

@@ -49,7 +49,7 @@ def test_a_sample_is_the_frames_moved_by_its_modes() -> None:
     numbers[:, 0] = 2.0
     moved = reference + spread.scale * spread.sample(numbers, white)
     torch.testing.assert_close(moved[..., :-2], reference[..., 2:])
-    half = spread.scaled(torch.full((2, 1, 1, 1, 1), 0.5), torch.ones(2, 1, 1, 1, 1))
+    half = spread.recalibrated(torch.full((2, 1, 1, 1, 1), 0.5), torch.ones(2, 1, 1, 1, 1), None)
     torch.testing.assert_close(half.displacement(numbers), 0.5 * spread.displacement(numbers))
 
 

@@ -83,7 +83,7 @@ def opened(browser: Browser, report: Path) -> Iterator[Opened]:
 
 
 def test_all_panes_are_drawn_without_a_network(opened: Opened, report: Path) -> None:
-    for name in ("truth", "generated", "difference", "spread"):
+    for name in ("truth", "generated", "difference", "spread", "probability"):
         assert opened.pane(name).std() > 5, name
     truth = opened.pane("truth").mean(axis=2)
     height, width = truth.shape
@@ -137,7 +137,7 @@ def test_arrow_keys_on_a_picture_are_those_of_the_sliders(opened: Opened) -> Non
 
 
 def test_crosshair_and_zoom_are_those_of_all_panes(opened: Opened) -> None:
-    names = ("truth", "generated", "difference", "spread")
+    names = ("truth", "generated", "difference", "spread", "probability")
     before = {name: opened.pane(name) for name in names}
     canvas = opened.page.locator("#pane-generated canvas")
     canvas.click(position={"x": 30, "y": 30})

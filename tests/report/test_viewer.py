@@ -68,6 +68,14 @@ def test_files_give_back_what_was_encoded(run: Made) -> None:
     assert encoded.size == sum(4 * -(-len(content) // 3) for content in encoded.files.values())
 
 
+def test_the_probability_of_a_change_is_the_part_of_the_samples_that_differ_from_the_last_scan(run: Made) -> None:
+    found = read_volumes(run.study, run.predictions, "ben", "missing").quantities
+    samples = np.stack([found[f"sample-{number}"] for number in range(1, SAMPLES + 1)])
+    differ = np.abs(samples - found["copy-last"]) > 0.1
+    np.testing.assert_allclose(found["probability"], differ.mean(axis=0))
+    assert 0 < found["probability"].mean() < 1
+
+
 def test_the_estimate_alone_has_no_spread(run: Made) -> None:
     volumes = read_volumes(run.study, run.predictions, "ben", "future")
     alone = {name: volumes.quantities[name] for name in ("truth", "estimate", "copy-last")}
