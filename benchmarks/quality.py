@@ -23,6 +23,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.figures import say
+from benchmarks.sample_classifier import told_apart_in
 from sadm_ray import steps
 from sadm_ray.cluster import ray_session
 from sadm_ray.config import Settings
@@ -36,6 +37,7 @@ from sadm_ray.evaluate.score_tables import (
     by_subject,
     summarise_calibration,
 )
+from sadm_ray.generate.generation_record import PREDICTIONS
 
 CONFIG = Path(__file__).parents[1] / "configs" / "acdc_small.yaml"
 FOLDS = 5
@@ -43,7 +45,7 @@ TASKS = {"ed-to-es": 1, "three-to-es": 3, "rollout": 7}
 """The number of frames that each task of prediction observes."""
 _GAIN = {"ed-to-es": 3.0, "three-to-es": 2.1, "rollout": 2.2}
 """What the estimate should be ahead of copy-last by, in dB."""
-_GAIN_TO_INTERPOLATION, _LARGEST_CRPS = 1.0, 0.68
+_GAIN_TO_INTERPOLATION, _LARGEST_CRPS, _LARGEST_AREA = 1.0, 0.68, 0.75
 _SECONDS_A_FRAME = 2.0
 
 
@@ -98,8 +100,11 @@ def _fold(settings: Settings, *others: Settings) -> dict[tuple[str, str, str], f
         judged = ("correlation", "coverage_50", "coverage_90", "bounds_hold", *LIKENESS)
         figures |= {(row["task"], "samples", score): float(row[score]) for score in judged}
         figures[row["task"], "samples", "spread to error"] = row["spread"] / row["error"]
-    figures |= _last_frame(evaluation.metrics)
-    return figures
+    for each, rows in evaluation.calibration.groupby("task"):
+        task, names = str(each), sorted(set(rows["subject"]))
+        area = told_apart_in(study, f"{generated.folder}/{PREDICTIONS}", names, task)
+        figures[task, "samples", "told apart"] = area
+    return figures | _last_frame(evaluation.metrics)
 
 
 def _last_frame(metrics: pd.DataFrame) -> dict[tuple[str, str, str], float]:
@@ -156,6 +161,8 @@ def _print_samples(task: str, mean: Callable[..., float], print_figure: Callable
         apart = mean(task, "samples", ours) - mean(task, "samples", ideal)
         label = f"{task}: autocorrelation at {lag} voxels, (sample − estimate) less (truth − estimate)"
         print_figure(label, apart, "1", "lower", 0.0)
+    label = f"{task}: area under the curve of a classifier of sample and scan"
+    print_figure(label, mean(task, "samples", "told apart"), "1", "lower", _LARGEST_AREA)
     for band, score in enumerate(POWER, start=1):
         print_figure(f"{task}: power of one sample, band {band}", mean(task, "samples", score), "dB", "higher", 0.0)
 

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from sadm_ray.calibrate.corrections import FACTORS, KINDS, change_sums, spread_sums, with_change, with_spread
+from sadm_ray.calibrate.corrections import (
+    FACTORS,
+    KINDS,
+    SHARES,
+    change_sums,
+    held_out_targets,
+    spread_sums,
+    with_change,
+    with_spread,
+)
 from sadm_ray.model.prior_samples import SCALES
 from sadm_ray.model.recalibration import Correction, Recalibration
 from tests.model.test_registry import SHAPE, shaken
@@ -40,21 +49,41 @@ def test_the_change_of_a_model_that_says_too_little_is_enlarged() -> None:
     assert [change_sums(model, row(seed), 6, 0) for seed in range(3)] == before, "always the same targets"
 
 
-@pytest.mark.parametrize(("motion", "intensity"), [(FACTORS[2], 0.5), (1.0, 2.0), (FACTORS[-2], 1.0)])
-def test_the_factors_are_those_that_make_samples_vary_as_the_estimate_errs(motion: float, intensity: float) -> None:
-    """Intensities vary voxel by voxel, so that block means hardly do; motions are wide."""
+@pytest.mark.parametrize(
+    ("motion", "noise", "intensity"), [(FACTORS[2], 0.0, 0.5), (1.0, SHARES[9], 2.0), (FACTORS[-2], SHARES[4], 1.0)]
+)
+def test_the_corrections_are_those_that_make_samples_vary_as_the_estimate_errs(
+    motion: float, noise: float, intensity: float
+) -> None:
+    """Intensities vary voxel by voxel, so that block means hardly do; motions are wide; added noise is in between."""
     intensities = np.array([0.4 / scale**2 for scale in SCALES])
+    added = np.array([0.3 / scale for scale in SCALES])
     motions = [np.full(len(SCALES), 0.2 * factor**2) for factor in FACTORS]
-    errors = motions[FACTORS.index(motion)] + intensity**2 * intensities
-    sums = {kind: [errors.tolist(), intensities.tolist(), *(each.tolist() for each in motions)] for kind in KINDS}
+    errors = motions[FACTORS.index(motion)] + noise**2 * added + intensity**2 * intensities
+    sums = {kind: np.array([errors, intensities, added, *motions]).tolist() for kind in KINDS}
     fitted = with_spread(Recalibration(beyond=Correction(change=0.7)), [sums, sums])
     found = fitted.beyond
-    assert (found.change, found.motion, found.intensity) == pytest.approx((0.7, motion, intensity))
+    assert (found.change, found.motion, found.noise, found.intensity) == pytest.approx((0.7, motion, noise, intensity))
 
 
 def test_nothing_seen_changes_nothing() -> None:
-    nothing = {kind: np.zeros((2 + len(FACTORS), len(SCALES))).tolist() for kind in KINDS}
+    nothing = {kind: np.zeros((3 + len(FACTORS), len(SCALES))).tolist() for kind in KINDS}
     assert with_spread(Recalibration(), [nothing]) == Recalibration()
+
+
+def test_only_the_changed_region_counts() -> None:
+    """Whatever the estimate errs where the subject keeps still changes nothing of what samples should vary by."""
+    model, still = shaken("sadm"), row(0)
+    frames = still["frames"]
+    assert isinstance(frames, np.ndarray)
+    frames[:, :, :, : SHAPE[1] // 2] = 0.5 + 0.01 * frames[:, :, :, : SHAPE[1] // 2]
+    for target in held_out_targets(model, still, 3, 0):
+        assert not target.changed[..., : SHAPE[1] // 2, :].any()
+        assert target.changed[..., SHAPE[1] // 2 :, :].any()
+        elsewhere = target.changed.logical_not().float()
+        for scale in (1, 2):
+            assert target.mean_square(target.changed, scale) == pytest.approx(1.0, abs=0.05)
+            assert target.mean_square(elsewhere, scale) == pytest.approx(0.0, abs=0.05)
 
 
 def test_samples_that_are_twice_as_wide_are_halved() -> None:
