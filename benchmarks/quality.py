@@ -100,8 +100,8 @@ def _fold(settings: Settings, *others: Settings) -> dict[tuple[str, str, str], f
         judged = ("correlation", "coverage_50", "coverage_90", "bounds_hold", *LIKENESS)
         figures |= {(row["task"], "samples", score): float(row[score]) for score in judged}
         figures[row["task"], "samples", "spread to error"] = row["spread"] / row["error"]
-    for each, rows in evaluation.calibration.groupby("task"):
-        task, names = str(each), sorted(set(rows["subject"]))
+    for name_of_task, rows in evaluation.calibration.groupby("task"):
+        task, names = str(name_of_task), sorted(set(rows["subject"]))
         area = told_apart_in(study, f"{generated.folder}/{PREDICTIONS}", names, task)
         figures[task, "samples", "told apart"] = area
     return figures | _last_frame(evaluation.metrics)
