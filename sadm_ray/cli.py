@@ -248,12 +248,14 @@ def _print_training_swept(swept: Any, file: Path) -> None:
 
 
 def _print_calibrated(fitted: Any) -> None:
+    from sadm_ray.model.recalibration import KINDS
+
     held_out = f"{fitted.folds} folds" if fitted.folds else "the validation subjects"
     typer.echo(f"calibrated on {fitted.subjects} held-out subjects ({held_out})")
-    for kind in ("beyond", "between"):
-        where = "beyond the scans" if kind == "beyond" else "between two scans"
-        factors = (f"{name} × {value:.3g}" for name, value in getattr(fitted, kind).model_dump().items())
-        typer.echo(f"  {where}: {', '.join(factors)}")
+    for kind, where in KINDS.items():
+        its = getattr(fitted, kind)
+        factors = f"change × {its.change:.3g}, motion × {its.motion:.3g}, intensity × {its.intensity:.3g}"
+        typer.echo(f"  {where}: {factors}, noise of {its.noise:.3g} of the prior's deviation")
     for task, misses in fitted.misses.items():
         typer.echo(f"  {task}: bounds up to {100 * misses.highest_level:.3g} % by {misses.subjects} subjects")
 

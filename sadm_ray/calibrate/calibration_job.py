@@ -51,7 +51,7 @@ def calibrate_model(settings: Settings, study: Study, sampling: SamplingSettings
     fitted = NOT_CALIBRATED
     if own.build().prior_network is not None:
         fitted = with_change(of_each(partial(change_sums, draws=draws, seed=seed)))
-        fitted = with_spread(fitted, of_each(partial(spread_sums, recalibration=fitted, draws=draws, seed=seed)))
+        fitted = with_spread(fitted, of_each(partial(spread_sums, draws=draws, seed=seed)))
     missed = of_each(partial(_missed, settings=settings, sampling=sampling, fitted=fitted, seed=seed))
     by_task = {task.name: [each[task.name] for each in missed if task.name in each] for task in settings.generate.tasks}
     fitted = fitted.model_copy(

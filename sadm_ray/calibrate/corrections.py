@@ -1,6 +1,6 @@
 """Corrections of a model's estimate and of its samples, from targets of subjects that it was not trained on.
 
-The estimate's change is multiplied by the factor that makes its squared error least. Then the motions and intensities
+The estimate's change is multiplied by the factor that makes its error least, in dB. Then the motions and intensities
 in which samples differ are multiplied, and noise is added where the prior is uncertain, so that samples vary as the
 estimate errs in the subject's changed region: what keeps still is certain, and would hide what moves.
 """
@@ -25,18 +25,17 @@ from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.encoded_sequence import TargetContext
 from sadm_ray.model.prior import Prior, prior_of
 from sadm_ray.model.prior_samples import SCALES, added_noise, block_means
-from sadm_ray.model.recalibration import Correction, Recalibration
+from sadm_ray.model.recalibration import KINDS, Correction, Recalibration
 
-KINDS = ("beyond", "between")
-"""Targets beyond a subject's scans, and between two of them."""
-FACTORS = tuple(2 ** (step / 3) for step in range(-5, 6))
-"""Those of motions that are tried: 0.31 to 3.2."""
+FACTORS = tuple(2 ** (step / 3) for step in range(-5, 2))
+"""Those of motions that are tried: 0.31 to 1.26. Larger ones made CRPS worse (docs/experiments)."""
 FINER = tuple(2 ** (step / 12) for step in range(-24, 25))
 """Those of intensities: 0.25 to 4."""
 SHARES = (0.0, *(2 ** (step / 4) for step in range(-16, 5)))
 """Parts of the prior's deviation that added noise has: none, or 0.06 to 2."""
-SMALLEST, LARGEST = 0.25, 4.0
-"""Bounds of the factor of the change."""
+_LEAST = 1e-9  # of an error: products may be below 0 by chance
+CHANGES = tuple(2 ** (step / 24) for step in range(-48, 49))
+"""Those of the change: 0.25 to 4."""
 IMPUTATION, SINGLE = 0.5, 0.3
 """How often later frames are observed too, and how often only the first (`draw_target`)."""
 
@@ -51,10 +50,11 @@ class HeldOutTarget:
     changed: Float[Tensor, "1 c d h w"]
     """1 in the subject's changed region, of channels that count; else 0."""
 
-    def mean_square(self, volume: Float[Tensor, "1 c d h w"], scale: int = 1) -> float:
+    def mean_product(self, one: Float[Tensor, "1 c d h w"], other: Float[Tensor, "1 c d h w"], scale: int) -> float:
         """Of means of blocks with this edge, each with the part of it that lies in the changed region as its weight."""
         weights = block_means(self.changed, scale)
-        return float((weights * block_means(volume, scale).square()).sum() / weights.sum().clamp(min=1e-12))
+        product = weights * block_means(one, scale) * block_means(other, scale)
+        return float(product.sum() / weights.sum().clamp(min=1e-12))
 
 
 def held_out_targets(model: SequenceModel, row: Mapping[str, Any], draws: int, seed: int) -> Iterable[HeldOutTarget]:
@@ -86,74 +86,82 @@ def held_out_targets(model: SequenceModel, row: Mapping[str, Any], draws: int, s
 
 @torch.no_grad()
 def change_sums(model: SequenceModel, row: Mapping[str, Any], draws: int, seed: int) -> dict[str, list[float]]:
-    """By kind Σ x·m and Σ m², m the prior's mean, as parts of Σ x² of each target, and the number of targets."""
-    sums = {kind: [0.0, 0.0, 0.0] for kind in KINDS}
+    """By kind Σ x·m and Σ m², m the prior's mean, as parts of the subject's Σ x², and the number of its targets.
+
+    Of a subject's targets those count most that change most.
+    """
+    sums = {kind: np.zeros(4) for kind in KINDS}
     for target in held_out_targets(model, row, draws, seed):
         mean, x = _counted(_prior(model, target).mean, target), _counted(target.x, target)
-        total = float(x.square().sum())
-        if total > 0:
-            found = float((x * mean).sum()) / total, float(mean.square().sum()) / total, 1.0
-            sums[_kind(target)] = [old + new for old, new in zip(sums[_kind(target)], found, strict=True)]
-    return sums
+        sums[_kind(target)] += [float(each.sum()) for each in (x * mean, mean.square(), x.square())] + [1.0]
+    return {
+        kind: [product / total if total else 0.0, square / total if total else 0.0, targets]
+        for kind, (product, square, total, targets) in sums.items()
+    }
 
 
 def with_change(sums: Sequence[Mapping[str, Sequence[float]]]) -> Recalibration:
-    """The factors of the change that fit the sums of all subjects best; 1 where nothing was seen."""
+    """The factors of the change for which the error of the estimate is least; 1 where nothing was seen.
+
+    The least mean over subjects of its logarithm, as in PSNR: in squares the few who hardly change would decide, whose
+    relative errors are large.
+    """
     factors: dict[str, Any] = {}
     for kind in KINDS:
-        product, square, targets = np.sum([each[kind] for each in sums], axis=0)
-        factor = product / square if targets and square > 0 else 1.0
-        factors[kind] = Correction(change=float(np.clip(factor, SMALLEST, LARGEST)))
+        seen = np.array([each[kind][:2] for each in sums if each[kind][2]]).reshape(-1, 2)
+        product, square = seen[:, 0], seen[:, 1]
+        tried = np.array(CHANGES)[:, None]
+        errors = 1.0 - 2.0 * tried * product + tried**2 * square
+        best = np.log(errors.clip(_LEAST)).sum(axis=1).argmin()
+        factors[kind] = Correction(change=CHANGES[best] if square.any() else 1.0)
     return Recalibration(**factors, subjects=len(sums))
 
 
 @torch.no_grad()
-def spread_sums(
-    model: SequenceModel, row: Mapping[str, Any], recalibration: Recalibration, draws: int, seed: int
-) -> dict[str, list[list[float]]]:
-    """By kind, in blocks of each of `SCALES`, as parts of the mean x² of each target and summed over targets:
+def spread_sums(model: SequenceModel, row: Mapping[str, Any], draws: int, seed: int) -> dict[str, list[list[float]]]:
+    """By kind, in blocks of each of `SCALES`, summed over targets:
 
-    the squared error of the estimate; the variance of samples by their intensities, and by noise of the prior's own
-    deviation; that by their motions, for each of `FACTORS` in turn. All in the changed region.
+    the variance of samples by their intensities, and by noise of the prior's own deviation; that by their motions, for
+    each of `FACTORS` in turn; and for each of these the squared error of the mean of many samples, which is on average
+    the product of the errors of two. All in the changed region.
     """
-    sums = {kind: np.zeros((3 + len(FACTORS), len(SCALES))) for kind in KINDS}
+    sums = {kind: np.zeros((2 + 2 * len(FACTORS), len(SCALES))) for kind in KINDS}
     for number, target in enumerate(held_out_targets(model, row, draws, seed)):
-        prior, total = _prior(model, target), target.mean_square(target.x)
-        if prior.spread is None or not total > 0:
+        spread, deviation = (prior := _prior(model, target)).spread, prior.deviation
+        if spread is None:
             continue
-        change = getattr(recalibration, _kind(target)).change
         rng, size = SampleRng(seed, number, [0], 1), model.noise_size(row["frames"].shape[-3:])
-        (numbers, white), (others, other) = prior.spread.noises(rng.normal("calibration", size))
-        fields = [prior.spread.displacement(each) for each in (numbers, others)]
-        added = [prior.deviation * added_noise(each) for each in (white, other)]  # by itself: the same noise will do
-        parts = [
-            target.x - change * prior.mean,
-            _half_difference(prior.spread.noise(white), prior.spread.noise(other)),
-            _half_difference(*added),
+        numbers, white = zip(*spread.noises(rng.normal("calibration", size)), strict=True)
+        fields = [spread.displacement(each) for each in numbers]
+        moved = [[spread.moved(factor * field) for field in fields] for factor in FACTORS]
+        apart = [
+            _half_difference(*(spread.noise(each) for each in white)),
+            _half_difference(*(deviation * added_noise(each) for each in white)),  # by itself: the same noise will do
+            *(_half_difference(*pair) for pair in moved),
         ]
-        for factor in FACTORS:
-            moved = [prior.spread.moved(factor * field) for field in fields]
-            parts.append(_half_difference(*moved))
-        for place, part in enumerate(parts):
-            sums[_kind(target)][place] += [target.mean_square(part, scale) / total for scale in SCALES]
+        pairs = [(each, each) for each in apart] + [(target.x - one, target.x - other) for one, other in moved]
+        for place, pair in enumerate(pairs):
+            sums[_kind(target)][place] += [target.mean_product(*pair, scale) for scale in SCALES]
     return {kind: each.tolist() for kind, each in sums.items()}
 
 
 def with_spread(recalibration: Recalibration, sums: Sequence[Mapping[str, Sequence[Sequence[float]]]]) -> Recalibration:
-    """With the corrections of motions, intensities and added noise for which samples vary as the estimate errs.
+    """With the corrections of motions, intensities and added noise for which samples vary as their mean errs.
 
-    In the blocks of all `SCALES` together, by the least squares of the logarithms: voxel by voxel tells how much the
-    samples vary, the larger blocks how much of it they do as wholes. A kind of target that was not seen is left alone.
+    By the least log variance + squared error / variance (Dawid & Sebastiani, Coherent dispersion criteria for optimal
+    experimental design, 1999) in the blocks of all `SCALES` together: voxel by voxel tells how much the samples vary,
+    the larger blocks how much of it they do as wholes. A kind of target that was not seen is left alone.
     """
     factors = {}
     for kind in KINDS:
-        errors, intensities, noise, *motions = np.sum([each[kind] for each in sums], axis=0)
+        intensities, noise, *others = np.sum([each[kind] for each in sums], axis=0)
+        motions, errors = np.split(np.array(others)[:, None, None], 2)
         correction: Correction = getattr(recalibration, kind)
-        if errors.all() and intensities.all():
+        if intensities.all():
             shares, finer = np.square(SHARES)[:, None, None], np.square(FINER)[:, None]
-            varied = np.array(motions)[:, None, None] + shares * noise + finer * intensities
-            apart = np.square(np.log(varied / errors)).sum(axis=-1)
-            motion, share, intensity = np.unravel_index(apart.argmin(), apart.shape)
+            varied = motions + shares * noise + finer * intensities
+            score = (np.log(varied) + errors / varied).sum(axis=-1)
+            motion, share, intensity = np.unravel_index(score.argmin(), score.shape)
             correction = correction.model_copy(
                 update={"motion": FACTORS[motion], "noise": SHARES[share], "intensity": FINER[intensity]}
             )
@@ -183,7 +191,10 @@ def _prior(model: SequenceModel, target: HeldOutTarget) -> Prior:
 
 
 def _kind(target: HeldOutTarget) -> str:
-    return KINDS[int(target.context.references.is_between)]
+    references = target.context.references
+    if not references.is_pair:
+        return "single"
+    return "between" if references.is_between else "beyond"
 
 
 def _counted(volume: Float[Tensor, "1 c d h w"], target: HeldOutTarget) -> Tensor:

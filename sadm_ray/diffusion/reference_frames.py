@@ -45,8 +45,11 @@ class ReferenceFrames:
 
     @property
     def is_between(self) -> Bool[Tensor, " b"]:
-        """Whether the target lies between two frames, so that both make the reference."""
-        return (self.weights > 0).all(dim=1) & (self.weights < 1).all(dim=1)
+        """Whether the target lies between two frames, so that both make the reference.
+
+        A frame that is alone stands in both places, and then its weights say nothing.
+        """
+        return self.is_pair & (self.weights > 0).all(dim=1) & (self.weights < 1).all(dim=1)
 
     @property
     def is_pair(self) -> Bool[Tensor, " b"]:

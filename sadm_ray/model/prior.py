@@ -26,7 +26,7 @@ from sadm_ray.model.finite_differences import gradient_magnitude
 from sadm_ray.model.layers import PatchSize, depth_to_space, space_to_depth
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.prior_samples import RANGES, Spread, SpreadNetwork, added_noise
-from sadm_ray.model.recalibration import NOT_CALIBRATED, Recalibration
+from sadm_ray.model.recalibration import KINDS, NOT_CALIBRATED, Recalibration
 from sadm_ray.model.resizing import resized
 from sadm_ray.model.unet import SmoothOutputs, UNet
 
@@ -182,7 +182,7 @@ def prior_of(
     """
     prior, references = prior_network(context.condition), context.references
     own, members = strength * prior.mean, None
-    is_between = references.is_between[:, None, None, None, None]
+    is_between, is_pair = (each[:, None, None, None, None] for each in (references.is_between, references.is_pair))
     mean = own
     if references.blended is not None:
         blended = target.encode(references.blended, references.reference)
@@ -191,7 +191,8 @@ def prior_of(
         return prior._replace(mean=mean, members=members)
 
     def factor(name: str) -> Tensor:
-        return torch.where(is_between, getattr(recalibration.between, name), getattr(recalibration.beyond, name))
+        single, beyond, between = (getattr(getattr(recalibration, kind), name) for kind in KINDS)
+        return torch.where(is_between, between, torch.where(is_pair, beyond, single))
 
     added = factor("noise") * prior.deviation
     spread = prior.spread and prior.spread.recalibrated(factor("motion"), factor("intensity"), added)

@@ -12,7 +12,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from sadm_ray.config import SamplingSettings, Section
 from sadm_ray.errors import DataError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # the model itself needs neither files nor PyArrow
     from sadm_ray.storage import Storage
 
 FILE = "recalibration.json"
+KINDS = {"single": "from a single scan", "beyond": "beyond several scans", "between": "between two scans"}
+"""Targets that are corrected each by their own, and what they are in words."""
 WIDTHS = tuple(0.125 * 2 ** (step / 6) for step in range(49))
 """Half widths of bounds that were tried, in standard deviations of the samples: 1/8 to 32."""
 REGIONS = ("still", "moving")
@@ -75,6 +77,7 @@ class Recalibration(Section):
     were held out, and in how many folds (0: the validation subjects).
     """
 
+    single: Correction = Correction()
     beyond: Correction = Correction()
     between: Correction = Correction()
     misses: dict[str, Misses] = Field(default_factory=dict)
@@ -82,6 +85,14 @@ class Recalibration(Section):
     folds: int = 0
     sampling: dict[str, Any] = Field(default_factory=dict)
     weights: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_before(cls, content: Any) -> Any:
+        """In files of earlier versions a target from a single scan is one beyond the scans."""
+        if isinstance(content, dict) and "single" not in content and "beyond" in content:
+            return content | {"single": content["beyond"]}
+        return content
 
     def fits(self, sampling: SamplingSettings) -> bool:
         """Whether it was fitted with these settings of sampling."""

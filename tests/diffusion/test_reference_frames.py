@@ -71,6 +71,8 @@ def test_chosen_targets_keep_every_field() -> None:
         torch.testing.assert_close(getattr(chosen, field.name), every[[2, 0]])
         torch.testing.assert_close(getattr(twice, field.name), every[[0, 0, 1, 1, 2, 2]])
         torch.testing.assert_close(getattr(same, field.name), every[[1, 1]])
+    alone = replace(known, time_from_target=known.time_from_target[:, :1].expand(-1, 2))
+    assert not alone.is_between.any(), "the same frame twice, whatever its weights"
     unseen = replace(known, displacement=None, blended=None)
     assert unseen.rows(torch.tensor([0])).displacement is None
     assert not unseen.distance.any()

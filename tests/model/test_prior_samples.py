@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from sadm_ray.config import SamplingSettings
+from sadm_ray.diffusion.samplers import SeededNoise
+from sadm_ray.model.prior import Prior, prior_of
 from sadm_ray.model.prior_samples import MEMBERS, RANGES, SITE_RANGES, Spread, smoothed, spread_loss
+from sadm_ray.model.recalibration import NOT_CALIBRATED, Correction, Recalibration
 from tests.model.test_registry import SEEN, SHAPE, TIMES, frames, losses, made, shaken
 
 SIZE = (8, 32, 32)
@@ -70,6 +73,36 @@ def test_what_no_motion_explains_is_noise_of_every_range() -> None:
     spread = spread_of(noise=0.2)
     noise = spread.noise(torch.randn(2, len(RANGES), *SIZE, generator=torch.Generator().manual_seed(3)))
     assert float(noise.std()) == pytest.approx(0.2 * math.sqrt(len(RANGES)), rel=0.1)
+
+
+def test_what_calibration_adds_is_noise_of_the_given_deviation_and_of_numbers_of_its_own() -> None:
+    added = torch.full((2, 1, *SIZE), 0.3)
+    spread = spread_of(noise=1e-6)
+    prior = Prior(torch.zeros(2, 1, *SIZE), torch.zeros(2, 1, *SIZE), spread=spread)
+    with_added = prior._replace(spread=spread._replace(added=added))
+    before, after = (each.noise_from(SeededNoise([1, 2]))((1, *SIZE)) for each in (prior, with_added))
+    assert float((after - before).std()) == pytest.approx(0.3, rel=0.1)
+
+
+def test_each_kind_of_target_has_corrections_of_its_own() -> None:
+    """A single scan, beyond two scans, between two."""
+    corrected = {"single": Correction(motion=0.5), "beyond": Correction(noise=0.25), "between": Correction(motion=2.0)}
+    recalibration = Recalibration(**corrected, subjects=9)
+    model = shaken("sadm")
+    assert model.prior_network is not None
+    volumes, observed = torch.rand(3, 3, 1, *SHAPE), torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]]).bool()
+    encoded = model.observe(volumes, observed, torch.tensor([[0.0, 0.5, 1.0]] * 3))
+    context = model.context_at(encoded, torch.tensor([1.0, 1.0, 0.5]))
+    plain, found = (
+        prior_of(model.prior_network, context, model.target, recalibration=each).spread
+        for each in (NOT_CALIBRATED, recalibration)
+    )
+    assert plain is not None
+    assert found is not None
+    assert found.added is not None
+    for place, factor in enumerate((0.5, 1.0, 2.0)):
+        torch.testing.assert_close(found.modes[place], factor * plain.modes[place])
+    assert [float(each.abs().max()) > 0 for each in found.added] == [False, True, False]
 
 
 def test_the_members_of_a_training_sample_have_noise_of_their_own() -> None:
