@@ -38,7 +38,7 @@ _VENTRICLES = ["true_ml", "predicted_ml", "error_ml", "own_error_ml"]
 VENTRICLES_COLUMNS = [*KEYS, "method", "structure", *_VENTRICLES, "split"]
 _STRUCTURES = [
     "dice", "hd95_mm", "true_ml", "predicted_ml", "error_ml", "true_voxels", "predicted_voxels", "empty",
-    "interval_level", "interval_ml", "interval_holds",
+    "interval_level", "interval_ml", "interval_holds", "corrected_ml", "corrected_holds", "held_out",
 ]  # fmt: skip
 STRUCTURES_COLUMNS = [*KEYS, "method", "structure", *_STRUCTURES, "split"]
 

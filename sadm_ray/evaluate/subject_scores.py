@@ -185,7 +185,7 @@ def _score_structures(row: Row, truth: Truth, predicted: Prediction) -> list[Row
     if ours is None:
         return [key | found for found in structure_rows(true_labels, label_maps, truth.labels)]
     label_maps.append((ESTIMATE, ours.labels))
-    found = structure_rows(true_labels, label_maps, truth.labels, ours.intervals, ours.level)
+    found = structure_rows(true_labels, label_maps, truth.labels, ours.intervals)
     return [key | each for each in found]
 
 

@@ -36,7 +36,8 @@ from sadm_ray.generate.generation_record import (
     write_manifest,
 )
 from sadm_ray.generate.request_csv import Failures
-from sadm_ray.generate.structure_volumes import record_rows, write_volumes
+from sadm_ray.generate.structure_volumes import kept_corrections, record_rows, write_volumes
+from sadm_ray.generate.volume_corrections import why_not_corrected
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.model.seen_subjects import NOBODY, SeenSubjects
@@ -105,6 +106,9 @@ def generate_volumes(
     left = _left(folder, plan.subject_jobs, records)
     requests = [request for each in plan.subject_jobs for request in each.requests]
     describe(folder, scans_folder(settings, study), requests, wanted.estimates, wanted.sequence)
+    labels = labels_of(study) if wanted.structures else None
+    for line in why_not_corrected(models, labels, wanted.samples, wanted.level):
+        log.warning("generate: %s", line)
     if left:
         job = GenerationJob(
             study,
@@ -118,7 +122,7 @@ def generate_volumes(
             wanted.batch_size,
             device,
             wanted.level,
-            labels_of(study) if wanted.structures else None,
+            labels,
         )
         at_once = 1 if wanted.exact else wanted.batch_size
         batches = [left[start : start + at_once] for start in range(0, len(left), at_once)]
@@ -227,7 +231,8 @@ def _conclude(
     for record in records:
         failures |= {(frame["subject"], frame["task"]): frame["error"] for frame in record.frames if frame["error"]}
     write_manifest(out, records)
-    write_volumes(out, [row for record in records for row in record_rows(record.frames)], level)
+    rows = [row for record in records for row in record_rows(record.frames)]
+    write_volumes(out, rows, level, dict(each for record in records for each in kept_corrections(record.frames)))
     if failures:
         sink = io.StringIO()
         writer = csv.writer(sink)

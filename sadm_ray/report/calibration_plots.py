@@ -141,6 +141,9 @@ def structure_rows(structures: pd.DataFrame) -> pd.DataFrame:
             "predicted voxels": _number(row["predicted_voxels"], ".0f"),
             "interval holds": _held(row["interval_holds"], row["interval_level"]),
             "its width ml": _number(row["interval_ml"], ".1f"),
+            "corrected holds": _held(row["corrected_holds"], row["interval_level"]),
+            "its width ml, corrected": _number(row["corrected_ml"], ".1f"),
+            "held out": _number(row["held_out"], ".0f"),
         }
         for _, row in summarise_structures(structures).iterrows()
     )

@@ -24,8 +24,8 @@ _WRITERS = {"heart": write_heart, "brain": write_brain}
 def write_phantom(root: Path, settings: PhantomSettings, seed: int) -> None:
     """Write `settings.subjects` subjects below `root`; nothing is done if the same phantom is already complete.
 
-    A heart is written in ACDC's layout, a brain in BIDS, each with label maps. A subject depends on `seed` and its number
-    only, so that a larger phantom contains the smaller one.
+    A heart is written in ACDC's layout, a brain in BIDS, each with label maps. A subject depends on `seed` and its
+    number only, so that a larger phantom contains the smaller one.
 
     Raises:
         DataError: `root` holds files that are not of a phantom.
