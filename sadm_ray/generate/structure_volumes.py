@@ -170,19 +170,18 @@ def interval(samples: Float[np.ndarray, " n"], level: float, factor: float | Non
     return (max(middle - half, 0.0) if math.isfinite(middle) else math.nan), middle + half
 
 
-def write_volumes(
-    out: Storage, rows: Sequence[Mapping[str, Any]], level: float, corrections: Corrections | None = None
-) -> None:
-    """Write `volumes.csv` and its summary; each appears whole. Without rows there are no such files."""
+def volumes_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a table with the columns `VOLUMES_COLUMNS`."""
     import pandas as pd
 
-    if not rows:
-        for name in (VOLUMES, SUMMARY):
-            out.delete(name)
-        return
+    return pd.DataFrame(rows, columns=VOLUMES_COLUMNS).astype({"frame": "Int64"})
 
-    volumes = pd.DataFrame(rows, columns=VOLUMES_COLUMNS).astype({"frame": "Int64"})
-    for name, table in ((VOLUMES, volumes), (SUMMARY, summarise_volumes(volumes, level, corrections))):
-        sink = io.StringIO()
-        table.to_csv(sink, index=False)
-        out.write(name, sink.getvalue().encode())
+
+def write_table(out: Storage, name: str, table: pd.DataFrame) -> None:
+    """Write a table as CSV, which appears whole; an empty one is no file."""
+    if table.empty:
+        out.delete(name)
+        return
+    sink = io.StringIO()
+    table.to_csv(sink, index=False)
+    out.write(name, sink.getvalue().encode())
