@@ -42,7 +42,7 @@ def derived_rows(
         true = float(derive(each.kind, before, np.array(_volume(at, each.structures)), since, time_unit))
         if math.isnan(true):
             continue
-        for method, labels in copied_labels(truth, predicted.observed, target):
+        for method, labels in copied_labels(truth.labels, times, predicted.observed, target):
             copied = derive(each.kind, before, np.array(_volume(labels, each.structures)), since, time_unit)
             yield {"method": method, "name": each.name, **_scores(true, float(copied))}
         for number in _predicted(row, each, time_unit):

@@ -18,7 +18,6 @@ from scipy import ndimage
 
 from sadm_ray.data.label_maps import LabelMaps, PreparedLabels
 from sadm_ray.evaluate.naive_baselines import last_observed
-from sadm_ray.evaluate.prediction import Truth
 from sadm_ray.evaluate.score_tables import COPY_LAST, ESTIMATE
 from sadm_ray.generate.structure_volumes import interval
 from sadm_ray.generate.volume_corrections import NOT_CORRECTED, VolumeCorrection
@@ -135,14 +134,16 @@ def _volumes(true: float, predicted: float, voxel_ml: float) -> dict[str, float]
     return {**ml, "true_voxels": true, "predicted_voxels": predicted}
 
 
-def copied_labels(truth: Truth, observed: Sequence[int], target: int) -> Iterator[tuple[str, PreparedLabels]]:
+def copied_labels(
+    labels: LabelMaps, times: Float[np.ndarray, " t"], observed: Sequence[int], target: int
+) -> Iterator[tuple[str, PreparedLabels]]:
     """Copy-last's label map: that of the last observed scan before the target that has one, else the nearest in time.
 
     That need not be the scan which copy-last copies: of a cine few frames are labelled.
     """
-    labelled = [slot for slot in observed if slot != target and truth.labels.at(slot) is not None]
+    labelled = [slot for slot in observed if slot != target and labels.at(slot) is not None]
     if labelled:
-        copied = truth.labels.at(last_observed(labelled, truth.times, target))
+        copied = labels.at(last_observed(labelled, times, target))
         if copied is not None:
             yield COPY_LAST, copied
 

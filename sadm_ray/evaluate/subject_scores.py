@@ -197,7 +197,7 @@ def _score_structures(row: Row, truth: Truth, predicted: Prediction) -> list[Row
     if true_labels is None:
         return []
     key = {name: row[name] for name in KEYS}
-    label_maps = list(copied_labels(truth, predicted.observed, predicted.target))
+    label_maps = list(copied_labels(truth.labels, truth.times, predicted.observed, predicted.target))
     ours = PredictedStructures.read(row)
     if ours is None:
         return [key | found for found in structure_rows(true_labels, label_maps, truth.labels)]
