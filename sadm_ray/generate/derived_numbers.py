@@ -26,6 +26,7 @@ DERIVED = "derived.csv"
 DERIVED_COLUMNS = [
     "subject", "task", "frame", "time", "baseline_time", "name", "unit", "samples",
     "estimate", "median", "low", "high", "corrected_low", "corrected_high", "level", "held_out",
+    "fitted_for",
 ]  # fmt: skip
 UNITS = {"ejection_fraction": "%", "annual_change": "%/year"}
 
@@ -125,6 +126,7 @@ def _numbers(
             "corrected_low": corrected_low,
             "corrected_high": corrected_high,
             "held_out": correction.subjects if len(samples) > 1 else None,
+            "fitted_for": correction.fitted_for if len(samples) > 1 else None,
         }
 
 

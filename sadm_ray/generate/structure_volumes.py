@@ -35,6 +35,7 @@ VOLUMES_COLUMNS = [*_KEYS, "sample", *_SIZES]
 _NUMBERS = ("estimate", "median", "low", "high", "corrected_low", "corrected_high")
 SUMMARY_COLUMNS = [
     *_KEYS, "samples", *(f"{name}_{size}" for size in _SIZES for name in _NUMBERS), "level", "held_out",
+    "fitted_for",
 ]  # fmt: skip
 Corrections = Mapping[tuple[str, str, str], VolumeCorrection]
 """By subject, task and structure."""
@@ -129,7 +130,7 @@ def summarise_volumes(volumes: pd.DataFrame, level: float, corrections: Correcti
     freedom, as in `sadm_ray.evaluate.calibration`: for a volume and S samples from one normal distribution it holds the
     volume with the probability `level`. It ends at 0. One sample has none. Of what is observed, `estimate` is the
     volume. The corrected interval is that multiplied by the factor of the correction, `held_out` of how many subjects
-    that is; NaN where they are too few, or the model is not calibrated (0 subjects).
+    that is and `fitted_for` of which task; NaN where they are too few, or the model is not calibrated (0 subjects).
 
     Args:
         volumes: `VOLUMES_COLUMNS`.
@@ -153,6 +154,7 @@ def summarise_volumes(volumes: pd.DataFrame, level: float, corrections: Correcti
             ends = *interval(values, level), *interval(values, level, correction.factor)
             numbers = float(estimate[name].iloc[0]), float(samples[name].median()), *ends
             found |= {f"{number}_{name}": value for number, value in zip(_NUMBERS, numbers, strict=True)}
+        found["fitted_for"] = correction.fitted_for if len(samples) > 1 else None
         rows.append(found | {"held_out": correction.subjects if len(samples) > 1 else None})
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS).astype({"held_out": "Int64"})
 

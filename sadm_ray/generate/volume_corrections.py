@@ -16,13 +16,21 @@ from sadm_ray.model.recalibration import Recalibration, needed_subjects
 class VolumeCorrection(NamedTuple):
     """By what the interval of a structure's volume is multiplied, and how many held-out subjects it is from.
 
-    `factor` is None where they are too few for the level.
+    `factor` is None where they are too few for the level. `task` is that which it was fitted for; empty: it is the
+    widest of all tasks, and not fitted for this request.
     """
 
     factor: float | None
     subjects: int
+    task: str = ""
+
+    @property
+    def fitted_for(self) -> str | None:
+        """The task, as a table says it; None where nothing is corrected."""
+        return None if self.factor is None else self.task or OTHERS
 
 
+OTHERS = "other tasks"
 NOT_CORRECTED = VolumeCorrection(None, 0)
 """Of a structure of which no held-out subject had a label map."""
 
@@ -30,16 +38,20 @@ NOT_CORRECTED = VolumeCorrection(None, 0)
 def corrections_for(
     recalibration: Recalibration, task: str | None, structures: Iterable[str], level: float
 ) -> dict[str, VolumeCorrection]:
-    """The correction of each structure at a level for a task; for a request that is none, the widest of all tasks."""
-    volumes = recalibration.volumes
-    tasks = [volumes[task]] if task is not None and task in volumes else list(volumes.values())
+    """The correction of each structure at a level for a task.
+
+    For a request that is none, and for a task of whose targets no held-out subject has a label map, it is the widest of
+    all tasks.
+    """
+    volumes, own = recalibration.volumes, "" if task is None or task not in recalibration.volumes else task
     found = {}
     for name in structures:
-        known = [errors[name] for errors in tasks if name in errors]
+        known = [errors[name] for errors in ([volumes[own]] if own else volumes.values()) if name in errors]
         factors = [each.factor(level) for each in known]
         shown = [factor for factor in factors if factor is not None]
         fewest = min((each.subjects for each in known), default=0)
-        found[name] = VolumeCorrection(max(shown) if shown and len(shown) == len(known) else None, fewest)
+        factor = max(shown) if shown and len(shown) == len(known) else None
+        found[name] = VolumeCorrection(factor, fewest, own)
     return found
 
 

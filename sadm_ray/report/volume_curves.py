@@ -17,6 +17,7 @@ from sadm_ray.config import DerivedSettings
 from sadm_ray.evaluate.prediction_plots import COLOURS, INK, WIDTH, plain_axis, to_png
 from sadm_ray.evaluate.score_tables import ESTIMATE
 from sadm_ray.generate.structure_volumes import SUMMARY
+from sadm_ray.generate.volume_corrections import OTHERS
 from sadm_ray.report.representative_subjects import Representative
 from sadm_ray.report.table_cells import number_cell
 from sadm_ray.storage import Storage
@@ -116,7 +117,7 @@ def _curves(
     legend: dict[str, Any] = {"loc": "outside upper left", "frameon": False, "fontsize": 9, "labelcolor": INK}
     figure.legend(named.values(), named.keys(), ncols=4, **legend)
     left_out = len(by_size) - len(names)
-    more = f"; {left_out} more structures are in volumes-summary.csv" if left_out else ""
+    more = f"; volumes-summary.csv has {left_out} more" if left_out else ""
     return VolumeCurves(
         title=f"{each.subject}, {task} ({each.place})",
         caption=f"{each.subject}, {task}: the {each.place} of {each.of}. {_band(volumes, bounds)}{more}.",
@@ -131,11 +132,12 @@ def _bounds(volumes: pd.DataFrame, size: str) -> tuple[str, str]:
 
 
 def _band(volumes: pd.DataFrame, bounds: tuple[str, str]) -> str:
-    level = f"{100 * volumes['level'].iloc[0]:.3g} %"
+    level = f"{100 * volumes['level'].iloc[0]:.3g}\N{NO-BREAK SPACE}%"
     if bounds == BOUNDS[0]:
         return f"Band: the samples’ own interval of {level}, which is not calibrated"
-    fewest = int(volumes["held_out"].min())
-    return f"Band: the interval of {level}, corrected on {fewest} held-out subjects"
+    fewest, others = int(volumes["held_out"].min()), (volumes["fitted_for"] == OTHERS).any()
+    where = " for other tasks, as none of them has label maps of these targets" if others else ""
+    return f"Band: the interval of {level}, corrected on {fewest} held-out subjects{where}"
 
 
 def _draw(axis: Axes, volumes: pd.DataFrame, size: str, bounds: tuple[str, str]) -> None:

@@ -127,8 +127,10 @@ def test_a_request_that_is_no_task_gets_the_widest_of_all() -> None:
     assert first.factor is not None
     assert second.factor == other.factor == pytest.approx(3 * first.factor)
     assert (first.subjects, second.subjects, other.subjects) == (19, 9, 9)
+    assert [each.fitted_for for each in (first, second, other)] == ["first", "second", "other tasks"]
+    assert corrections_for(model, "unlabelled", ["cavity"], 0.9)["cavity"] == other
     assert corrections_for(model, None, ["cavity"], 0.95)["cavity"] == VolumeCorrection(None, 9), "nothing is made up"
-    assert corrections_for(model, "first", ["wall"], 0.9)["wall"] == NOT_CORRECTED
+    assert corrections_for(model, "first", ["wall"], 0.9)["wall"] == VolumeCorrection(None, 0, "first")
     assert corrections_for(NOT_CALIBRATED, "first", ["wall"], 0.9)["wall"] == NOT_CORRECTED
 
 
@@ -169,6 +171,8 @@ def test_tables_and_scores_have_both_intervals() -> None:
     assert cavity["corrected_high_voxels"] == pytest.approx(middle + 2 * half)
     assert cavity["corrected_low_voxels"] == 0, "no volume is below 0"
     assert (cavity["held_out"], wall["held_out"]) == (12, 3)
+    assert cavity["fitted_for"] == "other tasks"
+    assert pd.isna(wall["fitted_for"])
     assert math.isnan(wall["corrected_high_ml"])
     samples = {"cavity": np.array([90.0, 110.0])}
     intervals = VolumeIntervals(0.9, samples, {"cavity": VolumeCorrection(3.0, 12)})

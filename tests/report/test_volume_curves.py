@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from sadm_ray.generate.volume_corrections import VolumeCorrection
 from sadm_ray.report.calibration_plots import derived_rows
 from sadm_ray.report.html_page import Report, render_report
 from sadm_ray.report.representative_subjects import Representative
+from sadm_ray.report.viewer import build_viewer
 from sadm_ray.report.volume_curves import VolumesSection, volumes_section
 from sadm_ray.storage import Storage
 from tests.report.made import make_run
@@ -29,7 +31,7 @@ AGAIN = Representative("future FLAIR", "best", "anna", 30.0, 1.0, 4)
 BEN = Representative("future T1w", "worst", "ben", 20.0, -1.0, 4)
 
 
-def write_summary(folder: Path, *, corrected: bool, voxel_ml: float | None = 0.01) -> None:
+def write_summary(folder: Path, *, corrected: bool, voxel_ml: float | None = 0.01, fitted_for: str = "future") -> None:
     """Of anna: observed at 60 and 61, predicted at 62 and 63; ben has no label maps."""
     rng = np.random.default_rng(0)
     sizes = {"voxel_ml": voxel_ml, "own_voxels": 1.0}
@@ -39,7 +41,9 @@ def write_summary(folder: Path, *, corrected: bool, voxel_ml: float | None = 0.0
         middle = np.array([1000.0, 500, 5000, 20, 10]) + 50 * slot
         voxels = middle[None] if slot < 2 else np.vstack([middle, rng.normal(middle, 40 * slot, (4, 5)).clip(1)])
         rows += volume_rows(voxels, NAMES, about, "observed" if slot < 2 else "generated", **sizes)
-    corrections = {("anna", "future", name): VolumeCorrection(2.0, 12) for name in NAMES} if corrected else {}
+    corrections = (
+        {("anna", "future", name): VolumeCorrection(2.0, 12, fitted_for) for name in NAMES} if corrected else {}
+    )
     summary = summarise_volumes(volumes_table(rows), 0.9, corrections)
     write_table(Storage(str(folder)), SUMMARY, summary)
 
@@ -61,15 +65,17 @@ def test_a_curve_a_subject_and_task_that_has_label_maps(tmp_path: Path) -> None:
     write_summary(tmp_path, corrected=True)
     (curves,) = section(tmp_path).curves
     assert curves.caption == (
-        "anna, future: the best of 4. Band: the interval of 90 %, corrected on 12 held-out subjects; 1 more structures "
-        "are in volumes-summary.csv."
+        "anna, future: the best of 4. Band: the interval of 90\N{NO-BREAK SPACE}%, corrected on 12 held-out subjects; "
+        "volumes-summary.csv has 1 more."
     )
     picture = np.asarray(Image.open(io.BytesIO(curves.png)).convert("RGB"))
     assert picture.std() > 10
     write_summary(tmp_path, corrected=False)
     (other,) = section(tmp_path).curves
-    assert "the samples’ own interval of 90 %, which is not calibrated" in other.caption
+    assert "the samples’ own interval of 90\N{NO-BREAK SPACE}%, which is not calibrated" in other.caption
     assert other.png != curves.png
+    write_summary(tmp_path, corrected=True, fitted_for="")
+    assert "corrected on 12 held-out subjects for other tasks" in section(tmp_path).curves[0].caption
 
 
 def test_the_table_has_observed_and_predicted_visits_and_the_truth(tmp_path: Path) -> None:
@@ -104,7 +110,8 @@ def test_without_label_maps_there_is_no_section(tmp_path: Path) -> None:
 @pytest.mark.parametrize("corrected", [True, False])
 def test_the_page_shows_curves_and_derived_numbers(tmp_path: Path, corrected: bool) -> None:
     write_summary(tmp_path, corrected=corrected)
-    evaluation = make_run(tmp_path / "run").evaluation
+    run = make_run(tmp_path / "run")
+    evaluation, viewer = run.evaluation, build_viewer(run.study, run.predictions, run.evaluation.metrics)
     number = {"task": "future", "method": "estimate", "name": "ef", "subject": "anna", "frame": 3, "true": 50.0}
     number |= {"predicted": 47.0, "error": 3.0, "interval_level": 0.9, "interval_width": 12.0, "interval_holds": 1.0}
     number |= {"corrected_width": math.nan, "corrected_holds": math.nan}
@@ -113,8 +120,10 @@ def test_the_page_shows_curves_and_derived_numbers(tmp_path: Path, corrected: bo
         ["future", "estimate", "ef", "1", "50.0", "47.0", "3.0", "100 % of 90 %", "12.0", "", "–"]
     ]
     found = Evaluation(**{**vars(evaluation), "derived": derived, "structures": _with_scores(scores())})
-    page = render_report(Report("A run", "now", found, volumes=section(tmp_path)))
+    page = render_report(Report("A run", "now", found, viewer=viewer, volumes=section(tmp_path)))
     assert "Volumes over time" in page
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
     assert "anna, future: the best of 4." in page
     assert "Derived numbers by task and method" in page
     assert "Volumes over time" not in render_report(Report("A run", "now", evaluation))
