@@ -258,6 +258,9 @@ def _print_calibrated(fitted: Any) -> None:
         typer.echo(f"  {where}: {factors}, noise of {its.noise:.3g} of the prior's deviation")
     for task, misses in fitted.misses.items():
         typer.echo(f"  {task}: bounds up to {100 * misses.highest_level:.3g} % by {misses.subjects} subjects")
+    for task, structures in fitted.volumes.items():
+        counts = ", ".join(f"{name} by {errors.subjects}" for name, errors in structures.items())
+        typer.echo(f"  {task}: intervals of volumes of {counts} subjects")
 
 
 def _print_generated(generated: Any) -> bool:

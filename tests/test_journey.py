@@ -37,7 +37,10 @@ def test_every_target_of_every_subject_is_written_in_its_own_grid(journey: dict[
     originals = {subject.name: subject for subject in catalog.subjects}
     generated = settings.run_dir / "generated"
     files = sorted(generated.glob("sub-*/anat/*_cine.nii.gz"))
-    assert len(files) == len(study.subjects["test"]) * 2 * 6 == journey["generate"].volumes  # tasks × products
+    label_maps = list(generated.glob("sub-*/anat/*_dseg.nii.gz"))
+    assert len(files) == len(study.subjects["test"]) * 2 * 6  # tasks × products
+    assert len(label_maps) == len(study.subjects["test"]) * 2 * 3  # of the estimate and both samples
+    assert len(files) + len(label_maps) == journey["generate"].volumes
     assert journey["generate"].failures == {}
     for file in files:
         image = nib.load(file)

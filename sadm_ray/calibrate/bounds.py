@@ -8,12 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sadm_ray.config import SamplingSettings, TaskSettings
+from sadm_ray.calibrate.held_out_prediction import HeldOutPrediction
 from sadm_ray.data.shards.row_contrasts import of_contrast
-from sadm_ray.evaluate.sampling_quality import query_of
-from sadm_ray.generate.draw_samples import draw, estimate, observe
-from sadm_ray.generate.request import sample_seed
-from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.prediction_bounds import deviation_of, regions_of
 from sadm_ray.model.recalibration import REGIONS, WIDTHS, Misses
 
@@ -21,32 +17,19 @@ Missed = dict[str, list[float]]
 """Of each region which part of its voxels lies outside of bounds of each of `WIDTHS`; empty where it has no voxels."""
 
 
-def missed_by(
-    model: SequenceModel,
-    row: Mapping[str, Any],
-    task: TaskSettings,
-    sampling: SamplingSettings,
-    samples: int,
-    seed: int,
-) -> Missed | None:
-    """Of a subject, on average over the scanned targets of a task; None where it lacks the scans for it.
+def missed_by(predicted: HeldOutPrediction, row: Mapping[str, Any]) -> Missed | None:
+    """Of a subject, on average over the scanned targets of a task; None where there are none.
 
     Args:
         row: the subject (`subject_row.parse_row`).
     """
-    query = query_of(task, row)
-    if query is None:
-        return None
-    encoded = observe(model, [row], [query], sampling.precision)
-    predicted = estimate(model, encoded, [query], sampling)[0]
-    seeds = [[sample_seed(seed, row["subject"], task.name, each) for each in range(samples)]]
-    drawn = draw(model, encoded, [query], seeds, sampling)[0]
+    query, estimate, drawn = predicted.query, predicted.estimate, predicted.samples
     found: dict[str, list[Float[np.ndarray, " widths"]]] = {region: [] for region in REGIONS}
-    for channel in range(predicted.shape[1]):
+    for channel in range(estimate.shape[1]):
         its = of_contrast(row, channel)
         if not (query.observed & its["present"]).any():
             continue
-        for target, volume, volumes in zip(query.targets, predicted[:, channel], drawn[:, :, channel], strict=True):
+        for target, volume, volumes in zip(query.targets, estimate[:, channel], drawn[:, :, channel], strict=True):
             if its["present"][target]:
                 missed = _missed(its["frames"][target, 0], volume, deviation_of(volumes))
                 for region, parts in missed.items():

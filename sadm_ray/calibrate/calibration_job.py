@@ -11,12 +11,17 @@ from typing import Any
 import torch
 
 from sadm_ray.actor_pool import map_in_actor_pool
-from sadm_ray.calibrate.bounds import Missed, missed_by, misses_of
+from sadm_ray.calibrate.bounds import missed_by, misses_of
 from sadm_ray.calibrate.corrections import change_sums, spread_sums, with_change, with_spread
 from sadm_ray.calibrate.held_out_models import HeldOutModel, held_out_models, subjects_of
+from sadm_ray.calibrate.held_out_prediction import predict_held_out
+from sadm_ray.calibrate.structure_errors import errors_of, structure_errors
 from sadm_ray.config import SamplingSettings, Settings
+from sadm_ray.data.find.label_files import LabelFiles
+from sadm_ray.data.label_maps import labels_of
 from sadm_ray.data.shards.prepared_study import Study, read_subject
 from sadm_ray.errors import DataError, reason_of
+from sadm_ray.generate.volume_corrections import too_few, volumes_by_task
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.model.recalibration import NOT_CALIBRATED, Recalibration, deciding
@@ -52,34 +57,50 @@ def calibrate_model(settings: Settings, study: Study, sampling: SamplingSettings
     if own.build().prior_network is not None:
         fitted = with_change(of_each(partial(change_sums, draws=draws, seed=seed)))
         fitted = with_spread(fitted, of_each(partial(spread_sums, draws=draws, seed=seed)))
-    missed = of_each(partial(_missed, settings=settings, sampling=sampling, fitted=fitted, seed=seed))
-    by_task = {task.name: [each[task.name] for each in missed if task.name in each] for task in settings.generate.tasks}
+    labels = labels_of(study)
+    errors = of_each(partial(_errors, settings=settings, sampling=sampling, fitted=fitted, seed=seed, labels=labels))
+    by_task = {task.name: [each[task.name] for each in errors if task.name in each] for task in settings.generate.tasks}
+    missed = {task: [each["missed"] for each in its if each["missed"]] for task, its in by_task.items()}
+    volumes = {
+        task: errors_of([e["volumes"] for e in its], settings.calibrate.samples) for task, its in by_task.items()
+    }
     fitted = fitted.model_copy(
         update={
-            "misses": {task: misses_of(subjects) for task, subjects in by_task.items() if subjects},
-            "subjects": len(missed),
+            "misses": {task: misses_of(subjects) for task, subjects in missed.items() if subjects},
+            "volumes": {task: its for task, its in volumes.items() if its},
+            "subjects": len(errors),
             "folds": settings.calibrate.folds,
             "sampling": deciding(sampling),
             "weights": hashlib.sha256(own.weights.data).hexdigest(),
         }
     )
+    for line in too_few(volumes_by_task(fitted), settings.generate.level):
+        log.warning("calibrate: %s", line)
     fitted.write(Storage(str(folder)))
     return fitted
 
 
-def _missed(
+def _errors(
     model: SequenceModel,
     row: Mapping[str, Any],
     settings: Settings,
     sampling: SamplingSettings,
     fitted: Recalibration,
     seed: int,
-) -> dict[str, Missed]:
-    """By task what the recalibrated model's bounds miss of a subject; without the tasks that it cannot answer."""
+    labels: LabelFiles | None,
+) -> dict[str, dict[str, Any]]:
+    """By task what the recalibrated model's bounds miss of a subject, and the errors of its structures' volumes.
+
+    Without the tasks that it cannot answer.
+    """
     model.recalibration = fitted
-    samples = settings.calibrate.samples
-    found = {task.name: missed_by(model, row, task, sampling, samples, seed) for task in settings.generate.tasks}
-    return {task: missed for task, missed in found.items() if missed is not None}
+    found = {}
+    for task in settings.generate.tasks:
+        predicted = predict_held_out(model, row, task, sampling, settings.calibrate.samples, seed, labels)
+        if predicted is not None:
+            volumes = structure_errors(predicted, row, labels)
+            found[task.name] = {"missed": missed_by(predicted, row), "volumes": volumes}
+    return found
 
 
 def _of_each(fit: Fit, models: Sequence[HeldOutModel], study: Study, settings: Settings) -> list[Any]:

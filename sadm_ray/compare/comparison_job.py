@@ -26,7 +26,7 @@ from sadm_ray.config import ModelKind, SamplingSettings, Settings
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import DataError, UserError
 from sadm_ray.evaluate.evaluation_job import Evaluation, evaluate_predictions
-from sadm_ray.evaluate.score_tables import NAIVE_BASELINES, SAMPLE
+from sadm_ray.evaluate.score_tables import KEYS, NAIVE_BASELINES, SAMPLE
 from sadm_ray.generate.answerable import require_answerable
 from sadm_ray.generate.generation_job import generate_volumes
 from sadm_ray.generate.generation_record import PREDICTIONS
@@ -87,7 +87,7 @@ def compare_models(settings: Settings, study: Study, out: Path, tracked: Tracked
             failures.append(f"{member.name}: {error}")
             continue
         failures += [f"{member.name}: {problem}" for problem in evaluation.problems]
-        rows.append(evaluation.metrics.assign(kind=member.kind, seed=member.seed))
+        rows.append(with_structures(evaluation).assign(kind=member.kind, seed=member.seed))
         summaries.append(summary)
         tracked.child(member.name).finish()
         ours = ours or ((member, evaluation, sampling["sadm"][0]) if member.kind == "sadm" else None)
@@ -106,6 +106,16 @@ def compare_models(settings: Settings, study: Study, out: Path, tracked: Tracked
     return ComparisonResult(tuple(tables), table, pd.DataFrame(summaries), ours, chosen_on, tuple(failures))
 
 
+def with_structures(evaluation: Evaluation) -> pd.DataFrame:
+    """The metrics with `dice` and `volume_error` of the label maps, means over the structures that the truth has."""
+    keys = [*KEYS, "method"]
+    known = evaluation.structures[evaluation.structures["true_voxels"].astype(float) > 0]
+    off = (known["predicted_voxels"] - known["true_voxels"]).abs() / known["true_voxels"]
+    means = known.assign(volume_error=off).astype({"dice": float, "volume_error": float})
+    means = means.groupby(keys)[["dice", "volume_error"]].mean().reset_index()
+    return evaluation.metrics.merge(means, on=keys, how="left")
+
+
 def scores_of(metrics: pd.DataFrame) -> pd.DataFrame:
     """A row per (task, method, seed, subject): frames averaged, naive baselines once, methods with readable names.
 
@@ -119,7 +129,8 @@ def scores_of(metrics: pd.DataFrame) -> pd.DataFrame:
         method if method in NAIVE_BASELINES else _method_name(kind, method)
         for method, kind in zip(scored["method"], scored["kind"], strict=True)
     ]
-    return scored.groupby(["task", "method", "seed", "subject"], sort=False)[list(SCORES)].mean().reset_index()
+    scores = scored.reindex(columns=["task", "method", "seed", "subject", *SCORES])
+    return scores.groupby(["task", "method", "seed", "subject"], sort=False)[list(SCORES)].mean().reset_index()
 
 
 def _method_name(kind: ModelKind, method: str) -> str:

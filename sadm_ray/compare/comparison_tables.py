@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,9 +33,13 @@ _HEADINGS = {
     "ssim": "SSIM",
     "nrmse": "NRMSE",
     "crps_changed": "CRPS changed",
+    "dice": "Dice",
+    "volume_error": "volume error",
 }
 RANKS = "rank PSNR, CRPS"
-_DIGITS = {"psnr": 2, "psnr_changed": 2, "ssim": 3, "nrmse": 3, "crps_changed": 4}
+_DIGITS = {"psnr": 2, "psnr_changed": 2, "ssim": 3, "nrmse": 3, "crps_changed": 4, "dice": 3, "volume_error": 3}
+_OF_STRUCTURES = ("dice", "volume_error")
+"""Left out where there are no label maps."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class ComparisonTable:
         text = self.rows.replace({"−": "$-$", "Δ": r"$\\Delta$", "–": "--", "<": "$<$", "±": r"$\\pm$"}, regex=True)
         text.columns = pd.Index([str(name).replace("Δ", r"$\Delta$") for name in self.rows.columns])
         caption = f"{self.title}. {self.note}".replace("Δ", r"$\Delta$").replace("−", "$-$").replace("%", r"\%")
-        return text.to_latex(index=False, caption=caption, label=f"tab:{self.name}", column_format="ll" + "r" * 7)
+        columns = "ll" + "r" * (len(text.columns) - 2)
+        return text.to_latex(index=False, caption=caption, label=f"tab:{self.name}", column_format=columns)
 
 
 def is_ablation(kind: str) -> bool:
@@ -80,7 +85,8 @@ def make_table(statistics: pd.DataFrame, name: TableName, confidence: float) -> 
     chosen = statistics[(of_ablation | ours) if name == ABLATION else ~of_ablation]
     order = sorted(chosen.index, key=lambda row: _sort_key(statistics, row))
     places = _ranks(chosen)
-    rows = [_row(chosen.loc[row]) | {RANKS: places[row]} for row in order]
+    shown = [score for score in _HEADINGS if score not in _OF_STRUCTURES or chosen[score].notna().any()]
+    rows = [_row(chosen.loc[row], shown) | {RANKS: places[row]} for row in order]
     subjects, seeds = int(statistics["subjects"].max()), int(statistics["seeds"].max())
     note = (
         f"Means over {subjects} test subjects and {seeds} training{'s' * (seeds > 1)} each, in brackets the bootstrap "
@@ -88,6 +94,8 @@ def make_table(statistics: pd.DataFrame, name: TableName, confidence: float) -> 
         "subjects; p: Wilcoxon's signed-rank test, adjusted for the methods of the task (Holm). Rank: within the task, "
         "by PSNR of the whole volume and by CRPS; that of a single volume is its absolute error."
     )
+    if _OF_STRUCTURES[0] in shown:
+        note += " Dice and error of volumes, as a part of the true ones: means over the structures of the label maps."
     title = "The paper's comparison" if name == BASELINES else "The paper's ablation"
     return ComparisonTable(name, title, note, pd.DataFrame(rows))
 
@@ -117,10 +125,10 @@ def _place(ranks: pd.Series) -> pd.Series:
     return ranks.map(lambda rank: "–" if math.isnan(rank) else f"{rank:g}")
 
 
-def _row(row: pd.Series) -> dict[str, str]:
+def _row(row: pd.Series, scores: Sequence[str]) -> dict[str, str]:
     cells = {"task": str(row["task"]), "method": str(row["method"])}
-    for score, heading in _HEADINGS.items():
-        cells[heading] = _with_interval(row[score], row[f"{score}_low"], row[f"{score}_high"], _DIGITS[score])
+    for score in scores:
+        cells[_HEADINGS[score]] = _with_interval(row[score], row[f"{score}_low"], row[f"{score}_high"], _DIGITS[score])
     return cells | {"Δ to ours dB": _difference(row["delta_psnr"], row["p"])}
 
 

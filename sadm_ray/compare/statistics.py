@@ -11,7 +11,9 @@ from scipy.stats import bootstrap, wilcoxon
 
 RESAMPLES = 5000
 
-SCORES = ("psnr", "psnr_changed", "ssim", "nrmse", "crps_changed")
+SCORES = ("psnr", "psnr_changed", "ssim", "nrmse", "crps_changed", "dice", "volume_error")
+"""The last two are of structures, means over those of a subject: Dice, and the error of volumes as a part of the true
+ones. They are NaN without label maps, and of methods that predict none."""
 
 
 def interval(values: Float[np.ndarray, " n"], confidence: float) -> tuple[float, float]:

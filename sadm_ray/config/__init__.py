@@ -34,6 +34,7 @@ from sadm_ray.config.data_settings import (
     contrasts_of,
     is_url,
 )
+from sadm_ray.config.derived_settings import DerivedSettings
 from sadm_ray.config.generate_settings import EvaluateSettings, GenerateSettings
 from sadm_ray.config.model_settings import (
     ConditionerSettings,
@@ -62,6 +63,7 @@ __all__ = [
     "CovariateSettings",
     "DataSettings",
     "DenoiserSettings",
+    "DerivedSettings",
     "DiffusionSettings",
     "EvaluateSettings",
     "Fraction",

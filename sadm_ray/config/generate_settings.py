@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from sadm_ray.config.base import Positive, Section, Time
 from sadm_ray.config.data_settings import Location
+from sadm_ray.config.derived_settings import DerivedSettings
 from sadm_ray.config.task_settings import TaskSettings
 
 
@@ -30,6 +31,7 @@ class GenerateSettings(Section):
 
     `structures`: where an observed visit has a label map, its structures move as the anatomy does: label maps of the
     estimate and of each sample are written, and a table of volumes with the interval that the samples give at `level`.
+    `derived`: numbers that are computed from these volumes, such as an ejection fraction, with their intervals.
 
     `exact`: every subject goes through the network alone, its samples together (large volumes in turn, by their size
     alone), so that its voxels are the same to the last bit whatever the other subjects; without, `batch_size` sequences
@@ -53,6 +55,7 @@ class GenerateSettings(Section):
     )
     level: Annotated[float, Field(gt=0, lt=1)] = 0.9
     structures: bool = True
+    derived: tuple[DerivedSettings, ...] = ()
     sequence: bool = False
     exact: bool = True
     replace: bool = False
@@ -74,6 +77,10 @@ class GenerateSettings(Section):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"two tasks are called '{min(twice)}'; their outputs would overwrite each other")
+        numbers = [each.name for each in self.derived]
+        if len(set(numbers)) < len(numbers):
+            twice = {name for name in numbers if numbers.count(name) > 1}
+            raise ValueError(f"derived: two numbers are called '{min(twice)}'; give one of them another name")
         if self.file is not None and (self.missing or self.at):
             raise ValueError("file says what is wanted, and so do missing and at; give one of them")
         return self

@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 from sadm_ray.config.base import Fraction, Positive, SamplerName, Section
 from sadm_ray.config.sampling_settings import LEAST_GUIDANCE, Decay, Interval, Spacing, Temperature
 
-Objective = Literal["crps", "gain", "gain_changed", "ssim", "nrmse_changed", "calibration", "network_calls"]
+Objective = Literal[
+    "crps", "gain", "gain_changed", "ssim", "nrmse_changed", "calibration", "dice", "volume_error", "network_calls"
+]
 Choice = bool | int | float | str | tuple[int, ...] | None
 
 
@@ -61,7 +63,8 @@ class TuneSettings(Section):
     `grid` tries every combination, `grid_points` of each range. Trials that do badly after `first_subjects` are
     stopped, then after `reduction` times as many, and so on; `reduction` none: all see every subject. `samples` a frame
     are drawn; `crps`, the score of several samples as a distribution, and `calibration` need two. `calibration` is how
-    far the spread of the samples is from their error.
+    far the spread of the samples is from their error. `dice` and `volume_error`, of structures, need label maps of the
+    validation subjects.
     """
 
     sweep: Literal["sampling", "training"] = "sampling"

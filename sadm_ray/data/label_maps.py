@@ -32,11 +32,12 @@ def labels_of(study: Study) -> LabelFiles | None:
     A relative folder is resolved in this process, so call this before the work is distributed.
     """
     known = study.settings
-    if not known.get("root"):
+    root = study.scans or known.get("root")
+    if not root:
         return None
     suffix = known.get("suffix", ())
     contrasts = (suffix,) if isinstance(suffix, str) else tuple(suffix)
-    return find_labels(known["root"], known["layout"], known.get("labels"), contrasts)
+    return find_labels(root, known["layout"], known.get("labels"), contrasts)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from sadm_ray.cluster import require_shared
+from sadm_ray.config import DerivedSettings
 from sadm_ray.data.label_maps import labels_of
 from sadm_ray.data.shards.fingerprints import fingerprints
 from sadm_ray.data.shards.prepared_study import Study, read_checksums
@@ -28,6 +29,7 @@ from sadm_ray.evaluate.metrics import DEFINITIONS, require_scikit_image
 from sadm_ray.evaluate.naive_baselines import last_observed
 from sadm_ray.evaluate.score_tables import (
     CALIBRATION_COLUMNS,
+    DERIVED_SCORES_COLUMNS,
     KEYS,
     METRICS_COLUMNS,
     STRUCTURES_COLUMNS,
@@ -36,12 +38,14 @@ from sadm_ray.evaluate.score_tables import (
     rank,
     summarise,
     summarise_calibration,
+    summarise_derived,
     summarise_structures,
     summarise_temporal,
     summarise_ventricles,
     with_contrast,
 )
 from sadm_ray.evaluate.subject_scores import SubjectScores, score_file
+from sadm_ray.generate.derived_numbers import check_derived
 from sadm_ray.generate.generation_record import models_of, read_predictions, read_request
 from sadm_ray.model.seen_subjects import NOBODY, SeenAs, SeenSubjects
 from sadm_ray.storage import Storage
@@ -58,6 +62,7 @@ _COLUMNS = {
     "temporal": TEMPORAL_COLUMNS,
     "ventricles": VENTRICLES_COLUMNS,
     "structures": STRUCTURES_COLUMNS,
+    "derived": DERIVED_SCORES_COLUMNS,
 }
 
 _MEANS: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
@@ -65,6 +70,7 @@ _MEANS: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "temporal": summarise_temporal,
     "ventricles": summarise_ventricles,
     "structures": summarise_structures,
+    "derived": summarise_derived,
 }
 
 
@@ -89,6 +95,8 @@ class Evaluation:
             where no ACDC label maps lie beside the scans (`sadm_ray.data.label_maps`).
         structures: one row a (subject, task, frame, method, structure); see `score_tables.STRUCTURES_COLUMNS`. Empty
             where no label maps are known.
+        derived: one row a (subject, task, frame, method, name); see `score_tables.DERIVED_SCORES_COLUMNS`. Empty where
+            nothing is derived from volumes.
         remarks: a line for what is odd about label maps that were used.
         split: `test`; or `unknown` where it is not recorded whom the model has seen.
         seen: those whom the models and the sweep have seen.
@@ -104,16 +112,23 @@ class Evaluation:
     temporal: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TEMPORAL_COLUMNS))
     ventricles: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=VENTRICLES_COLUMNS))
     structures: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=STRUCTURES_COLUMNS))
+    derived: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=DERIVED_SCORES_COLUMNS))
     remarks: tuple[str, ...] = ()
     split: SeenAs = "test"
     seen: SeenSubjects = NOBODY
     others: tuple[Evaluation, ...] = ()
 
 
-def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, pictures: int = 4) -> Evaluation:
+def evaluate_predictions(
+    study: Study,
+    predictions: Path | str,
+    out_dir: Path,
+    pictures: int = 4,
+    derived: Sequence[DerivedSettings] = (),
+) -> Evaluation:
     """Score all predictions, and the naive baselines, against the true frames.
 
-    Writes `metrics`, `calibration`, `temporal`, `ventricles` and `structures` (each as `.parquet` and `.csv`), their
+    Writes `metrics`, `calibration`, `temporal`, `ventricles`, `structures`, `derived` (as `.parquet` and `.csv`), their
     means over subjects (`table.csv` and, called after the others, `calibration-table.csv` and so on) and
     `definitions.json` to `out_dir`; their column `split` says what the subject is to the model. Targets that were never
     scanned have no truth and are left out. One prediction that fails does not stop the rest. Ray must be running.
@@ -122,13 +137,16 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
         predictions: the generation's folder or its URL, a Parquet a subject (`generation_record.PREDICTION_SCHEMA`).
             Beside it lies who has been seen (`model.seen_subjects`).
         pictures: how many frames to draw.
+        derived: the numbers that are scored besides volumes.
 
     Raises:
-        ConfigError: scikit-image is not installed, or a folder is not seen by every machine.
+        ConfigError: scikit-image is not installed, or a folder is not seen by every machine; or a change a year is
+            derived where the unit of the times is none.
         DataError: there are no predictions, a file of them is damaged, one was made twice, or none has a true frame to
             compare with.
     """
     require_scikit_image()
+    check_derived(derived, study.time_unit)
     import ray
 
     from sadm_ray.progress import progress
@@ -150,6 +168,7 @@ def evaluate_predictions(study: Study, predictions: Path | str, out_dir: Path, p
         "change": None if change is None else ray.put(change),
         "labels": ray.put(labels),
         "checksums": ray.put(read_checksums(study)),
+        "derived": tuple(derived),
         "models": models_of(read_request(folder) or {}),
     }
     scored = []

@@ -120,6 +120,11 @@ DEFINITIONS = {
     "empty": "1 where one of the two label maps lacks the structure; in the means their share",
     "interval_holds": "1 where the volume of a structure lies in the interval that the samples' volumes give at "
     "interval_level, 0 where not; in the means their share; interval_ml is its width; none of one volume",
+    "corrected_holds": "the same of the interval as it is corrected on held_out subjects with label maps (split "
+    "conformal prediction), corrected_ml is its width; none where these are too few or the model is not calibrated",
+    "derived": "a number of generate.derived, in its unit (% or % a year): the true one is of the true label maps of "
+    "the baseline and the target, copy-last's of the copied one; interval_width, interval_holds and the corrected ones "
+    "as of volumes",
     "copy-last of structures": "the label map of the last observed scan before the target that has one (none before: "
     "the nearest in time), as it is",
     "predicted_ml": "in `structures` the volume of a structure as it is labelled; in `ventricles` that of a labelled "

@@ -113,7 +113,7 @@ def draw_psnr_by_frame(metrics: pd.DataFrame) -> bytes | None:
     figure = Figure(figsize=(WIDTH, 2.7 * len(panels)), facecolor="none")
     figure.set_layout_engine("constrained")
     for axis, (task, rows) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
-        _plain(axis)
+        plain_axis(axis)
         colours, dashes = cycle(COLOURS), cycle(("-.", ":", (0, (6, 2)), (0, (1, 3))))
         for method in wide.columns.drop(["task", "frame"]):
             if rows[method].isna().all():
@@ -169,11 +169,12 @@ def new_plot(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height), facecolor="none")
     figure.set_layout_engine("constrained")
     axis = figure.subplots()
-    _plain(axis)
+    plain_axis(axis)
     return figure, axis
 
 
-def _plain(axis: Axes) -> None:
+def plain_axis(axis: Axes) -> None:
+    """Bring an axis into our style."""
     axis.set_facecolor("none")
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(FAINT)

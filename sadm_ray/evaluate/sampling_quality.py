@@ -22,6 +22,7 @@ from sadm_ray.generate.draw_samples import draw, observe
 from sadm_ray.generate.request import Query, query_of_task, sample_seed
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.encoded_sequence import EncodedSequences
+from sadm_ray.model.sequence_rollout import Follow
 
 Scores = dict[str, float]
 
@@ -97,15 +98,17 @@ def generate_frames(
     sampling: SamplingSettings,
     seed: int,
     samples: int = 1,
+    follow: Follow | None = None,
 ) -> Iterable[ScoredFrame]:
     """Every target of the queries that was scanned, with `samples` draws of it; of several contrasts each by itself.
 
     Args:
         encoded: what `draw_samples.observe` returned for the same rows and queries.
         queries: one a row, all with the same number of targets.
+        follow: is told how the frames were moved (`SequenceModel.roll_out`).
     """
     seeds = [[sample_seed(seed, row["subject"], task.name, each) for each in range(samples)] for row in rows]
-    samples_of = draw(model, encoded, queries, seeds, sampling)
+    samples_of = draw(model, encoded, queries, seeds, sampling, follow)
     for row, query, drawn in zip(rows, queries, samples_of, strict=True):
         for channel in range(drawn.shape[2]):
             its = of_contrast(row, channel)

@@ -38,9 +38,14 @@ _VENTRICLES = ["true_ml", "predicted_ml", "error_ml", "own_error_ml"]
 VENTRICLES_COLUMNS = [*KEYS, "method", "structure", *_VENTRICLES, "split"]
 _STRUCTURES = [
     "dice", "hd95_mm", "true_ml", "predicted_ml", "error_ml", "true_voxels", "predicted_voxels", "empty",
-    "interval_level", "interval_ml", "interval_holds",
+    "interval_level", "interval_ml", "interval_holds", "corrected_ml", "corrected_holds", "held_out",
 ]  # fmt: skip
 STRUCTURES_COLUMNS = [*KEYS, "method", "structure", *_STRUCTURES, "split"]
+_DERIVED = [
+    "true", "predicted", "error", "interval_level", "interval_width", "interval_holds", "corrected_width",
+    "corrected_holds",
+]  # fmt: skip
+DERIVED_SCORES_COLUMNS = [*KEYS, "method", "name", *_DERIVED, "split"]
 
 HEADINGS = {
     "task": "task",
@@ -164,8 +169,13 @@ def summarise_structures(structures: pd.DataFrame) -> pd.DataFrame:
     return _by_structure(structures, _STRUCTURES)
 
 
-def _by_structure(table: pd.DataFrame, scores: list[str]) -> pd.DataFrame:
-    groups = ["task", "method", "structure"]
+def summarise_derived(derived: pd.DataFrame) -> pd.DataFrame:
+    """Means of `DERIVED_SCORES_COLUMNS`, as `summarise_structures` makes them, for each `name`."""
+    return _by_structure(derived, _DERIVED, "name")
+
+
+def _by_structure(table: pd.DataFrame, scores: list[str], what: str = "structure") -> pd.DataFrame:
+    groups = ["task", "method", what]
     means = table.groupby([*groups, "subject"])[scores].mean().groupby(groups)
     found = means.mean().assign(subjects=means.size()).reset_index()
     return _in_order(found[[*groups, "subjects", *scores]])

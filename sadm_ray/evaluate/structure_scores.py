@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from sadm_ray.data.label_maps import LabelMaps, PreparedLabels
 from sadm_ray.evaluate.naive_baselines import last_observed
-from sadm_ray.evaluate.prediction import Truth
 from sadm_ray.evaluate.score_tables import COPY_LAST, ESTIMATE
 from sadm_ray.generate.structure_volumes import interval
+from sadm_ray.generate.volume_corrections import NOT_CORRECTED, VolumeCorrection
 
 Mask = Bool[np.ndarray, "d h w"]
 
@@ -60,12 +60,38 @@ def hausdorff_95(truth: Mask, predicted: Mask, voxel_mm: Sequence[float]) -> flo
     return max(float(np.percentile(each, 95)) for each in distances)
 
 
+@dataclass(frozen=True)
+class VolumeIntervals:
+    """The intervals of the volumes of one frame at a level: those of its samples, and as calibration corrects them.
+
+    Attributes:
+        samples: the volumes of each structure, in voxels of the subject's own grid.
+        corrections: of each structure; none of a model that is not calibrated.
+    """
+
+    level: float
+    samples: Mapping[str, Float[np.ndarray, " s"]]
+    corrections: Mapping[str, VolumeCorrection]
+
+    def scores(self, name: str, true: float, voxel_ml: float) -> dict[str, float]:
+        """Width, and whether the true volume is held, of both; NaN where there is no interval."""
+        values, correction = self.samples.get(name, np.empty(0)), self.corrections.get(name, NOT_CORRECTED)
+        found = {"interval_level": self.level if len(values) > 1 else math.nan}
+        for kind, factor in (("interval", 1.0), ("corrected", correction.factor)):
+            low, high = interval(values, self.level, factor)
+            held = math.nan if math.isnan(low) else float(low <= true <= high)
+            found |= {f"{kind}_ml": (high - low) * voxel_ml, f"{kind}_holds": held}
+        return found | {"held_out": float(correction.subjects) if len(values) > 1 else math.nan}
+
+
+NO_INTERVALS = VolumeIntervals(math.nan, {}, {})
+
+
 def structure_rows(
     truth: PreparedLabels,
     predicted: Iterable[tuple[str, PreparedLabels]],
     maps: LabelMaps,
-    intervals: Mapping[str, tuple[float, float]] | None = None,
-    level: float = math.nan,
+    intervals: VolumeIntervals | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The scores of each method's label map against the true one (part of `score_tables.STRUCTURES_COLUMNS`).
 
@@ -75,7 +101,7 @@ def structure_rows(
     Args:
         predicted: label maps by method, on the same grid.
         maps: the subject's: its voxels.
-        intervals: of the estimate's volumes, in voxels of the subject's own grid, at `level`.
+        intervals: of the volumes in the samples.
 
     Raises:
         ValueError: the shapes differ.
@@ -87,13 +113,13 @@ def structure_rows(
             if not any(sizes) and not (masks[0].any() or masks[1].any()):
                 continue
             voxel_ml = math.nan if maps.own_voxel_ml is None else maps.own_voxel_ml
-            between = (intervals or {}).get(name) if method == ESTIMATE else None
+            its = intervals if method == ESTIMATE else None
             scores = {
                 "dice": dice(*masks),
                 "hd95_mm": hausdorff_95(*masks, maps.voxel_mm) if maps.spacing_known else math.nan,
                 **_volumes(*sizes, voxel_ml),
                 "empty": float(not (masks[0].any() and masks[1].any())),
-                **_interval(sizes[0], between, level, voxel_ml),
+                **(its or NO_INTERVALS).scores(name, sizes[0], voxel_ml),
             }
             yield {"method": method, "structure": name, **scores}
 
@@ -108,39 +134,26 @@ def _volumes(true: float, predicted: float, voxel_ml: float) -> dict[str, float]
     return {**ml, "true_voxels": true, "predicted_voxels": predicted}
 
 
-def _interval(true: float, between: tuple[float, float] | None, level: float, voxel_ml: float) -> dict[str, float]:
-    if between is None or math.isnan(between[0]):
-        return dict.fromkeys(("interval_level", "interval_ml", "interval_holds"), math.nan)
-    low, high = between
-    return {
-        "interval_level": level,
-        "interval_ml": (high - low) * voxel_ml,
-        "interval_holds": float(low <= true <= high),
-    }
-
-
-def copied_labels(truth: Truth, observed: Sequence[int], target: int) -> Iterator[tuple[str, PreparedLabels]]:
+def copied_labels(
+    labels: LabelMaps, times: Float[np.ndarray, " t"], observed: Sequence[int], target: int
+) -> Iterator[tuple[str, PreparedLabels]]:
     """Copy-last's label map: that of the last observed scan before the target that has one, else the nearest in time.
 
     That need not be the scan which copy-last copies: of a cine few frames are labelled.
     """
-    labelled = [slot for slot in observed if slot != target and truth.labels.at(slot) is not None]
+    labelled = [slot for slot in observed if slot != target and labels.at(slot) is not None]
     if labelled:
-        copied = truth.labels.at(last_observed(labelled, truth.times, target))
+        copied = labels.at(last_observed(labelled, times, target))
         if copied is not None:
             yield COPY_LAST, copied
 
 
 @dataclass(frozen=True)
 class PredictedStructures:
-    """What was predicted of a frame's structures: label map and volumes of the estimate, and the volumes' intervals.
-
-    `intervals` are in voxels of the subject's own grid; NaN of one volume.
-    """
+    """What was predicted of a frame's structures: label map and volumes of the estimate, and the volumes' intervals."""
 
     labels: PreparedLabels
-    intervals: Mapping[str, tuple[float, float]]
-    level: float
+    intervals: VolumeIntervals
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> PredictedStructures | None:
@@ -152,9 +165,9 @@ class PredictedStructures:
         volumes = np.array(kept["voxels"]) * kept["own_voxels"]
         names = {value: name for name, value in kept["labels"].items()}
         own = dict(zip(kept["labels"], volumes[0].tolist(), strict=True))
-        samples = volumes[1:].T
-        intervals = {name: interval(each, kept["level"]) for name, each in zip(kept["labels"], samples, strict=True)}
-        return cls(PreparedLabels(labels, names, own), intervals, kept["level"])
+        samples = dict(zip(kept["labels"], volumes[1:].T, strict=True))
+        corrections = {name: VolumeCorrection(*each) for name, each in kept.get("corrections", {}).items()}
+        return cls(PreparedLabels(labels, names, own), VolumeIntervals(kept["level"], samples, corrections))
 
 
 def _border(mask: Mask) -> Mask:

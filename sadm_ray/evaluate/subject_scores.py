@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sadm_ray.config import DerivedSettings
 from sadm_ray.data.find.label_files import LabelFiles
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.evaluate.calibration import calibration, fair_crps
+from sadm_ray.evaluate.derived_scores import derived_rows
 from sadm_ray.evaluate.mean_change_baseline import MeanChange
 from sadm_ray.evaluate.metrics import SCORES, score
 from sadm_ray.evaluate.prediction import Prediction, Row, Truth
@@ -43,6 +45,7 @@ class SubjectScores:
     temporal: list[Row] = field(default_factory=list)
     ventricles: list[Row] = field(default_factory=list)
     structures: list[Row] = field(default_factory=list)
+    derived: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -54,6 +57,7 @@ def score_file(
     labels: ObjectRef[LabelFiles | None],
     checksums: ObjectRef[Mapping[str, str]],
     models: tuple[str, ...],
+    derived: tuple[DerivedSettings, ...] = (),
 ) -> dict[str, Any]:
     """Score the predictions in a `file`, as a task of Ray Data; returns JSON (`SubjectScores`) and how many they are.
 
@@ -62,6 +66,7 @@ def score_file(
         labels: the study's label maps, in Ray's object store.
         checksums: of each subject's stored row, in Ray's object store.
         models: the digests of those that drew what lies in the folder; empty where that is not known.
+        derived: the numbers that are scored besides volumes.
     """
     import ray
 
@@ -69,7 +74,8 @@ def score_file(
     rows = read_predictions(item["file"]).to_pylist()
     origin, stored = origin_of(item["file"]), ray.get(checksums)
     rows = [_refused(row, origin, stored.get(row["subject"]), models) for row in rows]
-    return {"scored": json.dumps(vars(score_subjects(rows, study, known, ray.get(labels)))), "frames": len(rows)}
+    scored = score_subjects(rows, study, known, ray.get(labels), derived)
+    return {"scored": json.dumps(vars(scored)), "frames": len(rows)}
 
 
 def _refused(row: Row, origin: Origin, stored: str | None, models: tuple[str, ...]) -> Row:
@@ -85,7 +91,11 @@ def _refused(row: Row, origin: Origin, stored: str | None, models: tuple[str, ..
 
 
 def score_subjects(
-    rows: Sequence[Row], study: Study, change: MeanChange | None, labels: LabelFiles | None
+    rows: Sequence[Row],
+    study: Study,
+    change: MeanChange | None,
+    labels: LabelFiles | None,
+    derived: Sequence[DerivedSettings] = (),
 ) -> SubjectScores:
     """Score predicted frames; never raises: a frame that fails has a row with its `error`, no method and no numbers.
 
@@ -102,7 +112,7 @@ def score_subjects(
         except Exception as error:
             truth = error
         for _, group in groupby(theirs, key=lambda row: str(row["task"])):
-            _score_task(list(group), truth, change and change.of(contrast), scored)
+            _score_task(list(group), truth, change and change.of(contrast), scored, derived, study.time_unit)
         if isinstance(truth, Truth):
             scored.problems.extend(truth.labels.problems)
             scored.remarks.extend(truth.labels.remarks)
@@ -110,7 +120,12 @@ def score_subjects(
 
 
 def _score_task(
-    rows: Sequence[Row], truth: Truth | Exception, change: MeanChange | None, scored: SubjectScores
+    rows: Sequence[Row],
+    truth: Truth | Exception,
+    change: MeanChange | None,
+    scored: SubjectScores,
+    derived: Sequence[DerivedSettings],
+    time_unit: str,
 ) -> None:
     kept: dict[int, dict[str, NDArray]] = {}  # by slot and method, the changed region alone
     observed: tuple[int, ...] = ()
@@ -127,6 +142,8 @@ def _score_task(
                 observed = predicted.observed
                 scored.ventricles.extend(_score_ventricles(row, truth, predicted, change))
                 scored.structures.extend(_score_structures(row, truth, predicted))
+                numbers = derived_rows(row, truth, predicted, derived, time_unit)
+                scored.derived.extend({name: row[name] for name in KEYS} | number for number in numbers)
         except Exception as error:
             scored.metrics.append(_failed(row, f"{type(error).__name__}: {error}"))
     if not isinstance(truth, Exception):
@@ -180,12 +197,12 @@ def _score_structures(row: Row, truth: Truth, predicted: Prediction) -> list[Row
     if true_labels is None:
         return []
     key = {name: row[name] for name in KEYS}
-    label_maps = list(copied_labels(truth, predicted.observed, predicted.target))
+    label_maps = list(copied_labels(truth.labels, truth.times, predicted.observed, predicted.target))
     ours = PredictedStructures.read(row)
     if ours is None:
         return [key | found for found in structure_rows(true_labels, label_maps, truth.labels)]
     label_maps.append((ESTIMATE, ours.labels))
-    found = structure_rows(true_labels, label_maps, truth.labels, ours.intervals, ours.level)
+    found = structure_rows(true_labels, label_maps, truth.labels, ours.intervals)
     return [key | each for each in found]
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from sadm_ray.evaluate.calibration import ensemble_variance_and_error, fair_crps
 from sadm_ray.evaluate.metrics import nrmse, psnr, ssim
 from sadm_ray.evaluate.sampling_quality import ScoredFrame, Scores, structure_can_be_scored
+from sadm_ray.evaluate.structure_objectives import NO_STRUCTURES
 
 OBJECTIVES = {
     "crps": ("min", 0.0002),
@@ -19,6 +20,8 @@ OBJECTIVES = {
     "ssim": ("max", 0.001),
     "nrmse_changed": ("min", 0.001),
     "calibration": ("min", 0.01),
+    "dice": ("max", 0.002),
+    "volume_error": ("min", 0.01),
     "network_calls": ("min", 0.0),
 }
 """Of each objective whether more or less is better, and the largest difference that does not count."""
@@ -50,11 +53,21 @@ def score_frame(frame: ScoredFrame, region: Bool[np.ndarray, "d h w"]) -> Scores
     return scores
 
 
-def score_subject(frames: Iterable[tuple[ScoredFrame, Bool[np.ndarray, "d h w"]]]) -> dict[str, Scores]:
-    """Of each task the means over the subject's frames, each given with the changed region."""
+def score_subject(
+    frames: Iterable[tuple[ScoredFrame, Bool[np.ndarray, "d h w"]]],
+    structures: Mapping[tuple[str, int], Scores] | None = None,
+) -> dict[str, Scores]:
+    """Of each task the means over the subject's frames, each given with the changed region.
+
+    Args:
+        structures: by task and slot the scores of label maps (`structure_objectives`); None: they are not wanted.
+    """
     by_task: dict[str, list[Scores]] = {}
     for frame, region in frames:
-        by_task.setdefault(frame.task, []).append(score_frame(frame, region))
+        scores = score_frame(frame, region)
+        if structures is not None:
+            scores |= structures.get((frame.task, frame.frame), NO_STRUCTURES)
+        by_task.setdefault(frame.task, []).append(scores)
     return {task: _means(scores) for task, scores in by_task.items()}
 
 
@@ -64,7 +77,8 @@ def summarise(subjects: Iterable[Mapping[str, Scores]]) -> Scores:
     Returns:
         every score and `gain`, `gain_changed`: dB of PSNR over copy-last; `gain.<task>`; with two samples or more
         `spread_ratio`, the samples' spread over their error (1 is ideal, less is overconfident; the geometric mean over
-        tasks), and `calibration`, the mean over tasks of |log2 spread_ratio|. Empty without subjects.
+        tasks), and `calibration`, the mean over tasks of |log2 spread_ratio|; with label maps `volume_error`, the mean
+        error of volumes over copy-last's. Empty without subjects.
     """
     by_task: dict[str, list[Scores]] = {}
     for subject in subjects:
@@ -83,6 +97,9 @@ def summarise(subjects: Iterable[Mapping[str, Scores]]) -> Scores:
         logs = [_log_ratio(mean["variance"], mean["error"]) for mean in tasks.values()]
         whole |= {"calibration": _mean([abs(log) for log in logs]), "spread_ratio": 2.0 ** _mean(logs)}
         del whole["variance"], whole["error"]
+    if "volume_off" in whole:
+        copied = whole["copy_last_volume_off"]
+        whole["volume_error"] = whole["volume_off"] / copied if copied else math.nan
     return whole
 
 

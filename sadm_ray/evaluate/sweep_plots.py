@@ -18,6 +18,8 @@ MEANINGS = {
     "ssim": "SSIM",
     "nrmse_changed": "NRMSE in the changed region (less is better)",
     "calibration": "|log2 of spread over error| (less is better)",
+    "dice": "Dice of the structures",
+    "volume_error": "error of volumes over copy-last's (less is better)",
 }
 FEWEST, BINS = 8, 3
 

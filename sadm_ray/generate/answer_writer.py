@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
@@ -22,6 +22,7 @@ from sadm_ray.generate.generation_plan import SubjectJob
 from sadm_ray.generate.moved_structures import MovedStructures
 from sadm_ray.generate.request import NO_SLOT, Query, Request
 from sadm_ray.generate.structure_volumes import structures_json
+from sadm_ray.generate.volume_corrections import VolumeCorrection, corrections_for
 from sadm_ray.generate.volume_writer import Predicted, SubjectWriter, shown_time
 from sadm_ray.model.prediction_bounds import BoundWidths
 from sadm_ray.storage import Storage
@@ -107,6 +108,7 @@ def _write_contrast(
     if predicted.widths is not None:
         facts["Bounds"] = predicted.widths.in_words()
     writer = SubjectWriter(Storage(job.out), SubjectNames(row, subject_job.file_label, request.file_label), row)
+    corrections = {} if structures is None else _corrections(request, structures[0].observed.values, job)
     cine, times = is_cine(row, str(job.study.settings.get("layout", ""))), query.target_times.tolist()
     rows = []
     for target, (slot, time) in enumerate(zip(query.targets, times, strict=True)):
@@ -119,7 +121,7 @@ def _write_contrast(
         kept = its if request.task is not None else None
         rows.append(_record_row(row["subject"], request.name, frame, time, slots, kept, contrast))
         if structures is not None:
-            rows[-1]["structures"] = structures_json(structures[target], row["times"], job.level)
+            rows[-1]["structures"] = structures_json(structures[target], row["times"], job.level, corrections)
             rows[-1]["labels"] = None if kept is None else structures[target].labels.astype("<i4").tobytes()
         rows[-1]["files"], writer.written = writer.written, []
     scanned = [(float(row["times"][slot]), row["frames"][slot, 0]) for slot in slots]
@@ -141,6 +143,14 @@ def _widths(request: Request, job: GenerationJob) -> BoundWidths | None:
     if len(job.models) > 1 or samples_of(request) < 2:
         return None
     return widths_for(job.models[0].recalibration, None if request.task is None else request.name, job.level)
+
+
+def _corrections(request: Request, structures: Iterable[str], job: GenerationJob) -> Mapping[str, VolumeCorrection]:
+    """Of the intervals of volumes; none where there are no bounds of voxels either."""
+    if len(job.models) > 1 or samples_of(request) < 2:
+        return {}
+    task = None if request.task is None else request.name
+    return corrections_for(job.models[0].recalibration, task, structures, job.level)
 
 
 def _facts(row: Row, request: Request, slots: Sequence[int], job: GenerationJob) -> dict[str, Any]:

@@ -18,13 +18,14 @@ import ray
 
 from sadm_ray.actor_pool import map_in_actor_pool
 from sadm_ray.cluster import require_shared, warn_of_idle
-from sadm_ray.config import SamplingSettings, Settings
+from sadm_ray.config import GenerateSettings, SamplingSettings, Settings
 from sadm_ray.data.label_maps import labels_of
 from sadm_ray.data.shards.fingerprints import fingerprints
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.errors import ConfigError
 from sadm_ray.generate.actor_job import GenerationJob
 from sadm_ray.generate.bids_dataset import describe, scans_folder
+from sadm_ray.generate.derived_numbers import DERIVED, check_derived, derived_table, without_structures
 from sadm_ray.generate.generation_actor import run_subject_jobs
 from sadm_ray.generate.generation_plan import SubjectJob, plan_subject_jobs, wants_tasks
 from sadm_ray.generate.generation_record import (
@@ -36,7 +37,16 @@ from sadm_ray.generate.generation_record import (
     write_manifest,
 )
 from sadm_ray.generate.request_csv import Failures
-from sadm_ray.generate.structure_volumes import record_rows, write_volumes
+from sadm_ray.generate.structure_volumes import (
+    SUMMARY,
+    VOLUMES,
+    kept_corrections,
+    record_rows,
+    summarise_volumes,
+    volumes_table,
+    write_table,
+)
+from sadm_ray.generate.volume_corrections import why_not_corrected
 from sadm_ray.model.model_config import ModelConfig
 from sadm_ray.model.pretrained import StoredModel
 from sadm_ray.model.seen_subjects import NOBODY, SeenSubjects
@@ -89,6 +99,7 @@ def generate_volumes(
             is none of its subject's.
     """
     wanted = settings.generate
+    check_derived(wanted.derived, study.time_unit)
     digests = tuple(model.identity for model in models)
     plan = plan_subject_jobs(settings, study, digests, sampling, _time_scale(models[0]))
     device = _device(wanted.gpus_per_actor)
@@ -105,6 +116,9 @@ def generate_volumes(
     left = _left(folder, plan.subject_jobs, records)
     requests = [request for each in plan.subject_jobs for request in each.requests]
     describe(folder, scans_folder(settings, study), requests, wanted.estimates, wanted.sequence)
+    labels = labels_of(study) if wanted.structures else None
+    for line in why_not_corrected(models, labels, wanted.samples, wanted.level):
+        log.warning("generate: %s", line)
     if left:
         job = GenerationJob(
             study,
@@ -118,7 +132,7 @@ def generate_volumes(
             wanted.batch_size,
             device,
             wanted.level,
-            labels_of(study) if wanted.structures else None,
+            labels,
         )
         at_once = 1 if wanted.exact else wanted.batch_size
         batches = [left[start : start + at_once] for start in range(0, len(left), at_once)]
@@ -136,9 +150,8 @@ def generate_volumes(
         )
         deque(done, maxlen=0)
     folder.remove_partials()
-    return _conclude(
-        folder, plan.subject_jobs, plan.failures, done_before=len(plan.subject_jobs) - len(left), level=wanted.level
-    )
+    done_before = len(plan.subject_jobs) - len(left)
+    return _conclude(folder, plan.subject_jobs, plan.failures, done_before, wanted, study.time_unit)
 
 
 def _tell_of_seen(study: Study, subject_jobs: Sequence[SubjectJob], seen: SeenSubjects) -> None:
@@ -220,14 +233,19 @@ def _tell_what_goes(
 
 
 def _conclude(
-    out: Storage, subject_jobs: Sequence[SubjectJob], failures: Failures, done_before: int, level: float
+    out: Storage,
+    subject_jobs: Sequence[SubjectJob],
+    failures: Failures,
+    done_before: int,
+    wanted: GenerateSettings,
+    time_unit: str,
 ) -> Generation:
     """Write the manifest, the volumes of structures and the list of failures."""
     records = [read_record(out, subject_job.subject) or SubjectRecord("", ()) for subject_job in subject_jobs]
     for record in records:
         failures |= {(frame["subject"], frame["task"]): frame["error"] for frame in record.frames if frame["error"]}
     write_manifest(out, records)
-    write_volumes(out, [row for record in records for row in record_rows(record.frames)], level)
+    _write_structures(out, records, wanted, time_unit)
     if failures:
         sink = io.StringIO()
         writer = csv.writer(sink)
@@ -238,3 +256,14 @@ def _conclude(
         out.delete(FAILURES)
     volumes = sum(file["path"].endswith(".nii.gz") for record in records for file in record.files)
     return Generation(out.location, volumes, len(subject_jobs), done_before, failures)
+
+
+def _write_structures(out: Storage, records: Sequence[SubjectRecord], wanted: GenerateSettings, time_unit: str) -> None:
+    """Write the volumes of structures, their summary, and what is derived from them; no files where there are none."""
+    volumes = volumes_table([row for record in records for row in record_rows(record.frames)])
+    corrections = dict(each for record in records for each in kept_corrections(record.frames))
+    write_table(out, VOLUMES, volumes)
+    write_table(out, SUMMARY, summarise_volumes(volumes, wanted.level, corrections))
+    write_table(out, DERIVED, derived_table(volumes, wanted.derived, time_unit, wanted.level, corrections))
+    for line in without_structures(volumes, wanted.derived):
+        log.warning("%s", line)

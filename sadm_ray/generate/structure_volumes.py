@@ -17,6 +17,7 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 
 from sadm_ray.generate.moved_structures import MovedStructures
+from sadm_ray.generate.volume_corrections import NOT_CORRECTED, VolumeCorrection
 from sadm_ray.generate.volume_writer import shown_time
 from sadm_ray.storage import Storage
 
@@ -31,18 +32,27 @@ Origin = Literal["observed", "generated"]
 _KEYS = ["subject", "task", "frame", "time", "structure", "origin"]
 _SIZES = ["ml", "voxels"]
 VOLUMES_COLUMNS = [*_KEYS, "sample", *_SIZES]
+_NUMBERS = ("estimate", "median", "low", "high", "corrected_low", "corrected_high")
 SUMMARY_COLUMNS = [
-    *_KEYS, "samples",
-    *(f"{name}_{size}" for size in _SIZES for name in ("estimate", "median", "low", "high")), "level",
+    *_KEYS, "samples", *(f"{name}_{size}" for size in _SIZES for name in _NUMBERS), "level", "held_out",
+    "fitted_for",
 ]  # fmt: skip
+Corrections = Mapping[tuple[str, str, str], VolumeCorrection]
+"""By subject, task and structure."""
 
 
-def structures_json(moved: MovedStructures, times: Float[np.ndarray, " t"], level: float) -> str:
+def structures_json(
+    moved: MovedStructures,
+    times: Float[np.ndarray, " t"],
+    level: float,
+    corrections: Mapping[str, VolumeCorrection],
+) -> str:
     """What a record keeps of a frame's structures, from which `record_rows` makes the rows of the table.
 
     Args:
         times: of the subject's slots.
         level: of the intervals.
+        corrections: of each structure.
     """
     observed = moved.observed
     seen = {slot: shares.sum(axis=(1, 2, 3), dtype=np.float64).tolist() for slot, shares in observed.shares.items()}
@@ -51,6 +61,7 @@ def structures_json(moved: MovedStructures, times: Float[np.ndarray, " t"], leve
         "own_voxels": observed.own_voxels,
         "voxel_ml": observed.voxel_ml,
         "level": level,
+        "corrections": corrections,
         "voxels": moved.voxels.tolist(),  # of the estimate, then of each sample
         "observed": [{"frame": slot, "time": float(times[slot]), "voxels": each} for slot, each in seen.items()],
     })  # fmt: skip
@@ -70,6 +81,14 @@ def record_rows(frames: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]
                 about = {"subject": frame["subject"], "task": frame["task"], **seen}
                 yield from volume_rows(np.array([seen["voxels"]]), list(kept["labels"]), about, "observed", **sizes)
         yield from volume_rows(np.array(kept["voxels"]), list(kept["labels"]), frame, "generated", **sizes)
+
+
+def kept_corrections(frames: Sequence[Mapping[str, Any]]) -> Iterator[tuple[tuple[str, str, str], VolumeCorrection]]:
+    """The corrections in the frames of one subject's record, as `Corrections` has them."""
+    for frame in frames:
+        if frame.get("structures"):
+            kept = json.loads(frame["structures"]).get("corrections", {})
+            yield from (((frame["subject"], frame["task"], name), VolumeCorrection(*its)) for name, its in kept.items())
 
 
 def volume_rows(
@@ -104,13 +123,14 @@ def volume_rows(
             yield key | named | {"ml": ml, "voxels": size * own_voxels}
 
 
-def summarise_volumes(volumes: pd.DataFrame, level: float) -> pd.DataFrame:
+def summarise_volumes(volumes: pd.DataFrame, level: float, corrections: Corrections | None = None) -> pd.DataFrame:
     """A row a (subject, task, frame, structure): the estimate, median and interval of the samples (`SUMMARY_COLUMNS`).
 
     The central prediction interval is mean ± t s √(1 + 1/S), with t of Student's distribution with S − 1 degrees of
     freedom, as in `sadm_ray.evaluate.calibration`: for a volume and S samples from one normal distribution it holds the
     volume with the probability `level`. It ends at 0. One sample has none. Of what is observed, `estimate` is the
-    volume.
+    volume. The corrected interval is that multiplied by the factor of the correction, `held_out` of how many subjects
+    that is and `fitted_for` of which task; NaN where they are too few, or the model is not calibrated (0 subjects).
 
     Args:
         volumes: `VOLUMES_COLUMNS`.
@@ -127,35 +147,43 @@ def summarise_volumes(volumes: pd.DataFrame, level: float) -> pd.DataFrame:
     for key, every in volumes.groupby(_KEYS, dropna=False, sort=False):
         estimate, samples = every[every["sample"] == 0], every[every["sample"] > 0]
         found = dict(zip(_KEYS, key, strict=True)) | {"samples": len(samples), "level": level}
+        subject, task, structure = (str(found[name]) for name in ("subject", "task", "structure"))
+        correction = (corrections or {}).get((subject, task, structure), NOT_CORRECTED)
         for name in _SIZES:
-            low, high = interval(samples[name].to_numpy(float), level)
-            found[f"estimate_{name}"] = float(estimate[name].iloc[0])
-            found |= {f"median_{name}": float(samples[name].median()), f"low_{name}": low, f"high_{name}": high}
-        rows.append(found)
-    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+            values = samples[name].to_numpy(float)
+            ends = *interval(values, level), *interval(values, level, correction.factor)
+            numbers = float(estimate[name].iloc[0]), float(samples[name].median()), *ends
+            found |= {f"{number}_{name}": value for number, value in zip(_NUMBERS, numbers, strict=True)}
+        found["fitted_for"] = correction.fitted_for if len(samples) > 1 else None
+        rows.append(found | {"held_out": correction.subjects if len(samples) > 1 else None})
+    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS).astype({"held_out": "Int64"})
 
 
-def interval(samples: Float[np.ndarray, " n"], level: float) -> tuple[float, float]:
-    """The central prediction interval of values that cannot be below 0; NaN of one sample (`summarise_volumes`)."""
+def interval(samples: Float[np.ndarray, " n"], level: float, factor: float | None = 1.0) -> tuple[float, float]:
+    """The central prediction interval of values that cannot be below 0, multiplied by a factor (`summarise_volumes`).
+
+    NaN of one sample, and without a factor.
+    """
     count = len(samples)
-    if count < 2:
+    if count < 2 or factor is None:
         return math.nan, math.nan
-    half = float(stdtrit(count - 1, 0.5 + 0.5 * level)) * float(samples.std(ddof=1)) * math.sqrt(1 + 1 / count)
+    half = factor * float(stdtrit(count - 1, 0.5 + 0.5 * level)) * float(samples.std(ddof=1)) * math.sqrt(1 + 1 / count)
     middle = float(samples.mean())
     return (max(middle - half, 0.0) if math.isfinite(middle) else math.nan), middle + half
 
 
-def write_volumes(out: Storage, rows: Sequence[Mapping[str, Any]], level: float) -> None:
-    """Write `volumes.csv` and its summary; each appears whole. Without rows there are no such files."""
+def volumes_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a table with the columns `VOLUMES_COLUMNS`."""
     import pandas as pd
 
-    if not rows:
-        for name in (VOLUMES, SUMMARY):
-            out.delete(name)
-        return
+    return pd.DataFrame(rows, columns=VOLUMES_COLUMNS).astype({"frame": "Int64"})
 
-    volumes = pd.DataFrame(rows, columns=VOLUMES_COLUMNS).astype({"frame": "Int64"})
-    for name, table in ((VOLUMES, volumes), (SUMMARY, summarise_volumes(volumes, level))):
-        sink = io.StringIO()
-        table.to_csv(sink, index=False)
-        out.write(name, sink.getvalue().encode())
+
+def write_table(out: Storage, name: str, table: pd.DataFrame) -> None:
+    """Write a table as CSV, which appears whole; an empty one is no file."""
+    if table.empty:
+        out.delete(name)
+        return
+    sink = io.StringIO()
+    table.to_csv(sink, index=False)
+    out.write(name, sink.getvalue().encode())

@@ -82,7 +82,7 @@ class StoredModel:
         """Which volumes it draws: its `digest`, and if it is recalibrated that of the corrections too."""
         if not self.recalibration.subjects:
             return self.digest
-        return hashlib.sha256((self.digest + self.recalibration.model_dump_json()).encode()).hexdigest()
+        return hashlib.sha256((self.digest + self.recalibration.content).encode()).hexdigest()
 
     def build(self, device: torch.device | str = "cpu") -> SequenceModel:
         """The model itself, ready to be used.

@@ -13,6 +13,7 @@ import math
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
+from scipy.special import stdtrit
 
 from sadm_ray.config import SamplingSettings, Section
 from sadm_ray.errors import DataError
@@ -70,8 +71,39 @@ class Misses(Section):
         return 1.0 - 1.0 / (self.subjects + 1.0)
 
 
+class VolumeErrors(Section):
+    """How far the true volume of a structure lay from the mean of its samples, a number a held-out subject, ascending.
+
+    The unit is s √(1 + 1/S), by which the volume of a next sample deviates from the mean of S `samples` with the
+    standard deviation s.
+    """
+
+    samples: Annotated[int, Field(ge=2)]
+    errors: tuple[Annotated[float, Field(ge=0)], ...]
+
+    @property
+    def subjects(self) -> int:
+        """How many were held out and have the structure."""
+        return len(self.errors)
+
+    def factor(self, level: float) -> float | None:
+        """By what the interval that the samples give at a level (mean ± t s √(1 + 1/S)) is to be multiplied.
+
+        Conformal prediction with normalised residuals and subjects as the unit (Lei et al., Distribution-Free
+        Predictive Inference for Regression, JASA 2018): n subjects and a new one are exchangeable, so that with the
+        probability `level` its error is at most the ⌈(n + 1) level⌉-th smallest of theirs.
+
+        Returns:
+            None: so few subjects cannot show it (`needed_subjects`).
+        """
+        rank = math.ceil((self.subjects + 1) * level - 1e-9)
+        if rank > self.subjects:
+            return None
+        return self.errors[rank - 1] / float(stdtrit(self.samples - 1, 0.5 + 0.5 * level))
+
+
 class Recalibration(Section):
-    """The corrections of a model and the misses of its bounds, by task.
+    """The corrections of a model, the misses of its bounds by task, and the errors of volumes by task and structure.
 
     `weights` is the SHA-256 of the file of the weights that they are of, `sampling` how was drawn; `subjects`: how many
     were held out, and in how many folds (0: the validation subjects).
@@ -81,6 +113,7 @@ class Recalibration(Section):
     beyond: Correction = Correction()
     between: Correction = Correction()
     misses: dict[str, Misses] = Field(default_factory=dict)
+    volumes: dict[str, dict[str, VolumeErrors]] = Field(default_factory=dict)
     subjects: int = 0
     folds: int = 0
     sampling: dict[str, Any] = Field(default_factory=dict)
@@ -116,6 +149,11 @@ class Recalibration(Section):
             reason = str(error).splitlines()[0]
             raise DataError(f"{storage.where(FILE)}: damaged ({reason}); remove it and calibrate again") from None
         return found if found.weights == weights else cls()
+
+    @property
+    def content(self) -> str:
+        """As JSON, as an earlier version wrote it where no volumes are known: what is drawn is then the same."""
+        return self.model_dump_json(exclude=None if self.volumes else {"volumes"})
 
     def write(self, storage: Storage) -> None:
         """Put it beside the weights."""

@@ -13,10 +13,12 @@ from sadm_ray.evaluate.prediction_plots import COLOURS, FAINT, INK, add_legend, 
 from sadm_ray.evaluate.sample_likeness import COHERENCE, ERROR_COHERENCE, POWER
 from sadm_ray.evaluate.score_tables import (
     summarise_calibration,
+    summarise_derived,
     summarise_structures,
     summarise_temporal,
     summarise_ventricles,
 )
+from sadm_ray.report.table_cells import number_cell
 
 _MARKS = "osD^v"
 
@@ -81,14 +83,14 @@ def calibration_rows(calibration: pd.DataFrame) -> pd.DataFrame:
         {
             "task": str(row["task"]),
             "samples": str(row["samples"]),
-            "spread": _number(row["spread"], ".4f"),
-            "error": _number(row["error"], ".4f"),
-            "spread / error": _number(row["spread"] / row["error"] if row["error"] else math.nan, ".2f"),
-            "correlation": _number(row["correlation"], "+.2f"),
-            "in the 90 % interval": _number(100 * row["coverage_90"], ".0f", " %"),
+            "spread": number_cell(row["spread"], ".4f"),
+            "error": number_cell(row["error"], ".4f"),
+            "spread / error": number_cell(row["spread"] / row["error"] if row["error"] else math.nan, ".2f"),
+            "correlation": number_cell(row["correlation"], "+.2f"),
+            "in the 90 % interval": number_cell(100 * row["coverage_90"], ".0f", " %"),
             "in the bounds": _held(row["bounds_hold"], row["bounds_level"]),
             "alike at 1, 2, 4 voxels": _side_by_side(row, COHERENCE, ERROR_COHERENCE),
-            "power by band dB": ", ".join(_number(row[name], "+.1f") for name in POWER),
+            "power by band dB": ", ".join(number_cell(row[name], "+.1f") for name in POWER),
         }
         for _, row in means.iterrows()
     )
@@ -100,8 +102,8 @@ def temporal_rows(temporal: pd.DataFrame) -> pd.DataFrame:
         {
             "task": str(row["task"]),
             "method": str(row["method"]),
-            "error of changes": _number(row["difference_error"], ".4f"),
-            "flicker": _number(row["flicker"], "+.4f"),
+            "error of changes": number_cell(row["difference_error"], ".4f"),
+            "flicker": number_cell(row["flicker"], "+.4f"),
         }
         for _, row in summarise_temporal(temporal).iterrows()
     )
@@ -115,10 +117,10 @@ def ventricle_rows(ventricles: pd.DataFrame) -> pd.DataFrame:
             "method": str(row["method"]),
             "structure": str(row["structure"]),
             "subjects": str(row["subjects"]),
-            "true ml": _number(row["true_ml"], ".1f"),
-            "predicted ml": _number(row["predicted_ml"], ".1f"),
-            "error ml": _number(row["error_ml"], ".1f"),
-            "of the measure ml": _number(row["own_error_ml"], ".1f"),
+            "true ml": number_cell(row["true_ml"], ".1f"),
+            "predicted ml": number_cell(row["predicted_ml"], ".1f"),
+            "error ml": number_cell(row["error_ml"], ".1f"),
+            "of the measure ml": number_cell(row["own_error_ml"], ".1f"),
         }
         for _, row in summarise_ventricles(ventricles).iterrows()
     )
@@ -132,22 +134,41 @@ def structure_rows(structures: pd.DataFrame) -> pd.DataFrame:
             "method": str(row["method"]),
             "structure": str(row["structure"]),
             "subjects": str(row["subjects"]),
-            "Dice": _number(row["dice"], ".3f"),
-            "HD95 mm": _number(row["hd95_mm"], ".1f"),
-            "true ml": _number(row["true_ml"], ".1f"),
-            "predicted ml": _number(row["predicted_ml"], ".1f"),
-            "error ml": _number(row["error_ml"], ".1f"),
-            "true voxels": _number(row["true_voxels"], ".0f"),
-            "predicted voxels": _number(row["predicted_voxels"], ".0f"),
+            "Dice": number_cell(row["dice"], ".3f"),
+            "HD95 mm": number_cell(row["hd95_mm"], ".1f"),
+            "true ml": number_cell(row["true_ml"], ".1f"),
+            "predicted ml": number_cell(row["predicted_ml"], ".1f"),
+            "error ml": number_cell(row["error_ml"], ".1f"),
+            "true voxels": number_cell(row["true_voxels"], ".0f"),
+            "predicted voxels": number_cell(row["predicted_voxels"], ".0f"),
             "interval holds": _held(row["interval_holds"], row["interval_level"]),
-            "its width ml": _number(row["interval_ml"], ".1f"),
+            "its width ml": number_cell(row["interval_ml"], ".1f"),
+            "corrected holds": _held(row["corrected_holds"], row["interval_level"]),
+            "its width ml, corrected": number_cell(row["corrected_ml"], ".1f"),
+            "held out": number_cell(row["held_out"], ".0f"),
         }
         for _, row in summarise_structures(structures).iterrows()
     )
 
 
-def _number(value: float, form: str, unit: str = "") -> str:
-    return "–" if pd.isna(value) else f"{value:{form}}".replace("-", "−") + unit
+def derived_rows(derived: pd.DataFrame) -> pd.DataFrame:
+    """A row a (task, method, number) as text, in the number's own unit."""
+    return pd.DataFrame(
+        {
+            "task": str(row["task"]),
+            "method": str(row["method"]),
+            "number": str(row["name"]),
+            "subjects": str(row["subjects"]),
+            "true": number_cell(row["true"], ".1f"),
+            "predicted": number_cell(row["predicted"], ".1f"),
+            "error": number_cell(row["error"], ".1f"),
+            "interval holds": _held(row["interval_holds"], row["interval_level"]),
+            "its width": number_cell(row["interval_width"], ".1f"),
+            "corrected holds": _held(row["corrected_holds"], row["interval_level"]),
+            "its width, corrected": number_cell(row["corrected_width"], ".1f"),
+        }
+        for _, row in summarise_derived(derived).iterrows()
+    )
 
 
 def _held(part: float, level: float) -> str:
@@ -157,4 +178,6 @@ def _held(part: float, level: float) -> str:
 
 def _side_by_side(row: pd.Series, ours: Sequence[str], ideal: Sequence[str]) -> str:
     """Numbers of the samples, and in brackets what they should be."""
-    return ", ".join(f"{_number(row[a], '.2f')} ({_number(row[b], '.2f')})" for a, b in zip(ours, ideal, strict=True))
+    return ", ".join(
+        f"{number_cell(row[a], '.2f')} ({number_cell(row[b], '.2f')})" for a, b in zip(ours, ideal, strict=True)
+    )

@@ -24,6 +24,7 @@ from sadm_ray.evaluate.score_tables import HEADINGS, Verdict, by_frame, signed, 
 from sadm_ray.evaluate.who_is_scored import TITLES
 from sadm_ray.report.calibration_plots import (
     calibration_rows,
+    derived_rows,
     draw_coverage,
     draw_spread,
     structure_rows,
@@ -34,6 +35,7 @@ from sadm_ray.report.cards import Card
 from sadm_ray.report.representative_subjects import representatives
 from sadm_ray.report.table_cells import plain_rows, rows_by_task
 from sadm_ray.report.viewer import Viewer
+from sadm_ray.report.volume_curves import VolumesSection
 
 SYNTHETIC_NOTE = "The generated images are synthetic: research only, not for clinical use."
 
@@ -70,6 +72,7 @@ class Report:
         summary: sentences below the title, such as what the study is and how long the run took.
         comparisons: tables of several models.
         viewer: the volumes to look at.
+        volumes: those of structures.
         curves: caption to PNG, such as the loss and the validation PSNR by step.
         sweep: what the sampling sweep found.
         problems: lines about what failed on the way, besides those of the evaluation.
@@ -86,6 +89,7 @@ class Report:
     summary: Sequence[str] = ()
     comparisons: Sequence[ComparisonSection] = ()
     viewer: Viewer | None = None
+    volumes: VolumesSection | None = None
     curves: Mapping[str, bytes] = field(default_factory=dict)
     sweep: SweepSection | None = None
     problems: Sequence[str] = ()
@@ -139,6 +143,8 @@ def render_report(report: Report) -> str:
         temporal=plain_rows(temporal_rows(evaluation.temporal)) if len(evaluation.temporal) else [],
         ventricles=plain_rows(ventricle_rows(evaluation.ventricles)) if len(evaluation.ventricles) else [],
         structures=plain_rows(structure_rows(evaluation.structures)) if len(evaluation.structures) else [],
+        derived=plain_rows(derived_rows(evaluation.derived)) if len(evaluation.derived) else [],
+        volumes=plain_rows(report.volumes.table) if report.volumes else [],
         comparisons=[(each, plain_rows(each.table)) for each in report.comparisons],
         trials=plain_rows(report.sweep.trials.head(MOST_TRIALS)) if report.sweep else [],
         more_trials=max(len(report.sweep.trials) - MOST_TRIALS, 0) if report.sweep else 0,

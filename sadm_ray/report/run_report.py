@@ -26,7 +26,9 @@ from sadm_ray.model.pretrained import load_model
 from sadm_ray.model.seen_subjects import SeenSubjects
 from sadm_ray.report.cards import Card, data_card, model_card
 from sadm_ray.report.html_page import ComparisonSection, Report, SweepSection, write_report
+from sadm_ray.report.representative_subjects import representatives
 from sadm_ray.report.viewer import build_viewer
+from sadm_ray.report.volume_curves import volumes_section
 
 PACKAGES = ("sadm-ray", "torch", "ray", "mlflow", "nibabel", "numpy")
 
@@ -37,6 +39,9 @@ BESIDE = {
     "metrics of every frame": "evaluation/metrics.csv",
     "calibration": "evaluation/calibration.csv",
     "consistency in time": "evaluation/temporal.csv",
+    "structures of every frame": "evaluation/structures.csv",
+    "volumes with intervals": "generated/volumes-summary.csv",
+    "derived numbers": "generated/derived.csv",
     "trials of the sweep": "sweeps/trials.csv",
 }
 """Files and folders that the page links to where they exist beside it."""
@@ -75,6 +80,13 @@ def write_run_report(
         summary=[f"Study: {name}; {counts}.", *who_is_scored(evaluation)],
         comparisons=comparisons,
         viewer=build_viewer(study, predictions, evaluation.metrics),
+        volumes=volumes_section(
+            str(predictions),
+            evaluation.structures,
+            representatives(evaluation.metrics),
+            study.time_unit,
+            settings.generate.derived,
+        ),
         curves=_curves(losses),
         sweep=None if chosen_on is None else _sweep(settings, study, chosen_on, trials),
         problems=[*study.problems, *study.warnings],

@@ -41,6 +41,11 @@ def _is_number(text: str) -> bool:
     return text[:1].isdigit() or text[:1] in "+−–-"
 
 
+def number_cell(value: float, form: str, unit: str = "") -> str:
+    """A number as text with a real minus sign; a dash where there is none."""
+    return "–" if pd.isna(value) else f"{value:{form}}".replace("-", "−") + unit
+
+
 def _plain(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"

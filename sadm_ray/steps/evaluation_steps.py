@@ -24,7 +24,7 @@ def evaluate(settings: Settings) -> Evaluation:
     with tracked_step(settings, "evaluate") as tracked, ray_session(settings):
         predictions = folder.where(PREDICTIONS)
         evaluation = evaluate_predictions(
-            study, predictions, run_dir / "evaluation", pictures=settings.evaluate.pictures
+            study, predictions, run_dir / "evaluation", settings.evaluate.pictures, settings.generate.derived
         )
         every = (evaluation, *evaluation.others)
         for row, split in [(row, each.split) for each in every for row in each.table.to_dict("records")]:
@@ -49,6 +49,6 @@ def evaluate(settings: Settings) -> Evaluation:
             file.write_bytes(picture.png)
             tracked.artifact(file, "pictures")
         tracked.artifact(report)
-        for name in ("table", "calibration-table", "temporal-table", "ventricles-table", "structures-table"):
-            tracked.artifact(run_dir / "evaluation" / f"{name}.csv")
+        for name in ("", "calibration-", "temporal-", "ventricles-", "structures-", "derived-"):
+            tracked.artifact(run_dir / "evaluation" / f"{name}table.csv")
         return evaluation

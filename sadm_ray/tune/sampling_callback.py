@@ -14,7 +14,17 @@ from sadm_ray.tracking import TrackedRun
 from sadm_ray.tune.sampling_space import point_of, trial_sampling
 from sadm_ray.tune.trial_history import History, Report
 
-SCORES = (*OBJECTIVES, "psnr", "copy_last", "psnr_changed", "copy_last_changed", "spread_ratio", "subjects", "seconds")
+SCORES = (
+    *OBJECTIVES,
+    "psnr",
+    "copy_last",
+    "psnr_changed",
+    "copy_last_changed",
+    "spread_ratio",
+    "copy_last_dice",
+    "subjects",
+    "seconds",
+)
 
 
 class SamplingCallback(tune.Callback):

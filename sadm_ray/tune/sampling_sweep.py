@@ -15,10 +15,14 @@ from ray import tune
 from sadm_ray.cluster import require_shared, warn_of_idle
 from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import with_values
+from sadm_ray.data.find.label_files import LabelFiles
+from sadm_ray.data.label_maps import labels_of
 from sadm_ray.data.shards.fingerprints import fingerprints, person_is_group
 from sadm_ray.data.shards.prepared_study import Study, read_subject
 from sadm_ray.errors import ConfigError, DataError, reason_of
 from sadm_ray.evaluate.sampling_quality import query_of, structure_can_be_scored
+from sadm_ray.evaluate.structure_objectives import STRUCTURE_OBJECTIVES, LabelledTruth
+from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.model_config import CONFIG
 from sadm_ray.model.pretrained import StoredModel, load_model
 from sadm_ray.model.seen_subjects import SeenSubjects
@@ -42,8 +46,8 @@ def tune_sampling(settings: Settings, study: Study, model: Path, out: Path, trac
     `out`. With more `tune.trials` it is extended.
 
     Raises:
-        ConfigError: an objective needs a package that is not installed, `out` is not seen by all machines, or the
-            model was trained on a validation subject.
+        ConfigError: an objective needs a package that is not installed, or label maps that validation subjects do not
+            have, `out` is not seen by all machines, or the model was trained on a validation subject.
         DataError: no validation subject has a target, an average of the weights is missing, or every trial failed.
     """
     if "ssim" in settings.tune.objectives and not structure_can_be_scored():
@@ -56,7 +60,8 @@ def tune_sampling(settings: Settings, study: Study, model: Path, out: Path, trac
     chosen_on = _refuse_trained_on(study, names, stored)
     rows = [read_subject(study, name) for name in names]
     _require_targets(settings, rows)
-    folder = out / _sweep_name(settings, study, names, model)
+    labels = _labels_wanted(settings, study, rows, models[0])
+    folder = out / _sweep_name(settings, study, names, model, labels)
     require_shared(str(folder), "run.dir", "a folder that all nodes share")
     sampling_task = SamplingTask(
         model=model.absolute(),
@@ -66,6 +71,7 @@ def tune_sampling(settings: Settings, study: Study, model: Path, out: Path, trac
         base=settings.sampling,
         tune=settings.tune,
         seed=settings.seed,
+        labels=labels,
     )
     history = History(folder / "trials.jsonl")
     trainable = tune.with_parameters(sampling_trial, sampling_task=sampling_task)
@@ -136,7 +142,34 @@ def _require_targets(settings: Settings, rows: Sequence[Mapping[str, Any]]) -> N
     raise DataError("no validation subject has the frames of any of generate.tasks; there is nothing to compare with")
 
 
-def _sweep_name(settings: Settings, study: Study, names: Sequence[str], model: Path) -> str:
+def _labels_wanted(
+    settings: Settings, study: Study, rows: Sequence[Mapping[str, Any]], model: SequenceModel
+) -> LabelFiles | None:
+    """The label maps, where an objective is of structures; None where none is."""
+    wanted = [name for name in settings.tune.objectives if name in STRUCTURE_OBJECTIVES]
+    if not wanted:
+        return None
+    if model.spread is None:
+        raise ConfigError(
+            f"tune.objectives: {wanted[0]} is of moved label maps, and this model does not move frames "
+            "(model.target: motion, model.motion_modes); leave it out"
+        )
+    labels = labels_of(study)
+    for row in rows if labels and labels.found else ():
+        truth = LabelledTruth(row, labels)
+        queries = [query_of(task, row) for task in settings.generate.tasks]
+        if any(query is not None and truth.has(query) for query in queries):
+            return labels
+    raise ConfigError(
+        f"tune.objectives: {wanted[0]} needs a validation subject with label maps of an observed scan and of a target "
+        f"of generate.tasks, and {'none of these has them' if labels and labels.found else 'the study has none'}; "
+        "leave it out, or give label maps (`sadm-ray inspect` lists who has which)"
+    )
+
+
+def _sweep_name(
+    settings: Settings, study: Study, names: Sequence[str], model: Path, labels: LabelFiles | None = None
+) -> str:
     """A name from the digest of the model, the subjects, the tasks and the settings, which identifies the sweep."""
     ignored = {"sweep", "training", "trials", "concurrent", "subjects"}
     ignored |= set() if settings.tune.search == "grid" else {"grid_points"}
@@ -149,6 +182,8 @@ def _sweep_name(settings: Settings, study: Study, names: Sequence[str], model: P
         "subjects": names,
         "study": study.content,
     }
+    if labels is not None:
+        identity["labels"] = sorted((its.file, its.size) for files in labels.found.values() for its in files)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     for file in [model / CONFIG, *sorted(model.glob("*.safetensors"))]:
         with file.open("rb") as content:

@@ -10,15 +10,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ray import tune
 
 from sadm_ray.config import SamplingSettings, TaskSettings, TuneSettings
+from sadm_ray.data.find.label_files import LabelFiles
 from sadm_ray.data.shards.row_contrasts import of_contrast
 from sadm_ray.evaluate.metrics import changed_region
-from sadm_ray.evaluate.sampling_quality import generate_frames, query_of
+from sadm_ray.evaluate.sampling_quality import Scores, generate_frames, query_of
+from sadm_ray.evaluate.structure_objectives import LabelledTruth
 from sadm_ray.evaluate.sweep_objectives import score_subject, summarise
 from sadm_ray.generate.draw_samples import observe
+from sadm_ray.generate.moved_structures import StructureFollower, observed_structures
 from sadm_ray.generate.request import Query
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.encoded_sequence import EncodedSequences
@@ -34,7 +38,8 @@ ENCODED_CACHE_BYTES = 1 << 30
 class SamplingTask:
     """What the trials of a sweep have in common.
 
-    `scores` is the folder of the scores that were computed; `rows` are the subjects in the order of all trials.
+    `scores` is the folder of the scores that were computed; `rows` are the subjects in the order of all trials;
+    `labels` the study's label maps, None where no objective is of structures.
     """
 
     model: Path
@@ -44,6 +49,7 @@ class SamplingTask:
     base: SamplingSettings
     tune: TuneSettings
     seed: int
+    labels: LabelFiles | None = None
 
 
 def sampling_trial(config: dict[str, Any], sampling_task: SamplingTask) -> None:
@@ -101,15 +107,24 @@ def _evaluate(
         if its["present"].any()
     }
     frames = []
+    truth = None if sampling_task.labels is None else LabelledTruth(row, sampling_task.labels)
+    of_structures: dict[tuple[str, int], Scores] = {}
     for task in sampling_task.tasks:
         query = query_of(task, row)
         if query is None:
             continue
         encoded = _encode(model, row, task, query, sampling, sampling_task)
         seed, samples = sampling_task.seed, sampling_task.tune.samples
-        generated = generate_frames(model, encoded, [row], task, [query], sampling, seed, samples)
+        structures = observed_structures(row, np.flatnonzero(query.observed).tolist(), sampling_task.labels)
+        follower = StructureFollower(model, encoded, [structures], len(query.targets), samples)
+        follow = None if structures is None else follower
+        generated = generate_frames(model, encoded, [row], task, [query], sampling, seed, samples, follow)
         frames += [(each, regions[each.channel]) for each in generated]
-    return score_subject(frames)
+        (shares,) = follower.moved
+        if truth is not None and structures is not None and shares is not None:
+            found = truth.scores(query, structures, shares)
+            of_structures |= {(task.name, target): scores for target, scores in found.items()}
+    return score_subject(frames, None if truth is None else of_structures)
 
 
 @lru_cache(maxsize=2)

@@ -1,13 +1,14 @@
 """Intervals and tests on data with known results."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import wilcoxon
 
-from sadm_ray.compare.comparison_job import scores_of
+from sadm_ray.compare.comparison_job import scores_of, with_structures
 from sadm_ray.compare.comparison_tables import ABLATION, BASELINES, NAMES, ONE_SAMPLE, make_table
 from sadm_ray.compare.statistics import SCORES, holm, interval, method_statistics, paired_p
 from sadm_ray.model.registry import KINDS
@@ -114,3 +115,29 @@ def test_latex_escapes_what_would_break_it() -> None:
     latex = make_table(found(), BASELINES, 0.95).latex
     assert "95 \\%" in latex
     assert "< " not in latex.replace("$<$", "")
+
+
+def test_tables_have_scores_of_structures_where_there_are_label_maps() -> None:
+    ours = metrics("sadm", 0, 2.0).drop(columns=["dice", "volume_error", "kind", "seed"])
+    key = {"task": "a", "frame": 6, "method": "sample"}
+    structures = pd.DataFrame(
+        {**key, "subject": "s0", "structure": name, "dice": dice, "true_voxels": 100.0, "predicted_voxels": size}
+        for name, dice, size in (("cavity", 0.9, 90.0), ("wall", 0.7, 130.0))
+    )
+    lacking = structures.assign(subject="s1", true_voxels=0.0)  # what the truth lacks has no volume to be off from
+    both = with_structures(
+        SimpleNamespace(metrics=ours, structures=pd.concat([structures, lacking]))  # type: ignore[arg-type]
+    )
+    assert len(both) == len(ours)
+    known = both.dropna(subset="dice")
+    assert known[["subject", "frame", "method"]].to_numpy().tolist() == [["s0", 6, "sample"]]
+    assert (known["dice"].iloc[0], known["volume_error"].iloc[0]) == pytest.approx((0.8, 0.2))
+    table = method_statistics(scores_of(both.assign(kind="sadm", seed=0)), OURS, 0.95)
+    shown = make_table(table, BASELINES, 0.95)
+    assert shown.rows.set_index("method").loc[OURS, ["Dice", "volume error"]].tolist() == ["0.800", "0.200"]
+    assert shown.rows.set_index("method").loc["copy-last", "Dice"] == "–"
+    assert "Dice and error of volumes" in shown.note
+    assert shown.latex.count("toprule") == 1
+    without = with_structures(SimpleNamespace(metrics=ours, structures=lacking[:0]))  # type: ignore[arg-type]
+    table = method_statistics(scores_of(without.assign(kind="sadm", seed=0)), OURS, 0.95)
+    assert "Dice" not in make_table(table, BASELINES, 0.95).rows

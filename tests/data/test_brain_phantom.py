@@ -8,8 +8,18 @@ import pytest
 
 from sadm_ray.config import DataSettings, PhantomSettings, Settings
 from sadm_ray.data.find import find_subjects
+from sadm_ray.data.find.label_files import find_labels
 from sadm_ray.data.phantom import write_phantom
-from sadm_ray.data.phantom.brain import Ageing, BrainAnatomy, Pose, draw_ageing, draw_brain, render_brain
+from sadm_ray.data.phantom.brain import (
+    LABELS,
+    Ageing,
+    BrainAnatomy,
+    Pose,
+    draw_ageing,
+    draw_brain,
+    label_brain,
+    render_brain,
+)
 from sadm_ray.errors import ConfigError
 from sadm_ray.steps import inspect
 from tests.data.studies import load_frames
@@ -43,6 +53,17 @@ def test_ventricles_widen_with_age_at_the_pace_of_the_subject(anatomy: BrainAnat
     wet = {key: int((middle(volume) < FLUID).sum()) for key, volume in volumes.items()}
     assert wet[0.2, 0] < wet[0.2, 1] <= wet[0.2, 2] < wet[1.2, 2]
     assert wet[1.2, 1] - wet[1.2, 0] > 2 * (wet[0.2, 1] - wet[0.2, 0]), "the second does"
+
+
+def test_label_maps_of_the_ventricles_lie_on_the_fluid_wherever_the_head_lies(anatomy: BrainAnatomy) -> None:
+    for pose in (Pose(), Pose((4.0, -3.0, 5.0), (3.0, 6.0, -4.0))):
+        sizes = []
+        for visit in range(3):
+            labels = label_brain(anatomy, AGEING, visit, SHAPE, pose)
+            image = render_brain(anatomy, AGEING, visit, SHAPE, "T1w", pose)
+            assert image[labels == 1].max() < 0.5, "half-way from fluid to white matter"
+            sizes.append(int(labels.sum()))
+        assert 0 < sizes[0] < sizes[1] < sizes[2]
 
 
 def test_lesions_come_and_stay_bright_on_flair(anatomy: BrainAnatomy) -> None:
@@ -87,6 +108,12 @@ def test_it_is_a_bids_study_with_two_contrasts(tmp_path: Path) -> None:
             assert subject.group in ("SLOW", "USUAL", "FAST")
             assert subject.covariates["sex"] in ("F", "M")
             assert load_frames(subject, tmp_path).shape == (len(subject.scans), 8, 12, 10)
+            labels = find_labels(str(tmp_path), "bids", LABELS, [suffix])
+            assert labels.problems == ()
+            for scan in subject.scans:
+                found = labels.of(scan.file, None)
+                assert found is not None
+                assert found.names == {1: "ventricles"}
     write_phantom(tmp_path, settings, 7)
     assert {path.relative_to(tmp_path): path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == made
     other = tmp_path / "larger"

@@ -10,11 +10,12 @@ import pytest
 
 from sadm_ray.config import DataSettings, PhantomSettings
 from sadm_ray.data.find import find_subjects
+from sadm_ray.data.find.label_files import find_labels
 from sadm_ray.data.normalise.intensity import intensity_range, normalise
 from sadm_ray.data.normalise.resampling import resample
 from sadm_ray.data.normalise.time_slots import assign_slots
 from sadm_ray.data.phantom import write_phantom
-from sadm_ray.data.phantom.heart import Anatomy, Motion, draw_anatomy, draw_motion, render_heart
+from sadm_ray.data.phantom.heart import Anatomy, Motion, draw_anatomy, draw_motion, label_heart, render_heart
 from sadm_ray.errors import DataError
 from tests.data.studies import load_frames
 
@@ -71,6 +72,20 @@ def test_the_cavity_shrinks_and_the_muscle_keeps_its_area(motion: Motion) -> Non
     assert cavity_area(motion.es) == pytest.approx(expected * 0.25, rel=0.1)
 
 
+def test_label_maps_are_those_of_the_geometry(motion: Motion) -> None:
+    plain = dataclasses.replace(draw_anatomy(np.random.default_rng(3)), centre=(0.0, 0.0), stretch=1.0)
+    labels = label_heart(
+        plain, dataclasses.replace(motion, contraction=0.5), (1, 96, 96), [motion.ed, motion.ed, motion.es]
+    )
+    np.testing.assert_array_equal(labels[0], labels[1])
+    pixel, ed, es = (2 / 96) ** 2, labels[0], labels[2]
+    assert np.unique(labels).tolist() == [0, 1, 2, 3]
+    assert (ed == 3).sum() * pixel == pytest.approx(np.pi * plain.cavity**2, rel=0.03)
+    assert (es == 3).sum() / (ed == 3).sum() == pytest.approx(0.25, rel=0.05), "the ejection fraction is 75 %"
+    assert (es == 2).sum() / (ed == 2).sum() == pytest.approx(1, rel=0.05), "the muscle keeps its area"
+    assert (ed == 1).any()
+
+
 def test_sequences_are_long_enough() -> None:
     rng = np.random.default_rng(1)
     motions = [draw_motion(rng) for _ in range(200)]
@@ -90,6 +105,16 @@ def test_the_phantom_is_a_readable_study(phantom_study: Path) -> None:
     assert (np.abs(rotation) > 0.05).sum() >= 8, "the planes are oblique"
     assert len({image.affine.tobytes() for image in images}) == 12
     np.testing.assert_allclose(image.header.get_qform(), image.affine, atol=1e-3)
+    labels = find_labels(str(phantom_study), "acdc")
+    for subject, cine in zip(catalog.subjects, images, strict=True):
+        assert subject.cycle is not None
+        found = [labels.of(subject.scans[0].file, frame - 1) for frame in subject.cycle]
+        assert all(found)
+        assert labels.of(subject.scans[0].file, subject.cycle[0]) is None, "no others have one"
+        for file in filter(None, found):
+            label_map = nib.load(phantom_study / file.file)
+            np.testing.assert_array_equal(label_map.affine, cine.affine)
+            assert label_map.shape == cine.shape[:3]
 
 
 def test_copying_is_a_baseline_worth_beating(tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ def test_a_perfect_predictor_reaches_the_cap(study: Study, tmp_path: Path) -> No
 
     written = tmp_path / "evaluation"
     names = {file.name for file in written.iterdir()}
-    whole = ("metrics", "calibration", "temporal", "ventricles", "structures")
-    means = ("table", "calibration-table", "temporal-table", "ventricles-table", "structures-table")
+    whole = ("metrics", "calibration", "temporal", "ventricles", "structures", "derived")
+    means = ("table", *(f"{name}-table" for name in whole[1:]))
     expected = {f"{name}.csv" for name in (*whole, *means)} | {f"{name}.parquet" for name in whole}
     assert found.ventricles.empty  # nothing is labelled
     assert found.structures.empty

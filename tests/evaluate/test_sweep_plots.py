@@ -1,10 +1,14 @@
 """The plots of a sweep, and the numbers in them."""
 
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from sadm_ray.evaluate.sweep_plots import cheapest_best, draw_importance, draw_pareto, importance
+from sadm_ray.config.tune_settings import Objective
+from sadm_ray.evaluate.sweep_objectives import OBJECTIVES
+from sadm_ray.evaluate.sweep_plots import MEANINGS, cheapest_best, draw_importance, draw_pareto, importance
 
 
 def table(count: int, seed: int = 0) -> pd.DataFrame:
@@ -50,3 +54,8 @@ def test_the_plots_are_drawn(objective: str, count: int) -> None:
     assert png is not None
     assert png.startswith(b"\x89PNG")
     assert draw_pareto(trials.assign(stopped=True), objective) is None
+
+
+def test_every_objective_that_can_be_the_first_has_a_name_on_the_axis() -> None:
+    assert set(get_args(Objective)) == set(OBJECTIVES)
+    assert set(MEANINGS) == set(OBJECTIVES) - {"network_calls"}

@@ -17,7 +17,8 @@ from sadm_ray.generate.structure_volumes import (
     VOLUMES_COLUMNS,
     summarise_volumes,
     volume_rows,
-    write_volumes,
+    volumes_table,
+    write_table,
 )
 from sadm_ray.storage import Storage
 
@@ -86,12 +87,15 @@ def test_a_summary_of_samples_and_of_what_is_observed() -> None:
         summarise_volumes(pd.DataFrame(every), 90)
 
 
-def test_both_tables_are_written(tmp_path: Path) -> None:
-    write_volumes(Storage(str(tmp_path)), [*rows(np.ones((2, 2))), *rows(np.ones((2, 2)), frame=None)], 0.8)
-    volumes, summary = pd.read_csv(tmp_path / VOLUMES), pd.read_csv(tmp_path / SUMMARY)
-    assert list(volumes.columns) == VOLUMES_COLUMNS
-    assert len(volumes) == 8
+def test_a_table_is_written_whole_and_an_empty_one_is_no_file(tmp_path: Path) -> None:
+    volumes = volumes_table([*rows(np.ones((2, 2))), *rows(np.ones((2, 2)), frame=None)])
+    out = Storage(str(tmp_path))
+    write_table(out, VOLUMES, volumes)
+    write_table(out, SUMMARY, summarise_volumes(volumes, 0.8))
+    summary = pd.read_csv(tmp_path / SUMMARY)
+    assert list(pd.read_csv(tmp_path / VOLUMES).columns) == VOLUMES_COLUMNS
     assert summary["frame"].isna().sum() == 2, "a time without a slot"
-    assert len(summary) == 4
-    write_volumes(Storage(str(tmp_path)), [], 0.8)
+    assert (len(volumes), len(summary)) == (8, 4)
+    for name in (VOLUMES, SUMMARY):
+        write_table(out, name, summarise_volumes(volumes_table([]), 0.8))
     assert not list(tmp_path.iterdir()), "without structures there are none"

@@ -11,13 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sadm_ray.config import DerivedSettings, GenerateSettings
 from sadm_ray.data.find.label_files import LabelFile, LabelFiles, _scan_key
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.evaluate.subject_scores import score_subjects
 from sadm_ray.generate.actor_job import GenerationJob
+from sadm_ray.generate.derived_numbers import DERIVED
 from sadm_ray.generate.generation_actor import run_subject_jobs
+from sadm_ray.generate.generation_job import _write_structures
 from sadm_ray.generate.generation_record import read_predictions, read_record
-from sadm_ray.generate.structure_volumes import SUMMARY, VOLUMES, record_rows, write_volumes
+from sadm_ray.generate.structure_volumes import SUMMARY, VOLUMES
 from sadm_ray.storage import Storage
 from tests.data.studies import AFFINE, made_row, write_study
 from tests.generate.test_generation_actor import SHAPE, TIMES, job, subject_jobs  # noqa: F401
@@ -88,7 +91,8 @@ def test_label_maps_volumes_and_scores(labelled: GenerationJob, study: Study, la
     record = read_record(Storage(labelled.out), "a")
     assert record is not None
     assert {file["path"].rpartition("/")[2] for file in record.files} >= set(maps)
-    write_volumes(Storage(labelled.out), list(record_rows(record.frames)), 0.8)
+    _write_structures(Storage(labelled.out), [record], GenerateSettings(level=0.8), "years")
+    assert not (Path(labelled.out) / DERIVED).exists()
     volumes = pd.read_csv(Path(labelled.out) / VOLUMES)
     seen = volumes[volumes["origin"] == "observed"]
     assert (seen["frame"].unique().tolist(), seen["structure"].tolist()) == ([0], ["cavity", "wall"])
@@ -139,3 +143,23 @@ def test_a_damaged_label_map_costs_the_volumes_nothing(
     assert not written(labelled)
     assert "a0_dseg.nii.gz" in caplog.text
     assert list(Path(labelled.out).glob("sub-a/**/*Sample1_synth.nii.gz"))
+
+
+def test_numbers_derived_from_volumes_are_scored(labelled: GenerationJob, study: Study, labels: LabelFiles) -> None:
+    run_subject_jobs(subject_jobs("a", samples=3), labelled)
+    ef = DerivedSettings(name="ef", kind="ejection_fraction", structures=("cavity",))
+    record = read_record(Storage(labelled.out), "a")
+    assert record is not None
+    _write_structures(Storage(labelled.out), [record], GenerateSettings(derived=(ef,)), study.time_unit)
+    written_numbers = pd.read_csv(Path(labelled.out) / DERIVED)
+    assert written_numbers["frame"].tolist() == [3, 4]
+    rows = read_predictions(f"{labelled.out}/predictions/a.parquet").to_pylist()
+    scores = pd.DataFrame(score_subjects(rows, study, None, labels, (ef,)).derived)
+    assert scores[["frame", "method"]].to_numpy().tolist() == [[4, "copy-last"], [4, "estimate"]]
+    copied, ours = scores.to_dict("records")
+    assert copied["true"] == ours["true"] == pytest.approx(100 * (1 - 6 / 4)), "it has grown by half"
+    assert (copied["predicted"], copied["error"]) == (0, 50)
+    assert ours["predicted"] == pytest.approx(written_numbers["estimate"][1])
+    assert ours["interval_width"] == pytest.approx(written_numbers["high"][1] - written_numbers["low"][1])
+    assert ours["interval_holds"] in (0, 1)
+    assert np.isnan(ours["corrected_width"])

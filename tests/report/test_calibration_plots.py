@@ -53,11 +53,12 @@ def test_structure_rows_say_what_is_not_known() -> None:
     scores = {"dice": 0.8, "hd95_mm": 3.0, "true_ml": 60.0, "predicted_ml": 52.0, "error_ml": 8.0, "empty": 0.0}
     scores |= {"true_voxels": 600.0, "predicted_voxels": 520.0}
     scores |= {"interval_level": 0.9, "interval_ml": 12.0, "interval_holds": 1.0}
+    scores |= {"corrected_ml": 15.0, "corrected_holds": 1.0, "held_out": 12.0}
     unknown = dict.fromkeys(("hd95_mm", "true_ml", "predicted_ml", "error_ml"), np.nan)
     both = [row | scores, row | scores | unknown | {"subject": "ben", "dice": 0.9}]
     expected = ["es", "copy-last", "cortex", "2", "0.850", "3.0", "60.0", "52.0", "8.0", "600", "520"]
-    expected += ["100 % of 90 %", "12.0"]
-    assert structure_rows(pd.DataFrame(both)).to_numpy().tolist() == [expected]
+    intervals = ["100 % of 90 %", "12.0", "100 % of 90 %", "15.0", "12"]
+    assert structure_rows(pd.DataFrame(both)).to_numpy().tolist() == [expected + intervals]
     assert structure_rows(pd.DataFrame(both[1:])).to_numpy().tolist() == [
-        ["es", "copy-last", "cortex", "1", "0.900", "–", "–", "–", "–", "600", "520", "100 % of 90 %", "12.0"]
+        ["es", "copy-last", "cortex", "1", "0.900", "–", "–", "–", "–", "600", "520", *intervals]
     ]

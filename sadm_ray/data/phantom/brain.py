@@ -5,7 +5,7 @@ ventricles and the sulci widen and the brain shrinks, at a pace that is drawn in
 the first visit: two visits tell it, one does not. Some subjects get lesions of the white matter, which stay.
 
 Each visit has a gain, a bias field and a misplacement of its own, as scans of different days have. It may lack one of
-the contrasts.
+the contrasts. `derivatives/segmentation` has a label map of the ventricles for each visit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Shaped, UInt8
 from scipy import ndimage, special
 from scipy.spatial.transform import Rotation
 
@@ -29,6 +29,8 @@ BRIGHTNESS = {
     "T1w": (0.7, 0.08, 0.15, 0.5, 0.8, 0.45),
     "FLAIR": (0.7, 0.06, 0.08, 0.62, 0.45, 0.95),
 }
+LABELS = "derivatives/segmentation"
+"""The folder of the label maps in the study: `data.labels`."""
 _FIELD_OF_VIEW = (160.0, 200.0, 170.0)
 """Along d, h, w in mm."""
 _BRAIN = (0.62, 0.78, 0.68)
@@ -111,7 +113,7 @@ def render_brain(
     scalp, bone, fluid, grey, white, lesion = BRIGHTNESS[contrast]
     at = _posed(shape, pose)
     age = ageing.ages[visit]
-    atrophy = anatomy.atrophy + ageing.pace * (age - ageing.ages[0]) / 10
+    atrophy = _atrophy_at(anatomy, ageing, visit)
     edge = 0.6 / max(shape)
     scaled = [axis / half for axis, half in zip(at, anatomy.size, strict=True)]
     radius = np.sqrt(sum(axis**2 for axis in scaled))
@@ -120,15 +122,7 @@ def render_brain(
     sulcus = _inside((anatomy.sulci + 0.22 * atrophy - folds) * 0.3, edge) * _inside(brain - 0.74, edge)
     banks = np.where(brain > 0.7, (anatomy.sulci + 0.4 - folds) * 0.3, -1.0)  # grey matter lines the sulci
     ribbon = _inside(np.maximum(brain - 0.88, banks), edge)
-    ventricle = np.zeros(radius.shape, np.float32)
-    for side in (-1, 1):
-        centre = (0.06, -0.02, side * anatomy.apart)
-        widened = [
-            half * (1 + growth * atrophy) for half, growth in zip(anatomy.ventricle, (0.5, 0.3, 1.3), strict=True)
-        ]
-        parts = [(axis - middle) / half for axis, middle, half in zip(at, centre, widened, strict=True)]
-        distance = np.sqrt(sum(part**2 for part in parts))
-        ventricle = np.maximum(ventricle, _inside((1 - distance) * min(widened), edge))
+    ventricle = _ventricles(anatomy, atrophy, at, edge)
     tissue = grey * ribbon + white * (1 - ribbon)
     for place, size, since in ageing.lesions:
         if age >= since:
@@ -143,8 +137,16 @@ def render_brain(
     return head.astype(np.float32)
 
 
+def label_brain(
+    anatomy: BrainAnatomy, ageing: Ageing, visit: int, shape: Sequence[int], pose: Pose = Pose()
+) -> UInt8[np.ndarray, "d h w"]:
+    """The label map of one visit: 1 where the ventricles fill half of a voxel or more."""
+    inside = _ventricles(anatomy, _atrophy_at(anatomy, ageing, visit), _posed(shape, pose), 0.6 / max(shape))
+    return (inside >= 0.5).astype(np.uint8)
+
+
 def write_brain(folder: Path, settings: PhantomSettings, seed: Sequence[int]) -> None:
-    """Write one subject's visits and `sessions.tsv` into `folder`, which is called `sub-NNN`."""
+    """Write one subject's visits and `sessions.tsv` into `folder`, which is called `sub-NNN`, and the label maps."""
     anatomy, ageing, day_rng, noise_rng = _drawn(seed)
     spacing = [size / count for size, count in zip(_FIELD_OF_VIEW, settings.shape, strict=True)][::-1]
     affine = np.diag([*spacing, 1.0])
@@ -156,19 +158,18 @@ def write_brain(folder: Path, settings: PhantomSettings, seed: Sequence[int]) ->
         session = f"ses-{visit + 1:02d}"
         rows.append(f"{session}\t{age:.2f}")
         turned, moved = day_rng.normal(0, settings.misplacement, (2, 3)).clip(-10, 10).tolist()
+        pose = Pose(tuple(turned), tuple(moved))
+        labels = label_brain(anatomy, ageing, visit, settings.shape, pose)
+        label_map = folder.parent / LABELS / folder.name / session / "anat" / f"{folder.name}_{session}_dseg.nii.gz"
+        _write(label_map, labels, affine)
         lacks = lacking_rng.random() < settings.lacking
         lacked = settings.contrasts[int(lacking_rng.integers(len(settings.contrasts)))] if lacks else ""
         for contrast in BRIGHTNESS:
-            volume = render_brain(anatomy, ageing, visit, settings.shape, contrast, Pose(tuple(turned), tuple(moved)))
+            volume = render_brain(anatomy, ageing, visit, settings.shape, contrast, pose)
             volume = _as_scanned(volume, settings, day_rng, noise_rng)
             if contrast not in settings.contrasts or contrast == lacked:
                 continue  # only now, so that the draws of the others do not depend on it
-            image = nib.Nifti1Image(volume.T, affine)
-            image.header.set_xyzt_units("mm", "sec")
-            set_geometry(image, affine)
-            file = folder / session / "anat" / f"{folder.name}_{session}_{contrast}.nii.gz"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_image(file, image)
+            _write(folder / session / "anat" / f"{folder.name}_{session}_{contrast}.nii.gz", volume, affine)
     (folder / f"{folder.name}_sessions.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
@@ -182,14 +183,45 @@ def write_brain_tables(root: Path, folders: Sequence[Path], seed: int) -> None:
     (root / "participants.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     units = {"age": {"Description": "age at the visit", "Units": "years"}}
     (root / "sessions.json").write_text(json.dumps(units, indent=2) + "\n", encoding="utf-8")
-    description = {"Name": "Ageing brain phantom of sadm-ray", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
-    (root / "dataset_description.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    (root / LABELS / "dseg.tsv").write_text("index\tname\n1\tventricles\n", encoding="utf-8")
+    described = {"Name": "Ageing brain phantom of sadm-ray", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
+    of_labels = {**described, "DatasetType": "derivative", "GeneratedBy": [{"Name": "sadm-ray"}]}
+    for folder, description in ((root, described), (root / LABELS, of_labels)):
+        (folder / "dataset_description.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def _drawn(seed: Sequence[int]) -> tuple[BrainAnatomy, Ageing, np.random.Generator, np.random.Generator]:
     """A random stream for each, so that the draws of one do not depend on those of another."""
     anatomy, ageing, day, noise = (np.random.default_rng([*seed, stream]) for stream in range(4))
     return draw_brain(anatomy), draw_ageing(ageing), day, noise
+
+
+def _write(file: Path, volume: Shaped[np.ndarray, "d h w"], affine: Float[np.ndarray, "4 4"]) -> None:
+    image = nib.Nifti1Image(volume.T, affine)
+    image.header.set_xyzt_units("mm", "sec")
+    set_geometry(image, affine)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_image(file, image)
+
+
+def _atrophy_at(anatomy: BrainAnatomy, ageing: Ageing, visit: int) -> float:
+    return anatomy.atrophy + ageing.pace * (ageing.ages[visit] - ageing.ages[0]) / 10
+
+
+def _ventricles(
+    anatomy: BrainAnatomy, atrophy: float, at: Sequence[Float[np.ndarray, "d h w"]], edge: float
+) -> Float[np.ndarray, "d h w"]:
+    """How much of each voxel lies in a ventricle."""
+    ventricle = np.zeros(at[0].shape, np.float32)
+    for side in (-1, 1):
+        centre = (0.06, -0.02, side * anatomy.apart)
+        widened = [
+            half * (1 + growth * atrophy) for half, growth in zip(anatomy.ventricle, (0.5, 0.3, 1.3), strict=True)
+        ]
+        parts = [(axis - middle) / half for axis, middle, half in zip(at, centre, widened, strict=True)]
+        distance = np.sqrt(sum(part**2 for part in parts))
+        ventricle = np.maximum(ventricle, _inside((1 - distance) * min(widened), edge))
+    return ventricle
 
 
 def _as_scanned(

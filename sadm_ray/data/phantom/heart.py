@@ -6,6 +6,8 @@ thickens while the cavity shrinks and the speckle travels with the tissue.
 
 How strongly a heart contracts is drawn independently of everything visible at end-diastole: it cannot be predicted from
 the first frame alone, but from two frames. That makes the phantom a test of a sequence-aware model.
+
+Of end-diastole and end-systole there are label maps, `patientNNN_frameFF_gt.nii.gz` as in ACDC.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, UInt8
 from scipy import ndimage, special
 
 from sadm_ray.config import PhantomSettings
+from sadm_ray.data.find.label_files import label_stem
 from sadm_ray.data.read.nifti_io import set_geometry, write_image
 
 
@@ -95,6 +99,43 @@ def render_heart(anatomy: Anatomy, motion: Motion, shape: Sequence[int]) -> Floa
     """
     depth, height, width = shape
     y, x = (_centres(height)[:, None], _centres(width)[None, :])
+    heart = _heart_at(anatomy, motion, shape)
+    rng = np.random.default_rng(anatomy.texture_seed)
+    speckle = _warp_texture(_smooth_noise(rng, (depth, 2 * height, 2 * width), 2.5), *heart.origin)
+    thorax = np.clip(0.25 + 0.10 * _smooth_noise(rng, (depth, height, width), 3.0), 0.02, 0.6)
+    muscle = anatomy.muscle * (1 + 0.15 * speckle)
+    blood = anatomy.blood * (1 + 0.03 * speckle)
+    right = heart.right
+    outside = right * 0.85 * blood + (heart.right_wall - right) * muscle + (1 - heart.right_wall) * thorax
+    image = heart.cavity * blood + (heart.epicardium - heart.cavity) * muscle + (1 - heart.epicardium) * outside
+    return (image * np.exp(anatomy.bias[0] * y + anatomy.bias[1] * x)).astype(np.float32)
+
+
+def label_heart(
+    anatomy: Anatomy, motion: Motion, shape: Sequence[int], frames: Sequence[int]
+) -> UInt8[np.ndarray, "t d h w"]:
+    """The label maps of some frames, with ACDC's values: of each voxel what fills the most of it."""
+    heart = _heart_at(anatomy, motion, shape, list(frames))
+    around = 1 - heart.epicardium
+    shares = [around * (1 - heart.right), around * heart.right, heart.epicardium - heart.cavity, heart.cavity]
+    return np.argmax(shares, axis=0).astype(np.uint8)  # background, RV cavity, myocardium, LV cavity
+
+
+class _Heart(NamedTuple):
+    """How much of each voxel (t d h w) lies within a surface, and where its tissue was at end-diastole (y, x)."""
+
+    cavity: Float32[np.ndarray, "t d h w"]
+    epicardium: Float32[np.ndarray, "t d h w"]
+    right: Float32[np.ndarray, "t d h w"]
+    right_wall: Float32[np.ndarray, "t d h w"]
+    origin: tuple[np.ndarray, np.ndarray]
+
+
+def _heart_at(
+    anatomy: Anatomy, motion: Motion, shape: Sequence[int], frames: slice | list[int] = slice(None)
+) -> _Heart:
+    depth, height, width = shape
+    y, x = (_centres(height)[:, None], _centres(width)[None, :])
     dy, dx = y - anatomy.centre[0], x - anatomy.centre[1]
     along, across = _rotate(dy, dx, anatomy.tilt)
     radius = np.hypot(along * np.sqrt(anatomy.stretch), across / np.sqrt(anatomy.stretch))
@@ -102,7 +143,7 @@ def render_heart(anatomy: Anatomy, motion: Motion, shape: Sequence[int]) -> Floa
     # One size a slice (d, 1, 1) and one state a frame and slice (t, d, 1, 1); radius is (h, w).
     size = np.sqrt(1 - (anatomy.taper * np.linspace(0, 1, depth)) ** 2)[:, None, None].astype(np.float32)
     inner_ed, outer_ed = anatomy.cavity * size, (anatomy.cavity + anatomy.wall) * size
-    state = _contraction_curve(motion)[:, None, None, None]
+    state = _contraction_curve(motion)[frames][:, None, None, None]
     inner = inner_ed * (1 - motion.contraction * state)
     outer = np.sqrt(outer_ed**2 - inner_ed**2 + inner**2)
     ratio = _material_ratio(radius, inner, outer, inner_ed, outer_ed)
@@ -115,19 +156,11 @@ def render_heart(anatomy: Anatomy, motion: Motion, shape: Sequence[int]) -> Floa
     edge = 0.7 / max(height, width)  # a third of a voxel: edges as soft as the scanner's own
     cavity, epicardium = _inside(inner - radius, edge), _inside(outer - radius, edge)
     right, right_wall = _inside(1.05 * outer_ed - from_right, edge), _inside(1.05 * outer_ed + 0.05 - from_right, edge)
-
-    rng = np.random.default_rng(anatomy.texture_seed)
-    speckle = _warp_texture(_smooth_noise(rng, (depth, 2 * height, 2 * width), 2.5), at_y, at_x)
-    thorax = np.clip(0.25 + 0.10 * _smooth_noise(rng, (depth, height, width), 3.0), 0.02, 0.6)
-    muscle = anatomy.muscle * (1 + 0.15 * speckle)
-    blood = anatomy.blood * (1 + 0.03 * speckle)
-    outside = right * 0.85 * blood + (right_wall - right) * muscle + (1 - right_wall) * thorax
-    image = cavity * blood + (epicardium - cavity) * muscle + (1 - epicardium) * outside
-    return (image * np.exp(anatomy.bias[0] * y + anatomy.bias[1] * x)).astype(np.float32)
+    return _Heart(cavity, epicardium, right, right_wall, (at_y, at_x))
 
 
 def write_heart(folder: Path, settings: PhantomSettings, seed: Sequence[int]) -> None:
-    """Write one patient's cine and `Info.cfg` into `folder`, which is called after the patient."""
+    """Write a patient's cine, two label maps and `Info.cfg` into `folder`, which is called after the patient."""
     geometry_rng, noise_rng = (np.random.default_rng([*seed, stream]) for stream in (2, 3))
     anatomy, motion = draw_heart(seed)
     frames = render_heart(anatomy, motion, settings.shape)
@@ -142,6 +175,11 @@ def write_heart(folder: Path, settings: PhantomSettings, seed: Sequence[int]) ->
     image.header.set_zooms((*image.header.get_zooms()[:3], 0.9 / motion.frames))
     folder.mkdir(exist_ok=True)
     write_image(folder / f"{folder.name}_4d.nii.gz", image)
+    labelled = (motion.ed, motion.es)
+    for frame, labels in zip(labelled, label_heart(anatomy, motion, settings.shape, labelled), strict=True):
+        label_map = nib.Nifti1Image(labels.T, affine)
+        set_geometry(label_map, affine)
+        write_image(folder / f"{label_stem(f'{folder.name}_4d.nii.gz', frame)}.nii.gz", label_map)
     group = ("WEAK", "USUAL", "STRONG")[min(int((motion.contraction - 0.15) / 0.15), 2)]
     entries = {"ED": motion.ed + 1, "ES": motion.es + 1, "Group": group, "Height": 170.0, "NbFrame": motion.frames}
     lines = "".join(f"{key}: {value}\n" for key, value in {**entries, "Weight": 70.0}.items())

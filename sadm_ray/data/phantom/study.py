@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sadm_ray.config import PhantomSettings
-from sadm_ray.data.phantom.brain import write_brain, write_brain_tables
+from sadm_ray.data.phantom.brain import LABELS, write_brain, write_brain_tables
 from sadm_ray.data.phantom.heart import write_heart
 from sadm_ray.errors import DataError
 
 MARKER = "phantom.json"
-VERSION = 1
+VERSION = 2
 
 PHANTOM_LAYOUTS = {"heart": "acdc", "brain": "bids"}
 
@@ -24,8 +24,8 @@ _WRITERS = {"heart": write_heart, "brain": write_brain}
 def write_phantom(root: Path, settings: PhantomSettings, seed: int) -> None:
     """Write `settings.subjects` subjects below `root`; nothing is done if the same phantom is already complete.
 
-    A heart is written in ACDC's layout, a brain in BIDS. A subject depends on `seed` and its number only, so that a
-    larger phantom contains the smaller one.
+    A heart is written in ACDC's layout, a brain in BIDS, each with label maps. A subject depends on `seed` and its
+    number only, so that a larger phantom contains the smaller one.
 
     Raises:
         DataError: `root` holds files that are not of a phantom.
@@ -39,6 +39,7 @@ def write_phantom(root: Path, settings: PhantomSettings, seed: int) -> None:
         for name in _NAMES.values():
             for number in range(1, found["subjects"] + 1):
                 shutil.rmtree(root / name.format(number), ignore_errors=True)
+        shutil.rmtree(root / LABELS, ignore_errors=True)
     elif root.exists() and any(root.iterdir()):
         raise DataError(f"{root}: not empty and not a phantom of ours; choose another folder or empty this one")
     root.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def prepare_study(settings: Settings, root: str, out: str) -> Study:
         raise DataError(f"{root}: none of its subjects can be used; mend what is listed", left_out)
 
     places = write_row_locations(storage.location, facts)
-    study = _study(settings, catalog, facts, storage.location, places, all_problems)
+    study = replace(_study(settings, catalog, facts, storage.location, places, all_problems), scans=root)
     study.write()
     storage.keep_only(SHARDS_FOLDER, files)
     storage.keep_only(SUBJECTS_FOLDER, {places})

@@ -52,7 +52,8 @@ class Study:
 
     `digest` is of all settings that decide who is in the study and how; `preparation` of those alone that decide how a
     volume looks, which is what a model depends on; `content` of everything that the shards hold, in any shard or row;
-    `places` is the file of the row locations (empty: an older study, see `subjects_file`). `difference_scale` is the
+    `places` is the file of the row locations (empty: an older study, see `subjects_file`). `scans` is where the scans
+    were, also those of the phantom (empty: an older study, see `settings`). `difference_scale` is the
     root mean square of frame j − frame i over all pairs i < j of the training subjects' scans (0 where no subject
     trains). `problems` are lines, one for each thing that was left out; `warnings` are of what was used all the same.
     """
@@ -70,6 +71,7 @@ class Study:
     warnings: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     places: str = ""
+    scans: str = ""
 
     def names(self, split: str) -> tuple[str, ...]:
         """The subjects of a split.
