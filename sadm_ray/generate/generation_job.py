@@ -35,6 +35,8 @@ from sadm_ray.generate.generation_record import (
     remove,
     write_manifest,
 )
+from sadm_ray.generate.given_covariates import planned_of
+from sadm_ray.generate.paired_differences import difference_rows, write_differences
 from sadm_ray.generate.request_csv import Failures
 from sadm_ray.generate.structure_volumes import record_rows, write_volumes
 from sadm_ray.model.model_config import ModelConfig
@@ -90,7 +92,9 @@ def generate_volumes(
     """
     wanted = settings.generate
     digests = tuple(model.identity for model in models)
-    plan = plan_subject_jobs(settings, study, digests, sampling, _time_scale(models[0]))
+    configs = [ModelConfig.read(model.config, model.source).model for model in models]
+    planned = planned_of(config.covariates for config in configs)
+    plan = plan_subject_jobs(settings, study, digests, sampling, configs[0].conditioner.time_scale, planned)
     device = _device(wanted.gpus_per_actor)
     require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
     require_shared(out, "generate.out", "a folder that all nodes share, or a URL")
@@ -119,6 +123,7 @@ def generate_volumes(
             device,
             wanted.level,
             labels_of(study) if wanted.structures else None,
+            planned,
         )
         at_once = 1 if wanted.exact else wanted.batch_size
         batches = [left[start : start + at_once] for start in range(0, len(left), at_once)]
@@ -155,10 +160,6 @@ def _tell_of_seen(study: Study, subject_jobs: Sequence[SubjectJob], seen: SeenSu
             ", ".join(known[:3]),
             ", …" if len(known) > 3 else "",
         )
-
-
-def _time_scale(model: StoredModel) -> float:
-    return ModelConfig.read(model.config, model.source).model.conditioner.time_scale
 
 
 def _device(gpus: float) -> str:
@@ -222,12 +223,16 @@ def _tell_what_goes(
 def _conclude(
     out: Storage, subject_jobs: Sequence[SubjectJob], failures: Failures, done_before: int, level: float
 ) -> Generation:
-    """Write the manifest, the volumes of structures and the list of failures."""
+    """Write the manifest, the volumes of structures, what treatments change in them, and the list of failures."""
     records = [read_record(out, subject_job.subject) or SubjectRecord("", ()) for subject_job in subject_jobs]
     for record in records:
         failures |= {(frame["subject"], frame["task"]): frame["error"] for frame in record.frames if frame["error"]}
     write_manifest(out, records)
-    write_volumes(out, [row for record in records for row in record_rows(record.frames)], level)
+    volumes_of = [list(record_rows(record.frames)) for record in records]
+    write_volumes(out, [row for rows in volumes_of for row in rows], level)
+    asked = [subject_job.requests for subject_job in subject_jobs]
+    differences = (difference_rows(*each, level) for each in zip(volumes_of, asked, strict=True))
+    write_differences(out, [row for rows in differences for row in rows])
     if failures:
         sink = io.StringIO()
         writer = csv.writer(sink)

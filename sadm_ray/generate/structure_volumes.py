@@ -135,14 +135,14 @@ def summarise_volumes(volumes: pd.DataFrame, level: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
 
 
-def interval(samples: Float[np.ndarray, " n"], level: float) -> tuple[float, float]:
-    """The central prediction interval of values that cannot be below 0; NaN of one sample (`summarise_volumes`)."""
+def interval(samples: Float[np.ndarray, " n"], level: float, least: float = 0.0) -> tuple[float, float]:
+    """The central prediction interval of values that are `least` at least; NaN of one sample (`summarise_volumes`)."""
     count = len(samples)
     if count < 2:
         return math.nan, math.nan
     half = float(stdtrit(count - 1, 0.5 + 0.5 * level)) * float(samples.std(ddof=1)) * math.sqrt(1 + 1 / count)
     middle = float(samples.mean())
-    return (max(middle - half, 0.0) if math.isfinite(middle) else math.nan), middle + half
+    return (max(middle - half, least) if math.isfinite(middle) else math.nan), middle + half
 
 
 def write_volumes(out: Storage, rows: Sequence[Mapping[str, Any]], level: float) -> None:
