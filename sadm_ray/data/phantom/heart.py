@@ -11,7 +11,7 @@ the first frame alone, but from two frames. That makes the phantom a test of a s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -83,6 +83,11 @@ def draw_motion(rng: np.random.Generator) -> Motion:
     )
 
 
+def treated(motion: Motion, factor: float) -> Motion:
+    """The same heart under the treatment, which multiplies its contraction."""
+    return replace(motion, contraction=factor * motion.contraction)
+
+
 def render_heart(anatomy: Anatomy, motion: Motion, shape: Sequence[int]) -> Float32[np.ndarray, "t d h w"]:
     """Draw the cycle without noise on a grid (d, h, w), base to apex; brightness is about 0 to 1.
 
@@ -126,6 +131,9 @@ def write_heart(folder: Path, settings: PhantomSettings, seed: Sequence[int]) ->
     # A random stream for each, so that the draws of one do not depend on those of another.
     anatomy_rng, motion_rng, geometry_rng, noise_rng = (np.random.default_rng([*seed, stream]) for stream in range(4))
     anatomy, motion = draw_anatomy(anatomy_rng), draw_motion(motion_rng)
+    group = ("WEAK", "USUAL", "STRONG")[min(int((motion.contraction - 0.15) / 0.15), 2)]
+    arm = "" if settings.treatment is None else "AB"[seed[-1] % 2]
+    motion = treated(motion, settings.treatment or 1.0) if arm == "B" else motion
     frames = render_heart(anatomy, motion, settings.shape)
     frames += settings.noise * noise_rng.standard_normal(frames.shape, dtype=np.float32)
     gain = geometry_rng.uniform(400, 1500)
@@ -138,9 +146,9 @@ def write_heart(folder: Path, settings: PhantomSettings, seed: Sequence[int]) ->
     image.header.set_zooms((*image.header.get_zooms()[:3], 0.9 / motion.frames))
     folder.mkdir(exist_ok=True)
     write_image(folder / f"{folder.name}_4d.nii.gz", image)
-    group = ("WEAK", "USUAL", "STRONG")[min(int((motion.contraction - 0.15) / 0.15), 2)]
     entries = {"ED": motion.ed + 1, "ES": motion.es + 1, "Group": group, "Height": 170.0, "NbFrame": motion.frames}
-    lines = "".join(f"{key}: {value}\n" for key, value in {**entries, "Weight": 70.0}.items())
+    entries |= {"Weight": 70.0, **({"Treatment": arm} if arm else {})}
+    lines = "".join(f"{key}: {value}\n" for key, value in entries.items())
     (folder / "Info.cfg").write_text(lines, encoding="utf-8")
 
 
