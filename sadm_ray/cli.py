@@ -115,6 +115,10 @@ def generate(
     missing: Annotated[bool, typer.Option("--missing", help="All slots that were never scanned.")] = False,
     at: Annotated[str | None, typer.Option(metavar="TIMES", help="Times in the study's unit, such as 12,24.")] = None,
     file: Annotated[str | None, typer.Option(metavar="CSV", help="Lines of subject, times, samples, seed.")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="NAME=VALUE", help="Of the wanted visit, such as treatment=B; may be repeated."),
+    ] = None,
     model: Annotated[str | None, typer.Option(metavar="DIR", help="A trained model's folder.")] = None,
     study: Annotated[str | None, typer.Option(metavar="DIR", help="Scans to prepare as the model's were.")] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Where the volumes go.")] = None,
@@ -128,6 +132,7 @@ def generate(
         f"generate.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None
     ]
     options += ["generate.missing=true"] * missing + [f"generate.at=[{at}]"] * (at is not None)
+    options += [f"generate.given={json.dumps(given, ensure_ascii=False)}"] * bool(given)
     _fail_if(_print_generated(_step("generate", config, [*(overrides or ()), *options])))
 
 

@@ -68,15 +68,16 @@ def held_out_targets(model: SequenceModel, row: Mapping[str, Any], draws: int, s
     frames, present, times = (
         torch.from_numpy(each).to(device) for each in (sequences.frames, sequences.present, sequences.times)
     )
-    covariates, visits, has_channel = (
+    covariates, visits, has_channel, planned = (
         None if each is None else torch.from_numpy(each).to(device)
-        for each in (sequences.covariates, sequences.visit_covariates, sequences.has_channel)
+        for each in (sequences.covariates, sequences.visit_covariates, sequences.has_channel, sequences.planned)
     )
     region = model.padded(_changed(frames[0], present[0], None if has_channel is None else has_channel[0]))[None]
     for draw in range(draws):
         drawn = draw_target(present, SampleRng(seed, draw, [0], 1), IMPUTATION, SINGLE)
         encoded = model.observe(frames, drawn.observed, times, covariates, visits, has_channel=has_channel)
-        context = model.context_at(encoded, take(times, drawn.target).float())
+        its = None if planned is None else take(planned, drawn.target)
+        context = model.context_at(encoded, take(times, drawn.target).float(), target_covariates=its)
         counted = encoded.known_channels
         if counted is not None and has_channel is not None:
             counted = counted & take(has_channel, drawn.target)

@@ -67,6 +67,9 @@ class PhantomSettings(Section):
     misplacement: Annotated[float, Field(ge=0, le=10)] = 2.0  # of brains: mm along, and degrees about, each axis
     contrasts: Annotated[tuple[Literal["T1w", "FLAIR"], ...], Field(min_length=1)] = ("T1w", "FLAIR")  # of brains
     lacking: Fraction = 0.0  # of brains: the share of visits that lack one of the contrasts
+    treatment: Annotated[float, Field(gt=0, le=1.5)] | None = (
+        None  # of hearts: by what the contraction of every second subject, the treated one, is multiplied
+    )
 
     @model_validator(mode="after")
     def _keeps_a_contrast(self) -> Self:
@@ -77,10 +80,11 @@ class PhantomSettings(Section):
 
     def facts(self) -> dict[str, Any]:
         """The settings that count for this kind, for a hash or a file; those of later versions where they say more."""
-        brains = {"kind", "gain", "bias", "misplacement"} if self.kind == "heart" else set()
-        later = {"contrasts": ("T1w", "FLAIR"), "lacking": 0.0}
-        unsaid = {key for key, usual in later.items() if self.kind == "heart" or getattr(self, key) == usual}
-        return self.model_dump(mode="json", exclude=brains | unsaid)
+        brains = {"kind", "gain", "bias", "misplacement", "contrasts", "lacking"}
+        others = brains if self.kind == "heart" else {"treatment"}
+        later = {"contrasts": ("T1w", "FLAIR"), "lacking": 0.0, "treatment": None}
+        unsaid = {key for key, usual in later.items() if getattr(self, key) == usual}
+        return self.model_dump(mode="json", exclude=others | unsaid)
 
 
 class SplitSettings(Section):

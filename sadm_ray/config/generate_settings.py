@@ -18,7 +18,11 @@ class GenerateSettings(Section):
     What is wanted: the frames of every task (none of the next three given: what the evaluation needs), or with
     `missing` every slot without a scan and with `at` these times (in the study's unit) where a subject has no scan,
     or the requests of a CSV `file`: a line for each `subject`, its `times` (split by `;`), and if wanted `samples`,
-    `seed`, the times of the scans that may be `observed`, and a `name`.
+    `seed`, the times of the scans that may be `observed`, a `name`, and planned covariates of the model by their names.
+
+    `given`: planned covariates of the wanted visits, `name=value` each, for all lines of a file that say no other; what
+    is not given is as the study's tables have it. Of several values of a covariate each has an answer of its own, and
+    the samples of these answers have the same noise.
 
     `model` is a trained model's folder or URL (none: the run's own), `study` a folder or URL of scans that are prepared
     as the model's were (none: the run's own study), `out` where it all goes, also a folder or URL (none: into the run's
@@ -48,6 +52,7 @@ class GenerateSettings(Section):
     missing: bool = False
     at: tuple[Time, ...] = ()
     file: Location | None = None
+    given: tuple[str, ...] = ()
     tuned: bool = True
     samples: Positive = 4
     estimates: tuple[Literal["estimate", "samples", "mean", "std", "lower", "upper"], ...] = Field(
@@ -83,6 +88,15 @@ class GenerateSettings(Section):
             raise ValueError(f"derived: two numbers are called '{min(twice)}'; give one of them another name")
         if self.file is not None and (self.missing or self.at):
             raise ValueError("file says what is wanted, and so do missing and at; give one of them")
+        for text in self.given:
+            name, _, value = text.partition("=")
+            if not name or not value:
+                raise ValueError(f"given: '{text}' is not a covariate's name=value, such as treatment=B")
+        if self.given and not (self.missing or self.at or self.file):
+            raise ValueError(
+                "given goes with missing, at or file, as the targets of tasks are compared with what was scanned; give "
+                "one of these too"
+            )
         return self
 
 

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from sadm_ray.config.base import Name, Positive, Section, Shape
 
 
 class CovariateSettings(Section):
-    """Something known of a subject or a visit: a category with `levels`, else a number with its mean and deviation."""
+    """Something known of a subject or a visit: a category with `levels`, else a number with its mean and deviation.
+
+    `planned`: of the wanted visit it is known too, such as a treatment: it can be asked what will be under another one.
+    """
 
     name: Name
     of: Literal["subject", "visit"] = "subject"
     levels: tuple[str, ...] = ()
     mean: float = 0.0
     deviation: Annotated[float, Field(gt=0)] = 1.0
+    planned: bool = False
+
+    @model_validator(mode="after")
+    def _visits_are_planned(self) -> Self:
+        if self.planned and self.of == "subject":
+            raise ValueError(f"{self.name} is planned, which goes with visits; set of: visit, or planned: false")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _said_where_it_holds(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `planned` where it is false, as earlier versions wrote it: their runs and folders go on."""
+        stored: dict[str, Any] = dump(self)
+        return {key: value for key, value in stored.items() if key != "planned" or value}
 
 
 class ConditionerSettings(Section):

@@ -9,7 +9,10 @@ from pydantic import Field, field_validator, model_validator
 from sadm_ray.config.base import Name, Section
 
 OWN_NAMES = frozenset(
-    {"predictions", "shards", "manifest.parquet", "request.json", "seen_subjects.json", "failures.csv"}
+    {
+        *("predictions", "shards", "manifest.parquet", "request.json", "seen_subjects.json", "failures.csv"),
+        *("volumes.csv", "volumes-summary.csv", "differences.csv"),
+    }
 )
 """Files and folders of an output folder that are ours."""
 OUTPUT_NAMES = OWN_NAMES | {

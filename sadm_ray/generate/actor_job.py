@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from sadm_ray.config import SamplingSettings
+from sadm_ray.config import CovariateSettings, SamplingSettings
 from sadm_ray.data.find.label_files import LabelFiles
 from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.generate.moved_structures import AllShares, ObservedStructures
@@ -22,7 +22,8 @@ Samples = Float[np.ndarray, "m s c d h w"]
 class GenerationJob:
     """Everything that an actor needs; it carries the models, as other machines may not see their folders.
 
-    `labels`: the label maps of the study, which move with the anatomy; None: none are wanted.
+    `labels`: the label maps of the study, which move with the anatomy; None: none are wanted. `planned`: the covariates
+    of the wanted visits that the models know.
     """
 
     study: Study
@@ -37,6 +38,7 @@ class GenerationJob:
     device: str
     level: float = 0.9
     labels: LabelFiles | None = None
+    planned: tuple[CovariateSettings, ...] = ()
 
 
 class Drawn(NamedTuple):

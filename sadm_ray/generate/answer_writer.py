@@ -110,20 +110,25 @@ def _write_contrast(
     writer = SubjectWriter(Storage(job.out), SubjectNames(row, subject_job.file_label, request.file_label), row)
     corrections = {} if structures is None else _corrections(request, structures[0].observed.values, job)
     cine, times = is_cine(row, str(job.study.settings.get("layout", ""))), query.target_times.tolist()
+    planned = query.planned(row, job.planned) if job.planned else []
     rows = []
     for target, (slot, time) in enumerate(zip(query.targets, times, strict=True)):
         its = Predicted(predicted.estimate[target], predicted.samples[:, target], predicted.widths)
         frame = None if slot == NO_SLOT else slot
         if not cine:
-            writer.write_frame(frame, time, its, job.estimates, facts)
+            about = {**facts, "PlannedCovariates": planned[target]} if planned else facts
+            writer.write_frame(frame, time, its, job.estimates, about)
             if structures is not None:
-                writer.write_labels(frame, time, structures[target], job.estimates, facts)
+                writer.write_labels(frame, time, structures[target], job.estimates, about)
         kept = its if request.task is not None else None
         rows.append(_record_row(row["subject"], request.name, frame, time, slots, kept, contrast))
+        rows[-1]["planned"] = json.dumps(planned[target]) if planned else None
         if structures is not None:
             rows[-1]["structures"] = structures_json(structures[target], row["times"], job.level, corrections)
             rows[-1]["labels"] = None if kept is None else structures[target].labels.astype("<i4").tobytes()
         rows[-1]["files"], writer.written = writer.written, []
+    if planned:
+        facts["PlannedCovariates"] = planned  # of each generated frame
     scanned = [(float(row["times"][slot]), row["frames"][slot, 0]) for slot in slots]
     if cine:
         writer.write_cine(scanned, times, predicted, job.estimates, facts)
@@ -195,6 +200,7 @@ def _record_row(
         "bounds": None if predicted is None or predicted.widths is None else json.dumps(asdict(predicted.widths)),
         "structures": None,
         "labels": None,
+        "planned": None,
         "shape": None if predicted is None else [len(predicted.samples), 1, *predicted.estimate.shape],
         "files": [],
         "error": "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from sadm_ray.config import Precision, SamplingSettings
-from sadm_ray.data.load.collate import collate
+from sadm_ray.config import CovariateSettings, Precision, SamplingSettings
+from sadm_ray.data.load.collate import collate, visit_values
 from sadm_ray.generate.request import Query
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.encoded_sequence import EncodedSequences
@@ -25,11 +26,12 @@ def observe(
     queries: Sequence[Query],
     precision: Precision = "float32",
 ) -> EncodedSequences:
-    """Encode the observed scans of subjects; serves any number of draws, with any sampling settings.
+    """Encode the observed scans of subjects; serves any number of draws of these queries, with any sampling settings.
 
     Args:
         rows: subjects (`sadm_ray.data.shards.subject_row.parse_row`), of any number of slots.
-        queries: one a subject: which of its scans are observed.
+        queries: one a subject: which of its scans are observed, and under which covariates the targets are; all with
+            the same number of targets.
     """
     device = next(model.parameters()).device
     sequences = collate(rows, model.config.model.covariates)
@@ -44,7 +46,25 @@ def observe(
         for array in (sequences.covariates, sequences.visit_covariates)
     )
     has_channel = None if sequences.has_channel is None else torch.from_numpy(sequences.has_channel).to(device)
-    return model.observe(frames, seen, times, covariates, visits, precision, has_channel)
+    encoded = model.observe(frames, seen, times, covariates, visits, precision, has_channel)
+    return replace(encoded, target_covariates=_of_targets(rows, queries, model.config.model.covariates, device))
+
+
+def _of_targets(
+    rows: Sequence[Mapping[str, Any]],
+    queries: Sequence[Query],
+    covariates: Sequence[CovariateSettings],
+    device: torch.device,
+) -> Float[Tensor, "b m v"] | None:
+    """The planned covariates of the targets of each query; None of a model without."""
+    if not any(each.planned for each in covariates):
+        return None
+    of_visits = [each for each in covariates if each.of == "visit"]
+    values = [
+        [visit_values(planned, of_visits) for planned in query.planned(row, of_visits)]
+        for row, query in zip(rows, queries, strict=True)
+    ]
+    return torch.tensor(values, device=device)
 
 
 def estimate(

@@ -17,7 +17,7 @@ from sadm_ray.generate.draw_samples import draw, estimate, observe
 from sadm_ray.generate.generation_plan import SubjectJob
 from sadm_ray.generate.generation_record import read_record, write_record
 from sadm_ray.generate.moved_structures import ObservedStructures, StructureFollower, observed_structures
-from sadm_ray.generate.request import Query, Request, sample_seed
+from sadm_ray.generate.request import Query, Request
 from sadm_ray.model.base_model import SequenceModel
 from sadm_ray.model.memory_bounds import samples_at_once
 from sadm_ray.storage import Storage
@@ -114,7 +114,7 @@ def _cut(row: Row, request: Request, query: Query, job: GenerationJob) -> list[_
             row,
             query,
             member,
-            tuple(sample_seed(request.seed, row["subject"], request.name, each) for each in some),
+            tuple(request.sample_seed(row["subject"], each) for each in some),
             structures,
         )
         for member, its in enumerate(dealt(samples_of(request), len(job.models)))

@@ -36,6 +36,8 @@ from sadm_ray.generate.generation_record import (
     remove,
     write_manifest,
 )
+from sadm_ray.generate.given_covariates import planned_of
+from sadm_ray.generate.paired_differences import DIFFERENCES, differences_table
 from sadm_ray.generate.request_csv import Failures
 from sadm_ray.generate.structure_volumes import (
     SUMMARY,
@@ -101,7 +103,9 @@ def generate_volumes(
     wanted = settings.generate
     check_derived(wanted.derived, study.time_unit)
     digests = tuple(model.identity for model in models)
-    plan = plan_subject_jobs(settings, study, digests, sampling, _time_scale(models[0]))
+    configs = [ModelConfig.read(model.config, model.source).model for model in models]
+    planned = planned_of(config.covariates for config in configs)
+    plan = plan_subject_jobs(settings, study, digests, sampling, configs[0].conditioner.time_scale, planned)
     device = _device(wanted.gpus_per_actor)
     require_shared(study.location, "data.shards", "a folder that all nodes share, or a URL")
     require_shared(out, "generate.out", "a folder that all nodes share, or a URL")
@@ -133,6 +137,7 @@ def generate_volumes(
             device,
             wanted.level,
             labels,
+            planned,
         )
         at_once = 1 if wanted.exact else wanted.batch_size
         batches = [left[start : start + at_once] for start in range(0, len(left), at_once)]
@@ -168,10 +173,6 @@ def _tell_of_seen(study: Study, subject_jobs: Sequence[SubjectJob], seen: SeenSu
             ", ".join(known[:3]),
             ", …" if len(known) > 3 else "",
         )
-
-
-def _time_scale(model: StoredModel) -> float:
-    return ModelConfig.read(model.config, model.source).model.conditioner.time_scale
 
 
 def _device(gpus: float) -> str:
@@ -240,12 +241,12 @@ def _conclude(
     wanted: GenerateSettings,
     time_unit: str,
 ) -> Generation:
-    """Write the manifest, the volumes of structures and the list of failures."""
+    """Write the manifest, the volumes of structures, what treatments change in them, and the list of failures."""
     records = [read_record(out, subject_job.subject) or SubjectRecord("", ()) for subject_job in subject_jobs]
     for record in records:
         failures |= {(frame["subject"], frame["task"]): frame["error"] for frame in record.frames if frame["error"]}
     write_manifest(out, records)
-    _write_structures(out, records, wanted, time_unit)
+    _write_structures(out, subject_jobs, records, wanted, time_unit)
     if failures:
         sink = io.StringIO()
         writer = csv.writer(sink)
@@ -258,12 +259,24 @@ def _conclude(
     return Generation(out.location, volumes, len(subject_jobs), done_before, failures)
 
 
-def _write_structures(out: Storage, records: Sequence[SubjectRecord], wanted: GenerateSettings, time_unit: str) -> None:
-    """Write the volumes of structures, their summary, and what is derived from them; no files where there are none."""
-    volumes = volumes_table([row for record in records for row in record_rows(record.frames)])
+def _write_structures(
+    out: Storage,
+    subject_jobs: Sequence[SubjectJob],
+    records: Sequence[SubjectRecord],
+    wanted: GenerateSettings,
+    time_unit: str,
+) -> None:
+    """Write the volumes of structures, their summary, what is derived from them, and what treatments change in them.
+
+    No files where there are none.
+    """
+    of_subjects = [list(record_rows(record.frames)) for record in records]
+    volumes = volumes_table([row for rows in of_subjects for row in rows])
     corrections = dict(each for record in records for each in kept_corrections(record.frames))
     write_table(out, VOLUMES, volumes)
     write_table(out, SUMMARY, summarise_volumes(volumes, wanted.level, corrections))
     write_table(out, DERIVED, derived_table(volumes, wanted.derived, time_unit, wanted.level, corrections))
+    asked = [subject_job.requests for subject_job in subject_jobs]
+    write_table(out, DIFFERENCES, differences_table(of_subjects, asked, wanted.level))
     for line in without_structures(volumes, wanted.derived):
         log.warning("%s", line)

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sadm_ray.config import GenerateSettings, SamplingSettings, Settings, is_url
+from sadm_ray.config import CovariateSettings, GenerateSettings, SamplingSettings, Settings, is_url
 from sadm_ray.data.shards.prepared_study import Study, read_checksums
 from sadm_ray.errors import ConfigError
 from sadm_ray.generate.answerable import TimeLimits, require_answerable
 from sadm_ray.generate.bids_names import NAMING, bare_label, bids_labels
 from sadm_ray.generate.generation_record import FILE_NAMES, PLACES
+from sadm_ray.generate.given_covariates import Given, combinations
 from sadm_ray.generate.request import Request
 from sadm_ray.generate.request_csv import Failures, read_requests
 from sadm_ray.storage import Storage
@@ -53,23 +54,30 @@ class Plan:
 
 
 def plan_subject_jobs(
-    settings: Settings, study: Study, digests: Sequence[str], sampling: SamplingSettings, time_scale: float
+    settings: Settings,
+    study: Study,
+    digests: Sequence[str],
+    sampling: SamplingSettings,
+    time_scale: float,
+    planned: Sequence[CovariateSettings] = (),
 ) -> Plan:
     """Turn the settings into subject jobs, sorted by the subjects' names.
 
     Args:
         digests: of the models, in the order in which samples are dealt among them.
         time_scale: what the model divides times by.
+        planned: the covariates of the wanted visits that the models know.
 
     Raises:
         ConfigError: the request does not fit this study: a time is too far from it, or no subject has the frames of a
-            task.
+            task; or the models do not know a covariate that is given.
         DataError: no subject is in the split, or the request file cannot be read.
     """
     wanted = settings.generate
     decisive = decisive_facts(settings, study_place(study), digests, sampling)
     all_names = tuple(sorted(name for names in study.subjects.values() for name in names))
     names = all_names if wanted.split == "all" else study.names(wanted.split)
+    given = combinations(wanted.given, planned)
     failures: Failures = {}
     if wanted.study is not None:
         for line in study.problems:
@@ -82,10 +90,12 @@ def plan_subject_jobs(
     if limits is not None and (beyond := limits.beyond(wanted.at)):
         raise ConfigError(f"generate.at: {beyond}")
     if wanted.file is not None:
-        requests, wrong = read_requests(wanted.file, set(all_names), wanted.samples, settings.seed, limits)
+        requests, wrong = read_requests(
+            wanted.file, set(all_names), wanted.samples, settings.seed, limits, planned, given
+        )
         failures |= wrong
     else:
-        requests = {name: _requests(settings, study) for name in names}
+        requests = {name: _requests(settings, study, given) for name in names}
     checksums, labels = read_checksums(study), bids_labels(all_names, "sub")
     of_requests = bids_labels({request.name for its in requests.values() for request in its})
     subject_jobs = []
@@ -162,7 +172,7 @@ def default_out(settings: Settings) -> str:
     return str(settings.run_dir / f"generated-{name}")
 
 
-def _requests(settings: Settings, study: Study) -> list[Request]:
+def _requests(settings: Settings, study: Study, given: Sequence[Given]) -> list[Request]:
     wanted, seed = settings.generate, settings.seed
     if wants_tasks(wanted):
         return [Request(task.name, wanted.samples, seed, task=task) for task in wanted.tasks]
@@ -171,15 +181,17 @@ def _requests(settings: Settings, study: Study) -> list[Request]:
             "generate.missing: this study keeps all visits, however many, so that none is missing; give the times of "
             "its schedule as generate.at"
         )
-    return [Request(VISITS, wanted.samples, seed, missing=wanted.missing, times=wanted.at)]
+    request = Request(VISITS, wanted.samples, seed, missing=wanted.missing, times=wanted.at)
+    return [request.under(each) for each in given]
 
 
 def _request_facts(settings: Settings) -> dict[str, Any]:
     """What is requested, for people who compare two requests."""
     wanted = settings.generate
+    given = {"given": list(wanted.given)} if wanted.given else {}
     if wanted.file is not None:
-        return {"file": Path(wanted.file).name}  # its lines decide, and are in each subject's key
-    facts = {"seed": settings.seed, "samples": wanted.samples, "split": wanted.split}
+        return {"file": Path(wanted.file).name, **given}  # its lines decide, and are in each subject's key
+    facts = {"seed": settings.seed, "samples": wanted.samples, "split": wanted.split, **given}
     if wants_tasks(wanted):
         return facts | {"tasks": [task.model_dump(mode="json") for task in wanted.tasks]}
     return facts | {"missing": wanted.missing, "at": list(wanted.at)}

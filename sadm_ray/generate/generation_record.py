@@ -45,6 +45,7 @@ PREDICTION_SCHEMA = pa.schema(
         "samples": pa.large_binary(),  # float16, little-endian, C order; null where there is nothing to evaluate
         "structures": pa.string(),  # JSON of `structure_volumes.structures_json`; null without label maps
         "labels": pa.large_binary(),  # int32, d h w: the label map of the estimate; null as are the samples
+        "planned": pa.string(),  # JSON of the planned covariates that it was generated under; null of a model without
         "bounds": pa.string(),  # JSON of `BoundWidths`; null where the model is not calibrated
         "shape": pa.list_(pa.int64()),  # of the samples, s 1 d h w; s may be 0
         "files": pa.list_(FILE),
@@ -55,7 +56,7 @@ MANIFEST_SCHEMA = pa.schema(
     [*(PREDICTION_SCHEMA.field(name) for name in ("subject", "task", "contrast", "frame", "time")), *FILE.fields]
 )
 _ABOUT = b"sadm_ray"
-_NOT_READ = {"estimate", "samples", "labels", "bounds", "shape", "observed"}
+_NOT_READ = {"estimate", "samples", "labels", "planned", "bounds", "shape", "observed"}
 _FRAME_COLUMNS = [name for name in PREDICTION_SCHEMA.names if name not in _NOT_READ]
 
 

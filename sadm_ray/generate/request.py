@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from sadm_ray.config import TaskSettings
+from sadm_ray.config import CovariateSettings, TaskSettings
+from sadm_ray.data.load.collate import planned_values
 from sadm_ray.data.load.target_sampling import nearest_present
 from sadm_ray.generate.bids_names import bare_label
+from sadm_ray.generate.given_covariates import Given, request_name
 
 NO_SLOT = -1
 _SAME_TIME = 1e-4
@@ -27,12 +30,25 @@ class Query:
     """What the model is asked about one subject: which scans are observed, and the times to predict.
 
     `targets` are slots of its sequence (`NO_SLOT` for a time without one), `target_times` their times. A target may be
-    a slot that was scanned (then there is a truth to compare with) or one that never was.
+    a slot that was scanned (then there is a truth to compare with) or one that never was. `given` are covariates of the
+    wanted visits that replace what the study's tables say of them.
     """
 
     observed: Bool[np.ndarray, " t"]
     targets: tuple[int, ...]
     target_times: Float64[np.ndarray, " m"]
+    given: Given = field(default_factory=dict)
+
+    def planned(self, row: Mapping[str, Any], covariates: Sequence[CovariateSettings]) -> list[dict[str, float | str]]:
+        """Under which planned covariates each target is generated, by name; what is not known is missing.
+
+        Args:
+            row: the subject (`subject_row.parse_row`).
+            covariates: those of the model.
+        """
+        stored = json.loads(row["covariates"])
+        slots = [None if slot == NO_SLOT else slot for slot in self.targets]
+        return [{**planned_values(stored, slot, covariates), **self.given} for slot in slots]
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,8 @@ class Request:
     `skip_scanned`: a time at which there is a scan is not generated; otherwise it is, and that scan is not observed.
     `observed`: times of the scans that may be observed; None for all of them.
     `label`: of the name in the names of files (`bids_names.bids_labels`).
+    `given`: covariates of the wanted visits (`given_covariates`). `paired`: the name that all requests share which
+    differ in what is given alone: their samples have the same noise.
     """
 
     name: str
@@ -54,6 +72,8 @@ class Request:
     skip_scanned: bool = True
     observed: tuple[float, ...] | None = None
     label: str = ""
+    given: Given = field(default_factory=dict)
+    paired: str = ""
 
     @property
     def file_label(self) -> str:
@@ -68,12 +88,21 @@ class Request:
         """
         if self.task is not None:
             return query_of_task(self.task, row["present"], row["times"])
-        return self._visits(row["present"], row["times"].astype(np.float64))
+        return replace(self._visits(row["present"], row["times"].astype(np.float64)), given=self.given)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything that decides the generated volumes."""
+        """Everything that decides the generated volumes; without what is given where nothing is, as it used to be."""
         task = None if self.task is None else self.task.model_dump(mode="json")
-        return {**vars(self), "task": task}
+        unsaid = () if self.given else ("given", "paired")
+        return {key: value for key, value in {**vars(self), "task": task}.items() if key not in unsaid}
+
+    def under(self, given: Given) -> Request:
+        """The same request under covariates of the wanted visits; their samples have its noise."""
+        return replace(self, name=request_name(self.name, given), given=given, paired=self.name) if given else self
+
+    def sample_seed(self, subject: str, sample: int) -> int:
+        """The seed of one of its samples."""
+        return sample_seed(self.seed, subject, self.paired or self.name, sample)
 
     def _visits(self, present: Bool[np.ndarray, " t"], times: Float[np.ndarray, " t"]) -> Query:
         observed = present.copy()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from sadm_ray.config import LARGEST_TIME, OUTPUT_NAMES, SAFE_NAME
+from sadm_ray.config import LARGEST_TIME, OUTPUT_NAMES, SAFE_NAME, CovariateSettings
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.generate.answerable import TimeLimits
+from sadm_ray.generate.given_covariates import Given, given_value
 from sadm_ray.generate.request import Request
 from sadm_ray.storage import Storage
 
@@ -23,7 +24,13 @@ Failures = dict[tuple[str, str], str]
 
 
 def read_requests(
-    file: str, subjects: Collection[str], samples: int, seed: int, limits: TimeLimits | None = None
+    file: str,
+    subjects: Collection[str],
+    samples: int,
+    seed: int,
+    limits: TimeLimits | None = None,
+    planned: Sequence[CovariateSettings] = (),
+    given: Sequence[Given] = ({},),
 ) -> tuple[Requests, Failures]:
     """Read a request file (`GenerateSettings`).
 
@@ -32,6 +39,8 @@ def read_requests(
         subjects: those of the study.
         samples, seed: defaults for lines without them.
         limits: of the times that can be requested.
+        planned: covariates that may have a column.
+        given: of these, for lines that say no other; a line has a request for each.
 
     Returns:
         the requests of each subject, and the lines that are wrong with the reason.
@@ -48,12 +57,13 @@ def read_requests(
     lines = csv.DictReader(text.splitlines())
     columns = [column.strip() for column in lines.fieldnames or ()]
     lines.fieldnames = columns
+    known = list(dict.fromkeys([*_KNOWN, *(each.name for each in planned)]))
     for column in _REQUIRED:
         if column not in columns:
-            raise ConfigError(f"{file}: has no column '{column}'; its columns may be {', '.join(_KNOWN)}")
+            raise ConfigError(f"{file}: has no column '{column}'; its columns may be {', '.join(known)}")
     for column in columns:
-        if column not in _KNOWN:
-            raise ConfigError(f"{file}: column '{column}' means nothing here; the columns may be {', '.join(_KNOWN)}")
+        if column not in known:
+            raise ConfigError(f"{file}: column '{column}' means nothing here; the columns may be {', '.join(known)}")
     requests: Requests = {}
     failures: Failures = {}
     spelled: dict[str, str] = {}
@@ -65,19 +75,26 @@ def read_requests(
             if None in line:
                 raise ValueError("has more fields than the head")  # noqa: TRY301
             request = _request(fields, name, samples, seed)
+            own = {key: given_value(planned, key, fields[key]) for key in columns if key not in _KNOWN and fields[key]}
+            wanted = [request.under(each) for each in _each_once({**each, **own} for each in given)]
             if limits is not None and (beyond := limits.beyond(request.times)):
                 raise ValueError(f"times: {beyond}")  # noqa: TRY301
             if subject not in subjects:
                 raise ValueError("no such subject in the study")  # noqa: TRY301
             if spelled.setdefault(name.lower(), name) != name:  # some disks do not tell them apart
                 raise ValueError(f"'{name}' is '{spelled[name.lower()]}' in other letters; write it alike")  # noqa: TRY301
-            if any(other.name == name for other in requests.get(subject, ())):
-                raise ValueError(f"requested twice as '{name}'; give the lines a name each")  # noqa: TRY301
+            named = {other.name for other in requests.get(subject, ())}
+            if twice := next((each.name for each in wanted if each.name in named), None):
+                raise ValueError(f"requested twice as '{twice}'; give the lines a name each")  # noqa: TRY301
         except ValueError as error:
             failures[subject or where, name] = f"{where}: {error}"
             continue
-        requests.setdefault(subject, []).append(request)
+        requests.setdefault(subject, []).extend(wanted)
     return requests, failures
+
+
+def _each_once(given: Iterable[Given]) -> list[Given]:
+    return [dict(items) for items in dict.fromkeys(tuple(each.items()) for each in given)]
 
 
 def _request(fields: Mapping[str, str], name: str, samples: int, seed: int) -> Request:

@@ -159,8 +159,10 @@ def summarise_volumes(volumes: pd.DataFrame, level: float, corrections: Correcti
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS).astype({"held_out": "Int64"})
 
 
-def interval(samples: Float[np.ndarray, " n"], level: float, factor: float | None = 1.0) -> tuple[float, float]:
-    """The central prediction interval of values that cannot be below 0, multiplied by a factor (`summarise_volumes`).
+def interval(
+    samples: Float[np.ndarray, " n"], level: float, factor: float | None = 1.0, least: float = 0.0
+) -> tuple[float, float]:
+    """The central prediction interval of values that are `least` at least, times a factor (`summarise_volumes`).
 
     NaN of one sample, and without a factor.
     """
@@ -169,7 +171,7 @@ def interval(samples: Float[np.ndarray, " n"], level: float, factor: float | Non
         return math.nan, math.nan
     half = factor * float(stdtrit(count - 1, 0.5 + 0.5 * level)) * float(samples.std(ddof=1)) * math.sqrt(1 + 1 / count)
     middle = float(samples.mean())
-    return (max(middle - half, 0.0) if math.isfinite(middle) else math.nan), middle + half
+    return (max(middle - half, least) if math.isfinite(middle) else math.nan), middle + half
 
 
 def volumes_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -140,6 +141,7 @@ class SequenceModel(nn.Module, ABC):
         visit_covariates: Float[Tensor, "b t m"] | None = None,
         has_channel: Bool[Tensor, "b t c"] | None = None,
         target_channels: Bool[Tensor, "b c"] | None = None,
+        target_covariates: Float[Tensor, "b v"] | None = None,
     ) -> Float[Tensor, " b"]:
         """The training loss of each sample (before averaging). Nothing is drawn here.
 
@@ -151,12 +153,13 @@ class SequenceModel(nn.Module, ABC):
             unconditional: the samples that train the unconditional model, their condition replaced by the null one.
             covariates, visit_covariates, has_channel: as in `generate`.
             target_channels: those that the target has; none: all.
+            target_covariates: of the target, as those of a visit; NaN where one is missing or not planned.
         """
         frames, has_channel = without_absent_channels(self.padded(frames), has_channel)
         target = self.padded(target)
         features, size = self.conditioner.encode(frames, observed, has_channel), tuple(frames.shape[-3:])
         encoded = EncodedSequences(frames, features, observed, times, covariates, visit_covariates, size, has_channel)
-        context = self.context_at(encoded, target_time)
+        context = self.context_at(encoded, target_time, target_covariates=target_covariates)
         if unconditional is not None and self.is_guided:
             context = context.without_condition(unconditional)
         counted = encoded.known_channels
@@ -178,6 +181,7 @@ class SequenceModel(nn.Module, ABC):
         covariates: Float[Tensor, "b n"] | None = None,
         visit_covariates: Float[Tensor, "b t m"] | None = None,
         has_channel: Bool[Tensor, "b t c"] | None = None,
+        target_covariates: Float[Tensor, "b m v"] | None = None,
     ) -> Float[Tensor, "b m c d h w"]:
         """Generate the frames at `target_times`, autoregressively, in the order of `rollout_order`.
 
@@ -192,8 +196,10 @@ class SequenceModel(nn.Module, ABC):
             sampling: how to draw; none for the defaults.
             covariates: what is known of the subjects, in the order of the settings; a category as the index of its
                 level, NaN for what is missing.
-            visit_covariates: the same of the visits; a generated frame has none.
+            visit_covariates: the same of the visits.
             has_channel: of several channels, which each frame has; the others may hold anything. None: all.
+            target_covariates: the same of the wanted visits, where they are planned (`CovariateSettings`), else NaN. A
+                generated frame goes on with them. None: nothing is known.
 
         Returns:
             the frames, in the order of `target_times`: within [0, 1], or the observed ones' range where that is wider.
@@ -218,6 +224,7 @@ class SequenceModel(nn.Module, ABC):
         """
         sampling = sampling or SamplingSettings()
         encoded = self.observe(frames, observed, times, covariates, visit_covariates, sampling.precision, has_channel)
+        encoded = replace(encoded, target_covariates=target_covariates)
         return self.roll_out(encoded, target_times, seeds, sampling)
 
     @torch.no_grad()
@@ -310,12 +317,17 @@ class SequenceModel(nn.Module, ABC):
         return references_of(encoded, target_time, self.references, self.time_warp, self.frame_blending, pairs)
 
     def context_at(
-        self, encoded: EncodedSequences, target_time: Float[Tensor, " b"], references: ReferenceFrames | None = None
+        self,
+        encoded: EncodedSequences,
+        target_time: Float[Tensor, " b"],
+        references: ReferenceFrames | None = None,
+        target_covariates: Float[Tensor, "b v"] | None = None,
     ) -> TargetContext:
         """What there is to predict a target of each sequence from.
 
         Args:
             references: of the targets; none: those of the sequences themselves.
+            target_covariates: of the targets, as in `forward`.
         """
         references = references or self.references_at(encoded, target_time)
         condition = self.conditioner(
@@ -326,6 +338,7 @@ class SequenceModel(nn.Module, ABC):
             references,
             encoded.covariates,
             encoded.visit_covariates,
+            target_covariates,
         )
         return TargetContext(condition, references, references.gap / self.config.model.conditioner.time_scale)
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from sadm_ray.config import ConditionerSettings, CovariateSettings
 from sadm_ray.diffusion.reference_frames import ReferenceFrames
 from sadm_ray.model.condition_channels import ConditionChannels, presence_planes
-from sadm_ray.model.covariates import Covariates
+from sadm_ray.model.covariates import Covariates, with_visit
 from sadm_ray.model.layers import (
     Fourier,
     PatchSize,
@@ -172,13 +172,15 @@ class Conditioner(nn.Module):
         target_time: Float[Tensor, " b"],
         references: ReferenceFrames,
         covariates: Float[Tensor, "b n"] | None = None,
-        visit_covariates: Float[Tensor, "b t m"] | None = None,
+        visit_covariates: Float[Tensor, "b t v"] | None = None,
+        target_covariates: Float[Tensor, "b v"] | None = None,
     ) -> Float[Tensor, "b k e f g"]:
         """The condition for one target of each sequence, from what `encode` returned.
 
         Args:
             references: the reference frames of each target.
             covariates, visit_covariates: values of those of the subjects and of the visits; NaN is missing.
+            target_covariates: of the target, as of any visit; those that are not planned are NaN. None: none is known.
 
         Returns:
             channels as `layout` says, on the grid of the denoiser's stem.
@@ -188,7 +190,15 @@ class Conditioner(nn.Module):
         now = (target_time / self.time_scale)[:, None]
         when = self.when(torch.stack([past, now.expand_as(past), now - past], dim=-1))
         target = self.target_time(now)
-        tokens = None if self.covariates is None else self.covariates(covariates, visit_covariates, observed, when)
+        tokens = None
+        if self.covariates is not None:
+            known, visits, visit_times = observed, visit_covariates, when
+            if target_covariates is not None:  # a visit more, of which no frame is seen
+                visits = with_visit(visits, target_covariates, observed.shape[1])
+                known = F.pad(observed, (0, 1), value=True)
+                at_target = self.when(torch.stack([now, now, torch.zeros_like(now)], dim=-1))
+                visit_times = torch.cat([when, at_target], dim=1)
+            tokens = self.covariates(covariates, visits, known, visit_times)
         x = self.query(target)[..., None, None, None].expand(-1, -1, *features[-1].shape[-3:])
         x = self.levels[-1](x, features[-1], observed, when, target, tokens)
         for index in reversed(range(len(features) - 1)):

@@ -65,3 +65,15 @@ class Covariates(nn.Module):
         if not tokens:
             return None
         return torch.cat(tokens, dim=1), torch.cat(known, dim=1)
+
+
+def with_visit(
+    visits: Float[Tensor, "b t v"] | None, visit: Float[Tensor, "b v"] | None, slots: int
+) -> Float[Tensor, "b t+1 v"] | None:
+    """The covariates of `slots` visits and those of one more; NaN where only one of the two is given."""
+    if visits is None:
+        if visit is None:
+            return None
+        visits = torch.full_like(visit[:, None], torch.nan).expand(-1, slots, -1)
+    last = torch.full_like(visits[:, :1], torch.nan) if visit is None else visit[:, None]
+    return torch.cat([visits, last], dim=1)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sadm_ray.diffusion.reference_frames import ReferenceFrames, rows_of
 from sadm_ray.model.conditioner import Features
+from sadm_ray.model.covariates import with_visit
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class EncodedSequences:
     """Some sequences: their frames, and the features that the conditioner encoded from them once.
 
     `size` (d h w) is that of a volume before padding; the other fields are as in `SequenceModel.generate`. Channels
-    that a frame lacks are zeros; `has_channel` is none of volumes with one.
+    that a frame lacks are zeros; `has_channel` is none of volumes with one. `target_covariates` are those of the
+    targets that will be rolled out, in their order.
     """
 
     frames: Float[Tensor, "b t c D H W"]
@@ -30,6 +32,7 @@ class EncodedSequences:
     visit_covariates: Float[Tensor, "b t m"] | None
     size: tuple[int, ...]
     has_channel: Bool[Tensor, "b t c"] | None = None
+    target_covariates: Float[Tensor, "b m v"] | None = None
 
     @property
     def known_channels(self) -> Bool[Tensor, "b c"] | None:
@@ -62,17 +65,21 @@ class EncodedSequences:
             covariates=chosen(self.covariates),
             visit_covariates=chosen(self.visit_covariates),
             has_channel=chosen(self.has_channel),
+            target_covariates=chosen(self.target_covariates),
         )
 
-    def appended(self, features: Features, time: Float[Tensor, " b"]) -> EncodedSequences:
-        """With one more observed frame, of whose covariates nothing is known.
+    def appended(
+        self, features: Features, time: Float[Tensor, " b"], covariates: Float[Tensor, "b v"] | None = None
+    ) -> EncodedSequences:
+        """With one more observed frame.
 
         Its voxels are not among `frames`, nor what channels it has among theirs: references are scans, the conditioner
         reads features.
+
+        Args:
+            covariates: under which it was generated; None: of its covariates nothing is known.
         """
-        visits = self.visit_covariates
-        if visits is not None:
-            visits = torch.cat([visits, torch.full_like(visits[:, :1], torch.nan)], dim=1)
+        visits = with_visit(self.visit_covariates, covariates, self.observed.shape[1])
         return replace(
             self,
             features=[torch.cat([old, new], dim=1) for old, new in zip(self.features, features, strict=True)],

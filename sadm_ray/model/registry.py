@@ -36,6 +36,8 @@ _OWN_DIFFUSION = {
     "ddm": {"schedule": "linear", "shift": 0.0, "prediction": "eps", "weighting": "v"},
 }
 """What defines a kind, whatever the settings say. The networks are those of the settings: equally large."""
+_WITHOUT_COVARIATES = ("diffusion_only", "gan", "ddm")
+"""Kinds that look at one scan and its times only: they cannot be asked for another treatment."""
 
 
 def with_kind_defaults(config: ModelConfig) -> ModelConfig:
@@ -44,6 +46,9 @@ def with_kind_defaults(config: ModelConfig) -> ModelConfig:
     A kind without a prior has its denoiser as large as the prior network would be.
     """
     kind, model = config.model.kind, config.model.model_copy(update=_OWN_MODEL.get(config.model.kind, {}))
+    if kind in _WITHOUT_COVARIATES:
+        unplanned = tuple(each.model_copy(update={"planned": False}) for each in model.covariates)
+        model = model.model_copy(update={"covariates": unplanned})
     prior = config.model.prior or NetworkSettings(**config.model.denoiser.model_dump(exclude={"patch"}))
     if kind == "regression":
         model = model.model_copy(update={"prior": prior})

@@ -23,19 +23,19 @@ class SamplePart:
         rows: their places among all samples.
         sequences: the index of each one's sequence.
         noise: theirs alone.
-        generated: of each frame that others may follow, its features and its time.
+        generated: of each frame that others may follow, its features, its time and its covariates.
     """
 
     rows: slice
     sequences: list[int]
     noise: SeededNoise
-    generated: list[tuple[Features, Float[Tensor, " b"]]] = field(default_factory=list)
+    generated: list[tuple[Features, Float[Tensor, " b"], Float[Tensor, "b v"] | None]] = field(default_factory=list)
 
     def known(self, scans: EncodedSequences) -> EncodedSequences:
         """What is known of each sample: the observed scans of its sequence, and its own generated frames."""
         known = scans.of(self.sequences)
-        for features, time in self.generated:
-            known = known.appended(features, time)
+        for frame in self.generated:
+            known = known.appended(*frame)
         return known
 
 

@@ -42,7 +42,8 @@ class SingleFrameConditioner(nn.Module):
         target_time: Float[Tensor, " b"],
         references: ReferenceFrames,
         covariates: Float[Tensor, "b n"] | None = None,
-        visit_covariates: Float[Tensor, "b t m"] | None = None,
+        visit_covariates: Float[Tensor, "b t v"] | None = None,
+        target_covariates: Float[Tensor, "b v"] | None = None,
     ) -> Float[Tensor, "b k e f g"]:
         """The condition for one target of each sequence: channels of `layout`, on the grid of the denoiser's stem."""
         nearest = nearest_observed(observed, times, target_time)

@@ -12,6 +12,7 @@ from sadm_ray.data.shards.prepared_study import Study
 from sadm_ray.generate.bounds_wanted import check_bounds
 from sadm_ray.generate.generation_job import Generation, generate_volumes
 from sadm_ray.generate.generation_plan import decisive_facts, default_out, model_folders, place_of
+from sadm_ray.generate.given_covariates import combinations, planned_of
 from sadm_ray.generate.output_folder import refuse_out
 from sadm_ray.generate.unprepared_study import SHARDS, prepare_like, refuse_before_preparing
 from sadm_ray.model.model_config import ModelConfig
@@ -41,6 +42,7 @@ def generate(settings: Settings) -> Generation:
     check_bounds(wanted, models)
     built = [model.build() for model in models]  # a damaged one is refused at once
     trained = built[0].config
+    combinations(wanted.given, planned_of(model.config.model.covariates for model in built))  # refused at once
     if wanted.samples > len(built) and not any(model.varies(sampling) for model in built):
         log.warning(
             "no more than %d of the %d samples of a frame will differ: %s with sampling.num_steps=%d leaves nothing to "

@@ -147,6 +147,7 @@ class SequenceLoader:
             None if sequences.covariates is None else on_device(sequences.covariates),
             None if sequences.visit_covariates is None else on_device(sequences.visit_covariates),
             None if sequences.has_channel is None else on_device(sequences.has_channel),
+            None if sequences.planned is None else on_device(sequences.planned),
         )
         return LoadedBatch(batch, tuple(sequences.subjects[row] for row in chosen))
 

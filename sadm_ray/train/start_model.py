@@ -133,12 +133,18 @@ def tell_of_taught(study: Study, start: StoredModel) -> None:
 
 
 def _source(name: str, now: ModelConfig, before: ModelConfig, weights: Mapping[str, Tensor]) -> Tensor | None:
-    """The start model's weight that stands for this one. Covariates are numbered, and known by their settings."""
+    """The start model's weight that stands for this one.
+
+    Covariates are numbered, and known by their settings. Whether one is planned makes no other weights.
+    """
     found = _COVARIATE.fullmatch(name)
     if found is None:
         return weights.get(name)
     module, of, place, rest = found.groups()
-    here, there = ([each for each in config.model.covariates if each.of == of] for config in (now, before))
+    here, there = (
+        [each.model_copy(update={"planned": False}) for each in config.model.covariates if each.of == of]
+        for config in (now, before)
+    )
     covariate = here[int(place)]
     return weights.get(f"{module}.{of}.{there.index(covariate)}.{rest}") if covariate in there else None
 
@@ -169,7 +175,8 @@ def _contrasts(config: ModelConfig) -> str:
 
 
 def _covariates(config: ModelConfig) -> str:
-    return "+".join(each.name for each in config.model.covariates) or "none"
+    named = (f"{each.name} (planned)" if each.planned else each.name for each in config.model.covariates)
+    return "+".join(named) or "none"
 
 
 def _parts(names: Iterable[str]) -> str:

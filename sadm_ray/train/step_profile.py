@@ -170,12 +170,14 @@ class _Passes:
             count = sum(each.of == of for each in self.config.model.covariates)
             return torch.zeros(*size, count, device=self.device) if count else None
 
+        is_planned = any(each.planned for each in self.config.model.covariates)
         return Batch(
             torch.rand(samples, self.frames, self.config.channels, *self.config.shape, device=self.device),
             torch.ones(samples, self.frames, dtype=torch.bool, device=self.device),
             torch.linspace(0.0, 1.0, self.frames, device=self.device).expand(samples, self.frames),
             covariates("subject", samples),
             covariates("visit", samples, self.frames),
+            planned=covariates("visit", samples, self.frames) if is_planned else None,
         )
 
     def _now(self) -> float:

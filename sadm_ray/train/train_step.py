@@ -29,7 +29,8 @@ LEVELS = 5
 class Batch:
     """Whole sequences; their targets and observed frames are drawn anew at every step.
 
-    `has_channel`: which channels each frame has; none: all.
+    `has_channel`: which channels each frame has; none: all. `planned`: what is known of each frame where it is the
+    target, in the columns of `visit_covariates`.
     """
 
     frames: Float[Tensor, "b t c d h w"]
@@ -38,6 +39,7 @@ class Batch:
     covariates: Float[Tensor, "b n"] | None = None
     visit_covariates: Float[Tensor, "b t m"] | None = None
     has_channel: Bool[Tensor, "b t c"] | None = None
+    planned: Float[Tensor, "b t v"] | None = None
 
     def part(self, chosen: slice) -> Batch:
         """Some of the sequences."""
@@ -49,6 +51,7 @@ class Batch:
             None if covariates is None else covariates[chosen],
             None if visits is None else visits[chosen],
             None if has_channel is None else has_channel[chosen],
+            None if self.planned is None else self.planned[chosen],
         )
 
 
@@ -90,6 +93,7 @@ def sample_losses(
             batch.visit_covariates,
             batch.has_channel,
             None if batch.has_channel is None else take(batch.has_channel, target_draw.target),
+            None if batch.planned is None else take(batch.planned, target_draw.target),
         )
     return losses, t
 

@@ -95,12 +95,13 @@ class Validation:
                 batch["visit_covariates"],
                 batch["has_channel"],
                 None if batch["has_channel"] is None else take(batch["has_channel"], target_draw.target),
+                None if batch["planned"] is None else take(batch["planned"], target_draw.target),
             )
         return losses
 
 
 def _on_device(rows: Sequence[Mapping[str, Any]], settings: Settings, device: torch.device) -> dict[str, Any]:
     sequences = collate(rows, settings.model.covariates)
-    names = ("frames", "present", "times", "covariates", "visit_covariates", "has_channel")
+    names = ("frames", "present", "times", "covariates", "visit_covariates", "has_channel", "planned")
     arrays = {name: getattr(sequences, name) for name in names}
     return {name: None if array is None else torch.from_numpy(array).to(device) for name, array in arrays.items()}

@@ -140,6 +140,33 @@ def test_a_patient_depends_on_the_seed_and_its_number_only(tmp_path: Path) -> No
     assert (tmp_path / "few" / file).read_bytes() != (tmp_path / "other" / file).read_bytes()
 
 
+def test_a_treatment_changes_the_contraction_of_every_second_heart_and_nothing_else(tmp_path: Path) -> None:
+    write_phantom(tmp_path / "plain", TINY, seed=5)
+    write_phantom(tmp_path / "treated", TINY.model_copy(update={"treatment": 0.5}), seed=5)
+    (b, a), (treated_b, still_a) = (
+        [
+            np.asanyarray(nib.load(tmp_path / name / patient / f"{patient}_4d.nii.gz").dataobj)
+            for patient in ("patient001", "patient002")
+        ]
+        for name in ("plain", "treated")
+    )
+    np.testing.assert_array_equal(a, still_a)
+    plain, some = (find_subjects(str(tmp_path / name), DataSettings()).subjects for name in ("plain", "treated"))
+    assert ["treatment" in subject.covariates for subject in plain] == [False, False]
+    assert [subject.covariates["treatment"] for subject in some] == ["B", "A"]
+    assert [each.group for each in plain] == [each.group for each in some]
+    ed, es = (frame - 1 for frame in some[0].cycle or ())
+    np.testing.assert_array_equal(b[..., ed], treated_b[..., ed])
+    changes = [np.abs(each[..., es].astype(float) - each[..., ed]).mean() for each in (b, treated_b)]
+    assert changes[1] < 0.8 * changes[0]
+
+
+def test_the_facts_of_a_phantom_are_what_they_were_where_it_has_no_treatment() -> None:
+    assert PhantomSettings().facts() == {"subjects": 112, "shape": [8, 48, 48], "noise": 0.01}
+    assert PhantomSettings(treatment=0.5).facts()["treatment"] == 0.5
+    assert "treatment" not in PhantomSettings(kind="brain", treatment=0.5).facts()
+
+
 def test_written_once_and_again_when_the_settings_change(tmp_path: Path) -> None:
     write_phantom(tmp_path, TINY, seed=0)
     file = tmp_path / "patient001" / "patient001_4d.nii.gz"

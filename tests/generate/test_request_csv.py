@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from sadm_ray.config import CovariateSettings
 from sadm_ray.errors import ConfigError, DataError
 from sadm_ray.generate.answerable import TimeLimits
-from sadm_ray.generate.request import Request
+from sadm_ray.generate.request import Request, sample_seed
 from sadm_ray.generate.request_csv import read_requests
 
 SUBJECTS = ("a", "b")
@@ -85,3 +86,52 @@ def test_columns_are_checked(tmp_path: Path, head: str, message: str) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_requests(str(tmp_path / "none.csv"), SUBJECTS, 1, 0)
+
+
+ARM = CovariateSettings(name="arm", of="visit", levels=("A", "B"), planned=True)
+DOSE = CovariateSettings(name="dose", of="visit", planned=True)
+
+
+def test_a_column_gives_a_planned_covariate_and_goes_before_what_is_given_to_all(tmp_path: Path) -> None:
+    file = tmp_path / "r.csv"
+    file.write_text("subject,times,arm,dose\na,12,b,\na,12,A,3\nb,12,,\n")
+    given = [{"dose": 1.0, "arm": "A"}, {"dose": 2.0, "arm": "A"}]
+    requests, failures = read_requests(str(file), SUBJECTS, 2, 5, planned=(ARM, DOSE), given=given)
+    assert failures == {}
+    assert [request.given for request in requests["a"]] == [
+        {"dose": 1.0, "arm": "B"},
+        {"dose": 2.0, "arm": "B"},
+        {"dose": 3.0, "arm": "A"},  # both say so for this line, once
+    ]
+    assert [request.given for request in requests["b"]] == given
+    assert len({request.name for request in requests["a"]}) == 3
+    assert {request.sample_seed("a", 0) for request in requests["a"]} == {sample_seed(5, "a", "request", 0)}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("a,12,C,", "line 2: arm: 'C' is none of the levels A, B"),
+        ("a,12,A,some", "line 2: dose: 'some' is no number"),
+    ],
+)
+def test_a_value_that_the_model_does_not_know_is_listed(tmp_path: Path, line: str, reason: str) -> None:
+    file = tmp_path / "r.csv"
+    file.write_text(f"subject,times,arm,dose\n{line}\nb,12,A,1\n")
+    requests, failures = read_requests(str(file), SUBJECTS, 1, 0, planned=(ARM, DOSE))
+    assert list(requests) == ["b"]
+    assert failures == {("a", "request"): reason}
+
+
+def test_the_same_treatment_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "r.csv"
+    file.write_text("subject,times,arm\na,12,A\na,24,a\n")
+    _, failures = read_requests(str(file), SUBJECTS, 1, 0, planned=(ARM,))
+    assert failures == {("a", "request"): "line 3: requested twice as 'request arm=A'; give the lines a name each"}
+
+
+def test_the_columns_that_may_be_are_told_with_those_of_the_model(tmp_path: Path) -> None:
+    file = tmp_path / "r.csv"
+    file.write_text("subject,times,treatment\na,12,A\n")
+    with pytest.raises(ConfigError, match=r"column 'treatment' means nothing here; .* observed, name, arm, dose$"):
+        read_requests(str(file), SUBJECTS, 1, 0, planned=(ARM, DOSE))

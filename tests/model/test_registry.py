@@ -8,6 +8,7 @@ import torch
 
 from sadm_ray.config import (
     ConditionerSettings,
+    CovariateSettings,
     DenoiserSettings,
     DiffusionSettings,
     ModelKind,
@@ -303,3 +304,17 @@ def test_times_may_be_in_double_precision(kind: ModelKind) -> None:
     double = model.generate(frames(), SEEN, TIMES.double(), wanted.double(), [0], sampling)
     assert double.dtype == torch.float32
     torch.testing.assert_close(double, single)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_another_treatment_is_another_volume_or_cannot_be_asked_for(kind: ModelKind) -> None:
+    arm = CovariateSettings(name="arm", of="visit", levels=("A", "B"), planned=True)
+    model = shaken(kind, covariates=(arm,))
+    a, b = (
+        model.generate(
+            frames(), SEEN, TIMES, torch.tensor([[1.0]]), [0], SamplingSettings(num_steps=2),
+            target_covariates=torch.tensor([[[level]]]),
+        )
+        for level in (0.0, 1.0)
+    )  # fmt: skip
+    assert model.config.model.covariates[0].planned == (not torch.equal(a, b))

@@ -7,10 +7,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+import torch
 
 from sadm_ray.cli import main
 from sadm_ray.config import (
     ConditionerSettings,
+    CovariateSettings,
     DataSettings,
     DenoiserSettings,
     GenerateSettings,
@@ -27,6 +29,7 @@ from sadm_ray.train.dry_run import ASSUMED_FRAMES, DryRun, estimate, extrapolate
 from sadm_ray.train.step_profile import StepProfile, profile_step
 from sadm_ray.train.train_state import TrainState
 from sadm_ray.train.trainer import model_config
+from tests.train import runs
 from tests.train.runs import SETTINGS, Run
 
 SMALL = ModelSettings(
@@ -227,3 +230,14 @@ def test_shards_of_other_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["train", "--dry-run", f"run.dir={tmp_path}", *OVERRIDES])
     assert ended.value.code == 2
+
+
+def test_planned_covariates_are_measured_too() -> None:
+    arm = CovariateSettings(name="arm", of="visit", levels=("A", "B"), planned=True)
+    for covariates in ((), (arm,)):
+        passes = step_profile._Passes(
+            Settings(train=SETTINGS), runs.model(covariates=covariates).config, 4, torch.device("cpu")
+        )
+        planned = passes._batch(2).planned
+        assert (planned is None) == (not covariates)
+        passes._forward_backward(passes.usual, 2)

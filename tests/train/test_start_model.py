@@ -67,6 +67,16 @@ def test_covariates_are_known_by_their_settings_and_not_by_their_number() -> Non
     }
 
 
+def test_a_planned_covariate_takes_the_weights_of_one_that_was_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start, new = model(1, DOSE), model(2, DOSE.model_copy(update={"planned": True}))
+    assert start_weights(new, start).share == 1
+    start.save_pretrained(tmp_path / "start")
+    read_start_model(given(tmp_path / "start"), new)
+    assert "covariates dose, dose (planned)" in caplog.text
+
+
 def test_a_model_without_covariates_is_no_reason_to_lose_the_rest() -> None:
     found = start_weights(model(2, AGE), model(1))
     assert found.new

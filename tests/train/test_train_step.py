@@ -1,13 +1,16 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
-from sadm_ray.config import TrainSettings
+from sadm_ray.config import CovariateSettings, TrainSettings
+from sadm_ray.data.load.rng import SampleRng
+from sadm_ray.data.load.target_sampling import draw_target
 from sadm_ray.train.gradient_guard import GradientGuard
 from sadm_ray.train.optimizer import Optimizer
 from sadm_ray.train.train_state import ExponentialMovingAverage
-from sadm_ray.train.train_step import Batch, learning_rate
+from sadm_ray.train.train_step import Batch, learning_rate, sample_losses
 from tests.train.runs import SETTINGS, Run, batch, model
 
 GOLDEN = {
@@ -126,3 +129,30 @@ def test_no_spike_is_refused_before_the_warm_up_or_without_a_spike_factor() -> N
     assert fresh.accepts(1e6)
     assert all(unlimited.accepts(1.0) for _ in range(60))
     assert unlimited.accepts(1e6)
+
+
+def test_the_planned_covariate_of_the_target_is_trained() -> None:
+    """That of a frame which is not the target changes nothing."""
+    arm = CovariateSettings(name="arm", of="visit", levels=("A", "B"), planned=True)
+    rng = SampleRng(0, 0, range(4), 4)
+
+    def losses(planned: torch.Tensor) -> tuple[list[float], torch.Tensor]:
+        run, missing = Run(covariates=(arm,)), torch.full((4, 4, 1), torch.nan)
+        bare = run.train_state.bare
+        with torch.no_grad():
+            for parameter in bare.parameters():
+                if not parameter.any():  # else the condition reaches nothing yet
+                    parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)) / 10)
+        whole = replace(batch(), visit_covariates=missing, planned=planned)
+        drawn, _ = sample_losses(run.train_state.model, bare.noise_size((4, 16, 16)), whole, rng, run.settings)
+        drawn.sum().backward()
+        return drawn.tolist(), bare.conditioner.covariates.visit[0].embed.weight.grad
+
+    target = draw_target(batch().present, rng, SETTINGS.imputation, SETTINGS.single_frame).target
+    everywhere, there = torch.ones(4, 4, 1), torch.full((4, 4, 1), torch.nan)
+    there[torch.arange(4), target] = 1.0
+    treated, gradient = losses(everywhere)
+    assert losses(there)[0] == treated
+    assert gradient[1].any()
+    assert not gradient[0].any()
+    assert losses(torch.zeros(4, 4, 1))[0] != treated

@@ -161,6 +161,8 @@ def _covariates(entries: Mapping[str, str]) -> Covariates:
     covariates: dict[str, float | str] = {key: size for key, size in sizes.items() if size is not None}
     if entries.get("Group"):
         covariates["group"] = entries["Group"]
+    if entries.get("Treatment"):
+        covariates["treatment"] = entries["Treatment"]
     return covariates
 
 

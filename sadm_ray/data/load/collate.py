@@ -19,6 +19,7 @@ class SequenceBatch:
 
     `lengths` are the numbers of slots before padding. `has_channel` says which channels each slot has; none where
     there is one alone. Covariates are as `SequenceModel.generate` takes them; none without settings of that kind.
+    `planned` are those of each slot as a target: the visit's, or else the subject's, such as the arm of a trial.
     """
 
     subjects: tuple[str, ...]
@@ -29,6 +30,7 @@ class SequenceBatch:
     covariates: Float32[np.ndarray, "b n"] | None
     visit_covariates: Float32[np.ndarray, "b t m"] | None
     has_channel: Bool[np.ndarray, "b t c"] | None = None
+    planned: Float32[np.ndarray, "b t v"] | None = None
 
 
 def collate(rows: Sequence[Mapping[str, Any]], covariates: Sequence[CovariateSettings] = ()) -> SequenceBatch:
@@ -37,10 +39,7 @@ def collate(rows: Sequence[Mapping[str, Any]], covariates: Sequence[CovariateSet
     of_subjects = [each for each in covariates if each.of == "subject"]
     of_visits = [each for each in covariates if each.of == "visit"]
     values = [[_value(each, row["subject"].get(each.name)) for each in of_subjects] for row in stored]
-    visits = [
-        np.array([[_value(each, visit.get(each.name)) for each in of_visits] for visit in row["visits"]], np.float32)
-        for row in stored
-    ]
+    visits = [np.array([visit_values(visit, of_visits) for visit in row["visits"]], np.float32) for row in stored]
     return SequenceBatch(
         subjects=tuple(row["subject"] for row in rows),
         lengths=tuple(len(row["present"]) for row in rows),
@@ -50,7 +49,39 @@ def collate(rows: Sequence[Mapping[str, Any]], covariates: Sequence[CovariateSet
         covariates=np.array(values, np.float32) if of_subjects else None,
         visit_covariates=_padded(visits, np.float32(np.nan)) if of_visits else None,
         has_channel=_padded([row["has_channel"] for row in rows], np.False_) if _are_many(rows) else None,
+        planned=_planned(stored, of_visits),
     )
+
+
+def planned_values(
+    stored: Mapping[str, Any], slot: int | None, covariates: Sequence[CovariateSettings]
+) -> dict[str, float | str]:
+    """What the study's tables say of the planned ones of a wanted visit, by name, as far as the settings know it.
+
+    Args:
+        stored: the covariates of a subject, as a row has them in JSON.
+        slot: of the visit; None where it has none.
+    """
+    visit = {} if slot is None else stored["visits"][slot]
+    known = {each: visit.get(each.name, stored["subject"].get(each.name)) for each in covariates if each.planned}
+    return {each.name: value for each, value in known.items() if np.isfinite(_value(each, value))}
+
+
+def visit_values(values: Mapping[str, float | str], of_visits: Sequence[CovariateSettings]) -> list[float]:
+    """Values by name as numbers in the columns of `visit_covariates`; NaN for what is missing or unknown."""
+    return [_value(each, values.get(each.name)) for each in of_visits]
+
+
+def _planned(
+    stored: Sequence[Mapping[str, Any]], of_visits: Sequence[CovariateSettings]
+) -> Float32[np.ndarray, "b t v"] | None:
+    if not any(each.planned for each in of_visits):
+        return None
+    of_slots = [
+        [visit_values(planned_values(each, slot, of_visits), of_visits) for slot in range(len(each["visits"]))]
+        for each in stored
+    ]
+    return _padded([np.array(values, np.float32) for values in of_slots], np.float32(np.nan))
 
 
 def _are_many(rows: Sequence[Mapping[str, Any]]) -> bool:

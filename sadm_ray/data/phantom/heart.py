@@ -13,7 +13,7 @@ Of end-diastole and end-systole there are label maps, `patientNNN_frameFF_gt.nii
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,6 +92,11 @@ def draw_heart(seed: Sequence[int]) -> tuple[Anatomy, Motion]:
     return draw_anatomy(np.random.default_rng([*seed, 0])), draw_motion(np.random.default_rng([*seed, 1]))
 
 
+def treated(motion: Motion, factor: float) -> Motion:
+    """The same heart under the treatment, which multiplies its contraction."""
+    return replace(motion, contraction=factor * motion.contraction)
+
+
 def render_heart(anatomy: Anatomy, motion: Motion, shape: Sequence[int]) -> Float32[np.ndarray, "t d h w"]:
     """Draw the cycle without noise on a grid (d, h, w), base to apex; brightness is about 0 to 1.
 
@@ -163,6 +168,9 @@ def write_heart(folder: Path, settings: PhantomSettings, seed: Sequence[int]) ->
     """Write a patient's cine, two label maps and `Info.cfg` into `folder`, which is called after the patient."""
     geometry_rng, noise_rng = (np.random.default_rng([*seed, stream]) for stream in (2, 3))
     anatomy, motion = draw_heart(seed)
+    group = ("WEAK", "USUAL", "STRONG")[min(int((motion.contraction - 0.15) / 0.15), 2)]
+    arm = "" if settings.treatment is None else "AB"[seed[-1] % 2]
+    motion = treated(motion, settings.treatment or 1.0) if arm == "B" else motion
     frames = render_heart(anatomy, motion, settings.shape)
     frames += settings.noise * noise_rng.standard_normal(frames.shape, dtype=np.float32)
     gain = geometry_rng.uniform(400, 1500)
@@ -180,9 +188,9 @@ def write_heart(folder: Path, settings: PhantomSettings, seed: Sequence[int]) ->
         label_map = nib.Nifti1Image(labels.T, affine)
         set_geometry(label_map, affine)
         write_image(folder / f"{label_stem(f'{folder.name}_4d.nii.gz', frame)}.nii.gz", label_map)
-    group = ("WEAK", "USUAL", "STRONG")[min(int((motion.contraction - 0.15) / 0.15), 2)]
     entries = {"ED": motion.ed + 1, "ES": motion.es + 1, "Group": group, "Height": 170.0, "NbFrame": motion.frames}
-    lines = "".join(f"{key}: {value}\n" for key, value in {**entries, "Weight": 70.0}.items())
+    entries |= {"Weight": 70.0, **({"Treatment": arm} if arm else {})}
+    lines = "".join(f"{key}: {value}\n" for key, value in entries.items())
     (folder / "Info.cfg").write_text(lines, encoding="utf-8")
 
 

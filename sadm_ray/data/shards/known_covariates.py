@@ -49,7 +49,8 @@ def unknown_covariates(study: Study, subjects: Collection[str], wanted: Sequence
 
 
 def _values(row: Mapping[str, Any], covariate: CovariateSettings) -> list[Any]:
-    places = [row["subject"]] if covariate.of == "subject" else row["visits"]
+    of_subject = covariate.of == "subject" or covariate.planned  # which is known of wanted visits, then
+    places = [*([row["subject"]] if of_subject else []), *(row["visits"] if covariate.of == "visit" else [])]
     return [place.get(covariate.name) for place in places]
 
 

@@ -48,3 +48,19 @@ def test_covariates_become_numbers_levels_and_gaps() -> None:
     nan = np.nan
     np.testing.assert_array_equal(batch.covariates, np.float32([[1, 61.5, 1], [nan, nan, nan]]))
     np.testing.assert_array_equal(batch.visit_covariates[..., 0], np.float32([[4, nan, nan], [7, nan, nan]]))
+
+
+def test_planned_covariates_of_a_target_are_its_visits_or_else_its_subjects() -> None:
+    settings = (
+        CovariateSettings(name="score", of="visit"),
+        CovariateSettings(name="arm", of="visit", levels=("A", "B"), planned=True),
+    )
+    known = {"subject": {"arm": "B", "score": 9.0}, "visits": [{"score": 4.0}, {"arm": "a"}, {}]}
+    rows = [made_row("a", frames(3), covariates=known), made_row("b", frames(1))]
+    batch = collate([parse_row(row) for row in rows], settings)
+    nan = np.nan
+    of_visits = [[[4, nan], [nan, 0], [nan, nan]], [[nan, nan]] * 3]
+    np.testing.assert_array_equal(batch.visit_covariates, np.float32(of_visits))
+    planned = [[[nan, 1], [nan, 0], [nan, 1]], [[nan, nan]] * 3]
+    np.testing.assert_array_equal(batch.planned, np.float32(planned))
+    assert collate([parse_row(row) for row in rows], settings[:1]).planned is None

@@ -37,6 +37,12 @@ def test_what_is_known_is_not_told(study: Study) -> None:
     assert unknown_covariates(study, ["a", "b", "c"], []) == []
 
 
+def test_a_planned_one_may_be_the_subjects(study: Study) -> None:
+    planned = AGE.model_copy(update={"of": "visit", "planned": True})
+    assert unknown_covariates(study, ["a"], [planned, ARM.model_copy(update={"planned": True})]) == []
+    assert len(unknown_covariates(study, ["a"], [planned.model_copy(update={"planned": False})])) == 1
+
+
 def test_a_covariate_that_nobody_has_is_told_with_those_that_there_are(study: Study) -> None:
     (line,) = unknown_covariates(study, ["a", "b"], [AGE, DOSE])
     assert line.startswith("dose: known of no subject")
