@@ -31,8 +31,7 @@ from sadm_ray.cluster import ray_session
 from sadm_ray.config import Settings
 from sadm_ray.config.settings_file import load_settings, with_values
 from sadm_ray.data.phantom import write_phantom
-from sadm_ray.data.phantom.heart import Anatomy, Motion, draw_anatomy, draw_motion, treated
-from sadm_ray.data.read.nifti_io import write_image
+from sadm_ray.data.phantom.heart import Anatomy, Motion, draw_heart, treated
 from sadm_ray.generate.paired_differences import DIFFERENCES
 from sadm_ray.generate.structure_volumes import SUMMARY, VOLUMES, interval
 
@@ -60,28 +59,15 @@ class Heart:
     @classmethod
     def of(cls, subject: Path, seed: int) -> Heart:
         """That of a patient's folder."""
-        anatomy_rng, motion_rng = (np.random.default_rng([seed, int(subject.name[-3:]), each]) for each in range(2))
         zooms = nib.load(subject / f"{subject.name}_4d.nii.gz").header.get_zooms()[:3]
-        return cls(draw_anatomy(anatomy_rng), draw_motion(motion_rng), float(np.prod(zooms)) / 1000)
+        anatomy, motion = draw_heart([seed, int(subject.name.removeprefix("patient"))])
+        return cls(anatomy, motion, float(np.prod(zooms)) / 1000)
 
     def cavity_ml(self, shape: tuple[int, int, int], factor: float) -> float:
         """The volume of the left cavity at end-systole under a treatment, to the ideal circle."""
         size = np.sqrt(1 - (self.anatomy.taper * np.linspace(0, 1, shape[0])) ** 2)
         radius = self.anatomy.cavity * size * (1 - treated(self.motion, factor).contraction)
         return float((np.pi * radius**2).sum()) * shape[1] * shape[2] / 4 * self.voxel_ml
-
-    def write_label_map(self, subject: Path, shape: tuple[int, int, int]) -> None:
-        """The cavity at end-diastole, as ACDC has it: `patient001_frame01_gt.nii.gz`."""
-        a = self.anatomy
-        y, x = (((np.arange(count) + 0.5) * 2 / count - 1) for count in shape[1:])
-        dy, dx = y[:, None] - a.centre[0], x[None, :] - a.centre[1]
-        along, across = np.cos(a.tilt) * dx + np.sin(a.tilt) * dy, np.cos(a.tilt) * dy - np.sin(a.tilt) * dx
-        radius = np.hypot(along * np.sqrt(a.stretch), across / np.sqrt(a.stretch))
-        size = np.sqrt(1 - (a.taper * np.linspace(0, 1, shape[0])) ** 2)[:, None, None]
-        labels = np.where(radius < a.cavity * size, CAVITY[1], 0).astype(np.uint8)
-        affine = nib.load(subject / f"{subject.name}_4d.nii.gz").affine
-        file = subject / f"{subject.name}_frame{self.motion.ed + 1:02d}_gt.nii.gz"
-        write_image(file, nib.Nifti1Image(labels.T, affine))
 
 
 def main() -> None:
@@ -100,8 +86,6 @@ def main() -> None:
         steps.calibrate(settings)
         asked = [*study.names("test"), *study.names("val")]
         hearts = {name: Heart.of(root / name, settings.seed) for name in asked}
-        for name, heart in hearts.items():
-            heart.write_label_map(root / name, settings.phantom.shape)
         out = _asked(settings, asked)
     known = {name: hearts.pop(name) for name in study.names("val")}
     _say_figures(settings, hearts, out, _widening(settings, known, out))

@@ -15,8 +15,8 @@ from sadm_ray.generate.paired_differences import (
     DIFFERENCES,
     DIFFERENCES_COLUMNS,
     difference_rows,
-    pairs_of,
     differences_table,
+    pairs_of,
 )
 from sadm_ray.generate.request import Request
 from sadm_ray.generate.structure_volumes import write_table
