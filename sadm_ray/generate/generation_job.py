@@ -38,6 +38,7 @@ from sadm_ray.generate.generation_record import (
 )
 from sadm_ray.generate.given_covariates import planned_of
 from sadm_ray.generate.paired_differences import DIFFERENCES, differences_table
+from sadm_ray.generate.request import Request
 from sadm_ray.generate.request_csv import Failures
 from sadm_ray.generate.structure_volumes import (
     SUMMARY,
@@ -246,7 +247,7 @@ def _conclude(
     for record in records:
         failures |= {(frame["subject"], frame["task"]): frame["error"] for frame in record.frames if frame["error"]}
     write_manifest(out, records)
-    _write_structures(out, subject_jobs, records, wanted, time_unit)
+    _write_structures(out, [each.requests for each in subject_jobs], records, wanted, time_unit)
     if failures:
         sink = io.StringIO()
         writer = csv.writer(sink)
@@ -261,7 +262,7 @@ def _conclude(
 
 def _write_structures(
     out: Storage,
-    subject_jobs: Sequence[SubjectJob],
+    requests: Sequence[Sequence[Request]],
     records: Sequence[SubjectRecord],
     wanted: GenerateSettings,
     time_unit: str,
@@ -269,6 +270,9 @@ def _write_structures(
     """Write the volumes of structures, their summary, what is derived from them, and what treatments change in them.
 
     No files where there are none.
+
+    Args:
+        requests: of each record's subject.
     """
     of_subjects = [list(record_rows(record.frames)) for record in records]
     volumes = volumes_table([row for rows in of_subjects for row in rows])
@@ -276,7 +280,6 @@ def _write_structures(
     write_table(out, VOLUMES, volumes)
     write_table(out, SUMMARY, summarise_volumes(volumes, wanted.level, corrections))
     write_table(out, DERIVED, derived_table(volumes, wanted.derived, time_unit, wanted.level, corrections))
-    asked = [subject_job.requests for subject_job in subject_jobs]
-    write_table(out, DIFFERENCES, differences_table(of_subjects, asked, wanted.level))
+    write_table(out, DIFFERENCES, differences_table(of_subjects, requests, wanted.level, corrections))
     for line in without_structures(volumes, wanted.derived):
         log.warning("%s", line)

@@ -18,7 +18,8 @@ import numpy as np
 
 from sadm_ray.generate.given_covariates import in_words
 from sadm_ray.generate.request import Request
-from sadm_ray.generate.structure_volumes import interval
+from sadm_ray.generate.structure_volumes import NUMBERS, Corrections, interval
+from sadm_ray.generate.volume_corrections import NOT_CORRECTED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +30,7 @@ DIFFERENCES = "differences.csv"
 _SIZES = ("ml", "voxels")
 DIFFERENCES_COLUMNS = [
     "subject", "task", "given", "minus", "frame", "time", "structure", "samples",
-    *(f"{name}_{size}" for size in _SIZES for name in ("estimate", "median", "low", "high")), "level",
+    *(f"{name}_{size}" for size in _SIZES for name in NUMBERS), "level", "held_out",
 ]  # fmt: skip
 
 _Sizes = dict[tuple[Any, ...], dict[int, Mapping[str, float]]]
@@ -47,12 +48,14 @@ def pairs_of(requests: Iterable[Request]) -> list[tuple[Request, Request]]:
 
 
 def difference_rows(
-    rows: Sequence[Mapping[str, Any]], requests: Iterable[Request], level: float
+    rows: Sequence[Mapping[str, Any]], requests: Iterable[Request], level: float, corrections: Corrections | None = None
 ) -> Iterator[dict[str, Any]]:
     """The rows of the table (`DIFFERENCES_COLUMNS`) of one subject: `given` less `minus`, sample by sample.
 
     The median of the differences and their central prediction interval (`structure_volumes.interval`) are of the
-    samples that both have.
+    samples that both have. The corrected interval is that multiplied by the factor which the volumes of held-out
+    subjects need (`structure_volumes.summarise_volumes`), the larger one of the two answers: nobody's other treatment
+    is known, so that it cannot be fitted on differences.
 
     Args:
         rows: of its volumes (`structure_volumes.record_rows`).
@@ -68,24 +71,31 @@ def difference_rows(
             subject, frame, time, structure = key
             found = {"subject": subject, "task": second.paired, "given": in_words(second.given)}
             found |= {"minus": in_words(first.given), "frame": frame, "time": time, "structure": structure}
-            found |= {"samples": len(both) - 1, "level": level}
+            its = [(corrections or {}).get((subject, each.name, structure), NOT_CORRECTED) for each in (first, second)]
+            known = [each.factor for each in its if each.factor is not None]
+            factor = max(known) if len(known) == len(its) else None
+            held_out = min(each.subjects for each in its)
+            found |= {"samples": len(both) - 1, "level": level, "held_out": held_out}
             for name in _SIZES:
                 apart = {sample: sizes[sample][name] - before[key][sample][name] for sample in both}
                 drawn = np.array([each for sample, each in apart.items() if sample])
-                low, high = interval(drawn, level, least=-math.inf)
                 median = float(np.median(drawn)) if len(drawn) else math.nan
-                found |= {f"estimate_{name}": apart[0], f"median_{name}": median}
-                found |= {f"low_{name}": low, f"high_{name}": high}
+                ends = (*interval(drawn, level, least=-math.inf), *interval(drawn, level, factor, least=-math.inf))
+                numbers = zip(NUMBERS, (apart[0], median, *ends), strict=True)
+                found |= {f"{number}_{name}": value for number, value in numbers}
             yield found
 
 
 def differences_table(
-    rows: Iterable[Sequence[Mapping[str, Any]]], requests: Iterable[Sequence[Request]], level: float
+    rows: Iterable[Sequence[Mapping[str, Any]]],
+    requests: Iterable[Sequence[Request]],
+    level: float,
+    corrections: Corrections | None = None,
 ) -> pd.DataFrame:
     """The table of all subjects; arguments as in `difference_rows`, of each subject in turn."""
     import pandas as pd
 
-    found = [row for each in zip(rows, requests, strict=True) for row in difference_rows(*each, level)]
+    found = [row for each in zip(rows, requests, strict=True) for row in difference_rows(*each, level, corrections)]
     return pd.DataFrame(found, columns=DIFFERENCES_COLUMNS).astype({"frame": "Int64"})
 
 

@@ -32,9 +32,9 @@ Origin = Literal["observed", "generated"]
 _KEYS = ["subject", "task", "frame", "time", "structure", "origin"]
 _SIZES = ["ml", "voxels"]
 VOLUMES_COLUMNS = [*_KEYS, "sample", *_SIZES]
-_NUMBERS = ("estimate", "median", "low", "high", "corrected_low", "corrected_high")
+NUMBERS = ("estimate", "median", "low", "high", "corrected_low", "corrected_high")
 SUMMARY_COLUMNS = [
-    *_KEYS, "samples", *(f"{name}_{size}" for size in _SIZES for name in _NUMBERS), "level", "held_out",
+    *_KEYS, "samples", *(f"{name}_{size}" for size in _SIZES for name in NUMBERS), "level", "held_out",
     "fitted_for",
 ]  # fmt: skip
 Corrections = Mapping[tuple[str, str, str], VolumeCorrection]
@@ -153,7 +153,7 @@ def summarise_volumes(volumes: pd.DataFrame, level: float, corrections: Correcti
             values = samples[name].to_numpy(float)
             ends = *interval(values, level), *interval(values, level, correction.factor)
             numbers = float(estimate[name].iloc[0]), float(samples[name].median()), *ends
-            found |= {f"{number}_{name}": value for number, value in zip(_NUMBERS, numbers, strict=True)}
+            found |= {f"{number}_{name}": value for number, value in zip(NUMBERS, numbers, strict=True)}
         found["fitted_for"] = correction.fitted_for if len(samples) > 1 else None
         rows.append(found | {"held_out": correction.subjects if len(samples) > 1 else None})
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS).astype({"held_out": "Int64"})

@@ -34,8 +34,7 @@ def test_the_heart_is_the_one_that_was_written(subject: Path) -> None:
 
 def test_its_volume_is_that_of_the_cavity(subject: Path) -> None:
     heart = Heart.of(subject, 3)
-    heart.write_label_map(subject, SHAPE)
-    labels = np.asanyarray(nib.load(next(subject.glob("*_gt.nii.gz"))).dataobj)
+    labels = np.asanyarray(nib.load(min(subject.glob("*_gt.nii.gz"))).dataobj)
     counted = float((labels == CAVITY[1]).sum()) * heart.voxel_ml
     at_ed = heart.cavity_ml(SHAPE, 0.0)
     assert counted == pytest.approx(at_ed, rel=0.02)

@@ -20,6 +20,7 @@ from sadm_ray.generate.paired_differences import (
 )
 from sadm_ray.generate.request import Request
 from sadm_ray.generate.structure_volumes import write_table
+from sadm_ray.generate.volume_corrections import VolumeCorrection
 from sadm_ray.storage import Storage
 
 PLAIN = Request("visits", 4, 0, times=(2.0,))
@@ -52,6 +53,21 @@ def test_the_interval_is_that_of_the_differences_sample_by_sample() -> None:
     assert found["low_ml"] == pytest.approx(apart.mean() - half)
     assert found["high_ml"] == pytest.approx(apart.mean() + half)
     assert found["low_voxels"] == pytest.approx(10 * found["low_ml"])
+
+
+def test_the_corrected_interval_is_as_wide_as_the_volumes_of_held_out_subjects_need() -> None:
+    volumes = rows(A, [5, 6, 7, 9]) + rows(B, [4, 5, 7, 8])
+    factors = {
+        ("s", A.name, "cavity"): VolumeCorrection(2.0, 12, "x"),
+        ("s", B.name, "cavity"): VolumeCorrection(3.0, 9, "x"),
+    }
+    (found,) = difference_rows(volumes, [A, B], 0.9, factors)
+    width, corrected = (found[f"{end}high_ml"] - found[f"{end}low_ml"] for end in ("", "corrected_"))
+    assert corrected == pytest.approx(3.0 * width)
+    assert found["held_out"] == 9
+    (alone,) = difference_rows(volumes, [A, B], 0.9)
+    assert math.isnan(alone["corrected_low_ml"])
+    assert alone["held_out"] == 0
 
 
 def test_what_one_of_the_two_lacks_is_not_compared() -> None:

@@ -91,7 +91,7 @@ def test_label_maps_volumes_and_scores(labelled: GenerationJob, study: Study, la
     record = read_record(Storage(labelled.out), "a")
     assert record is not None
     assert {file["path"].rpartition("/")[2] for file in record.files} >= set(maps)
-    _write_structures(Storage(labelled.out), [record], GenerateSettings(level=0.8), "years")
+    _write_structures(Storage(labelled.out), [[]], [record], GenerateSettings(level=0.8), "years")
     assert not (Path(labelled.out) / DERIVED).exists()
     volumes = pd.read_csv(Path(labelled.out) / VOLUMES)
     seen = volumes[volumes["origin"] == "observed"]
@@ -150,7 +150,7 @@ def test_numbers_derived_from_volumes_are_scored(labelled: GenerationJob, study:
     ef = DerivedSettings(name="ef", kind="ejection_fraction", structures=("cavity",))
     record = read_record(Storage(labelled.out), "a")
     assert record is not None
-    _write_structures(Storage(labelled.out), [record], GenerateSettings(derived=(ef,)), study.time_unit)
+    _write_structures(Storage(labelled.out), [[]], [record], GenerateSettings(derived=(ef,)), study.time_unit)
     written_numbers = pd.read_csv(Path(labelled.out) / DERIVED)
     assert written_numbers["frame"].tolist() == [3, 4]
     rows = read_predictions(f"{labelled.out}/predictions/a.parquet").to_pylist()
