@@ -20,8 +20,10 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("ours", deadline=None)  # a busy machine is no fault of ours
 hypothesis.settings.load_profile("ours")
 
+import tests.typecheck  # noqa: E402, F401  # the hook below looks it up
+
 # The shapes that the signatures promise are checked whenever a test calls them.
-with install_import_hook("sadm_ray.data", "beartype.beartype"):
+with install_import_hook("sadm_ray.data", "tests.typecheck.checked"):
     from sadm_ray.config import PhantomSettings
     from sadm_ray.data import phantom
 

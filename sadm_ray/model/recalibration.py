@@ -152,7 +152,7 @@ class Recalibration(Section):
 
     @property
     def content(self) -> str:
-        """As JSON, as an earlier version wrote it where no volumes are known: what is drawn is then the same."""
+        """As JSON; where no volumes are known without them, since they change nothing of what is drawn."""
         return self.model_dump_json(exclude=None if self.volumes else {"volumes"})
 
     def write(self, storage: Storage) -> None:
