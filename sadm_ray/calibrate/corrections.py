@@ -128,7 +128,8 @@ def spread_sums(model: SequenceModel, row: Mapping[str, Any], draws: int, seed: 
     """
     sums = {kind: np.zeros((2 + 2 * len(FACTORS), len(SCALES))) for kind in KINDS}
     for number, target in enumerate(held_out_targets(model, row, draws, seed)):
-        spread, deviation = (prior := _prior(model, target)).spread, prior.deviation
+        prior = _prior(model, target)
+        spread, deviation = prior.spread, prior.deviation
         if spread is None:
             continue
         rng, size = SampleRng(seed, number, [0], 1), model.noise_size(row["frames"].shape[-3:])
