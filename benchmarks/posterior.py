@@ -1,6 +1,6 @@
 """Samples against the exact posterior: what a phantom's heart may look like at end-systole, seen at end-diastole.
 
-    python -m benchmarks.posterior run.dir=/where/it/goes                          about 20 minutes on two cores
+    python -m benchmarks.posterior run.dir=/where/it/goes                          200 phantoms
     python -m benchmarks.posterior --subjects 50 run.dir=/where train.steps=100    a quick look
 
 How strongly a phantom contracts is drawn apart from its anatomy, which is all that end-diastole shows. So the posterior

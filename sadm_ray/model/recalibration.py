@@ -13,7 +13,6 @@ import math
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
-from scipy.special import stdtrit
 
 from sadm_ray.config import SamplingSettings, Section
 from sadm_ray.errors import DataError
@@ -99,6 +98,8 @@ class VolumeErrors(Section):
         rank = math.ceil((self.subjects + 1) * level - 1e-9)
         if rank > self.subjects:
             return None
+        from scipy.special import stdtrit  # the model itself does without it
+
         return self.errors[rank - 1] / float(stdtrit(self.samples - 1, 0.5 + 0.5 * level))
 
 
